@@ -1,0 +1,1 @@
+"""Programs that execute artifacts: one file each."""

@@ -1,0 +1,204 @@
+"""Weights of an ONNX graph: which layers have them, and storing them in 8 or 4 bits."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+_INTEGER = {
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "MatMulNBits",
+    "QLinearConv",
+    "QLinearMatMul",
+}
+_OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}
+"""Dimension of a weight that counts output channels; rows of an embedding are looked up."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A node with a constant weight."""
+
+    node: onnx.NodeProto
+    weight: onnx.TensorProto
+    position: int
+    """Which of the node's inputs the weight is."""
+    axis: int
+    """The weight's dimension of output channels."""
+
+
+def layers(model: onnx.ModelProto, *kinds: str) -> list[Layer]:
+    """Return the convolution, linear and embedding layers of a float graph, in its order."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        position = 0 if node.op_type == "Gather" else 1
+        if node.op_type not in (kinds or tuple(_OUTPUTS)) or len(node.input) <= position:
+            continue
+        weight = constants.get(node.input[position])
+        if weight is None or weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) < 2:
+            continue
+        if node.op_type in ("MatMul", "Gemm", "Gather") and len(weight.dims) != 2:
+            continue
+        options = attributes(node)
+        axis = _OUTPUTS[node.op_type]
+        if node.op_type == "Gemm" and options.get("transB"):
+            axis = 0
+        if node.op_type == "Gather" and options.get("axis"):
+            continue
+        found.append(Layer(node=node, weight=weight, position=position, axis=axis))
+    return found
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's attributes by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def multiplying(model: onnx.ModelProto) -> list[Layer]:
+    """Return the layers that multiply: convolutions and linear layers, not embeddings."""
+    return [layer for layer in layers(model) if layer.node.op_type != "Gather"]
+
+
+def integer_layers(model: onnx.ModelProto) -> int:
+    """Return how many convolutions and linear layers of an encoded graph have integer weights."""
+    dequantized = {
+        name: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for name in node.output
+    }
+    constants = {tensor.name for tensor in model.graph.initializer}
+    count = 0
+    for node in model.graph.node:
+        if node.op_type in _INTEGER:
+            count += 1
+        elif node.op_type in _OUTPUTS and node.op_type != "Gather" and len(node.input) > 1:
+            count += dequantized.get(node.input[1]) in constants
+    return count
+
+
+def store_int8(model: onnx.ModelProto, *kinds: str) -> None:
+    """Store the weights of these kinds of layers (all by default) as unsigned bytes.
+
+    Each output channel has its scale and zero point; a DequantizeLinear in front of the layer
+    restores the float weight.
+    """
+    done: dict[tuple[str, int], str] = {}
+    for layer in layers(model, *kinds):
+        key = (layer.weight.name, layer.axis)
+        if key not in done:
+            done[key] = _dequantized(model, layer)
+        layer.node.input[layer.position] = done[key]
+    _drop_unused(model)
+
+
+def _dequantized(model: onnx.ModelProto, layer: Layer) -> str:
+    values = numpy_helper.to_array(layer.weight)
+    others = tuple(i for i in range(values.ndim) if i != layer.axis)
+    stored, scale, zero = _rounded(values, others, 255)
+    name = f"{layer.weight.name}_axis{layer.axis}"
+    parts = {f"{name}_uint8": stored, f"{name}_scale": scale, f"{name}_zero": zero}
+    for part, array in parts.items():
+        flat = array if array is stored else array.reshape(-1)
+        model.graph.initializer.append(numpy_helper.from_array(flat, part))
+    node = helper.make_node("DequantizeLinear", list(parts), [f"{name}_float"], axis=layer.axis)
+    model.graph.node.insert(0, node)
+    return f"{name}_float"
+
+
+def _rounded(values: Array, axes: tuple[int, ...], top: int) -> tuple[Array, Array, Array]:
+    """Return (integers 0..top, scales, zero points), one scale for all values along `axes`.
+
+    The range always holds zero, so that padding and pruned weights stay exact.
+    """
+    low = np.minimum(values.min(axis=axes, keepdims=True), 0)
+    high = np.maximum(values.max(axis=axes, keepdims=True), 0)
+    scale = np.maximum((high - low) / top, 1e-12).astype(np.float32)
+    zero = np.clip(np.rint(-low / scale), 0, top)
+    stored = np.clip(np.rint(values / scale) + zero, 0, top)
+    return stored.astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def store_int4(model: onnx.ModelProto, *, block: int, accuracy_level: int) -> int:
+    """Replace linear layers by MatMulNBits, with 4-bit weights in blocks of `block` inputs.
+
+    Each block has its scale and zero point (round to nearest over the block's range). Level 4
+    quantizes the activations to 8 bits on the way, level 1 keeps them in float32. Returns how
+    many layers were replaced.
+    """
+    count = 0
+    for layer in layers(model, "MatMul", "Gemm"):
+        options = attributes(layer.node)
+        if options.get("transA") or options.get("alpha", 1.0) != 1 or options.get("beta", 1.0) != 1:
+            continue
+        values = numpy_helper.to_array(layer.weight)
+        rows = values if layer.axis == 0 else values.T  # (outputs, inputs)
+        replacement = list(_four_bits(model, layer.node, rows, block, accuracy_level))
+        index = [node.output[0] for node in model.graph.node].index(layer.node.output[0])
+        del model.graph.node[index]
+        for offset, node in enumerate(replacement):
+            model.graph.node.insert(index + offset, node)
+        count += 1
+    if "com.microsoft" not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    _drop_unused(model)
+    return count
+
+
+def _four_bits(
+    model: onnx.ModelProto, node: onnx.NodeProto, rows: Array, block: int, level: int
+) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes that compute what a linear `node` did, from 4-bit weights."""
+    packed, scales, zeros = pack_int4(rows, block)
+    name = node.output[0]
+    constants = {f"{name}_int4": packed, f"{name}_scales": scales, f"{name}_zeros": zeros}
+    for part, array in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, part))
+    bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
+    product = f"{name}_product" if bias else name
+    yield helper.make_node(
+        "MatMulNBits",
+        [node.input[0], *constants],
+        [product],
+        domain="com.microsoft",
+        N=rows.shape[0],
+        K=rows.shape[1],
+        bits=4,
+        block_size=block,
+        accuracy_level=level,
+    )
+    if bias:
+        yield helper.make_node("Add", [product, bias], [name])
+
+
+def pack_int4(rows: Array, block: int) -> tuple[Array, Array, Array]:
+    """Return (outputs, blocks, block / 2) bytes, flat scales and flat packed zero points.
+
+    Two values a byte, the first in the low half; values dequantize to (q - zero) * scale.
+    """
+    outputs, inputs = rows.shape
+    blocks = -(-inputs // block)
+    padded = np.pad(rows, ((0, 0), (0, blocks * block - inputs))).reshape(outputs, blocks, block)
+    values, scales, zeros = _rounded(padded, (2,), 15)
+    packed = values[..., 0::2] | (values[..., 1::2] << 4)
+    zeros = zeros[..., 0]
+    even = np.pad(zeros, ((0, 0), (0, blocks % 2)))
+    return packed, scales.reshape(-1), (even[:, 0::2] | (even[:, 1::2] << 4)).reshape(-1)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    used |= {output.name for output in model.graph.output}
+    names = [tensor.name for tensor in model.graph.initializer]
+    for index in reversed(range(len(names))):
+        if names[index] not in used:
+            del model.graph.initializer[index]

@@ -1,0 +1,208 @@
+"""torch.compile ahead of time: the model as a shared library of C++ kernels in one package."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._inductor as inductor
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from objectives._target import Target
+from objectives.runtimes._cpu import dot_products
+from objectives.runtimes._quiet import quiet
+from objectives.runtimes._runtime import Export, Program, Runtime, Signature
+from objectives.runtimes._torch import (
+    cast,
+    converted,
+    dtype_of,
+    first_line,
+    inputs_as,
+    lacks,
+    owned,
+    rehearse,
+    threads,
+)
+from spaces import Encoding, Infeasible, Task
+from spaces._inputs import call, flatten, plain, unflatten
+
+with quiet(FutureWarning, DeprecationWarning, UserWarning):
+    # they log CUDA libraries that are not there, and call what PyTorch deprecates
+    from torch._inductor.package.package import package_aoti
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+_PACKAGE = "model.pt2"
+_SLOW_AFTER_AVX2 = (torch.ops.aten.gelu.default, torch.ops.aten.tanh.default)
+"""Functions that oneDNN computes by table at the end of a packed layer, element by element."""
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
+"""What torch.export and Inductor raise on models that they cannot take."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inductor(Runtime):
+    """PyTorch's ahead-of-time compiler; the artifact is `model.pt2`, for this kind of CPU.
+
+    8-bit weights with 8-bit activations are oneDNN's integer layers, with one range per tensor of
+    activations that is estimated from the calibration inputs.
+    """
+
+    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+        """Return why an encoding has no real kernels here."""
+        del kinds
+        if target.device != "cpu":
+            return f"The inductor runtime runs on cpu, the target asks for {target.device}."
+        if _compiler() is None:
+            return "The inductor runtime needs a C++ compiler: set CXX or install g++ or clang++."
+        if not encoding.quantized:
+            return lacks(encoding.dtype)
+        bits = (encoding.weight_bits, encoding.activation_bits)
+        if bits != (8, 8):
+            return (
+                f"Inductor has no fast CPU kernel for {bits[0]}-bit weights "
+                f"with {bits[1]}-bit activations."
+            )
+        if encoding.dtype != "float32":
+            return (
+                f"Inductor's 8-bit layers are built between float32 layers, not {encoding.dtype}."
+            )
+        if not _capability().startswith("AVX"):
+            return "Inductor's 8-bit layers need an x86 processor with AVX2."
+        return None
+
+    def export(self, export: Export) -> dict[str, Any]:
+        """Trace, quantize if asked to, and compile into one package."""
+        name = export.encoding.dtype
+        model, inputs = converted(export.model, name), inputs_as(export.example, name)
+        tensors, structure = flatten(inputs)
+        with threads(export.target.threads), quiet(FutureWarning, DeprecationWarning, UserWarning):
+            rehearse(model, inputs)
+            program = _traced(_Flat(model, structure), tensors)
+            if export.encoding.quantized:
+                program = _traced(_quantized(program, export), tensors)
+            _build(program, export)
+        return {"dtype": name}
+
+    def load(
+        self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
+    ) -> Program:
+        """Load the package; its loops have their number of threads built in, oneDNN's have not."""
+        del task
+        torch.set_num_threads(target.threads)
+        return _Inductor(signature, target, folder, dtype=dtype_of(notes["dtype"]))
+
+
+class _Inductor(Program):
+    def __init__(
+        self, signature: Signature, target: Target, folder: Path, *, dtype: torch.dtype
+    ) -> None:
+        super().__init__(signature, target, folder)
+        self._dtype = dtype
+        # the loader itself: a call of the package parses its description of the inputs each time
+        self._loader = inductor.aoti_load_package(str(folder / _PACKAGE)).loader
+
+    def feed(self, tensors: list[Tensor]) -> Any:
+        """Return contiguous tensors in the type that the package was built for."""
+        return [cast(tensor, self._dtype).contiguous() for tensor in tensors]
+
+    def run(self, feed: Any) -> Any:
+        """Run the package."""
+        return self._loader.boxed_run(list(feed))  # it empties the list that it is given
+
+    def read(self, raw: Any) -> list[Tensor]:
+        """Return the outputs, cast back."""
+        return [owned(tensor) for tensor in raw]
+
+
+class _Flat(nn.Module):
+    """A model that takes and returns tensors only, whatever classes its outputs have."""
+
+    def __init__(self, model: nn.Module, structure: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.structure = structure
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flatten(call(self.model, plain(unflatten(tensors, self.structure))))[0])
+
+
+def _capability() -> str:
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _compiler() -> str | None:
+    """Return the first C++ compiler found: $CXX, g++, clang++."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, tuple(tensors), strict=False)
+    except _FAILURES as error:
+        raise Infeasible(f"torch.export cannot trace the model: {first_line(error)}.") from error
+
+
+def _quantized(program: ExportedProgram, export: Export) -> nn.Module:
+    """Return the program with integer layers, whose ranges come from the calibration inputs."""
+    if not export.calibration:
+        raise Infeasible("8-bit activations need calibration inputs, and there are none.")
+    config = get_default_x86_inductor_quantization_config(reduce_range=not dot_products())
+    try:
+        with torch.no_grad():
+            observed = prepare_pt2e(program.module(), X86InductorQuantizer().set_global(config))
+            for inputs in export.calibration:
+                observed(*flatten(inputs)[0])
+            integers: nn.Module = convert_pt2e(observed)
+    except _FAILURES as error:
+        raise Infeasible(f"torchao cannot quantize the model: {first_line(error)}.") from error
+    return integers
+
+
+def _build(program: ExportedProgram, export: Export) -> None:
+    """Compile outside of the artifact's folder, then pack what a run needs into it."""
+    module, example = program.module(), program.example_inputs
+    assert isinstance(module, torch.fx.GraphModule)
+    with tempfile.TemporaryDirectory(prefix="inductor-") as scratch, torch.no_grad():
+        try:
+            options = _options(program, export, scratch)
+            files = inductor.aot_compile(module, example[0], options=options)
+        except _FAILURES as error:
+            raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
+        assert isinstance(files, list)
+        needed = [f for f in files if not str(f).endswith(".cpp")]
+        package_aoti(str(export.folder / _PACKAGE), needed)
+
+
+def _options(program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
+    """Return Inductor's settings; those that this release does not know are left out."""
+    wanted = {
+        "freezing": export.encoding.quantized or _gains_by_packing(program),
+        "cpp.cxx": (None, _compiler()),
+        "cpp.threads": export.target.threads,
+        "aot_inductor.package": True,
+        "aot_inductor.output_path": scratch,
+        # debugging information: half of a small model's package
+        "aot_inductor.enable_line_tables": False,
+        "aot_inductor.enable_frame_pointer": False,
+    }
+    known = inductor.config.get_config_copy()
+    return {key: value for key, value in wanted.items() if key in known}
+
+
+def _gains_by_packing(program: ExportedProgram) -> bool:
+    """Whether to fold constants and pack weights for oneDNN, with what follows fused into layers.
+
+    Without AVX512 its GELU takes four times as long as Inductor's own loop and its tanh ten
+    times, which is more than packing gains.
+    """
+    targets = {node.target for node in program.graph.nodes}
+    return _capability().startswith("AVX512") or not targets.intersection(_SLOW_AFTER_AVX2)

@@ -1,0 +1,1 @@
+"""Trained models with their data: one file each."""

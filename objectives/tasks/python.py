@@ -1,0 +1,89 @@
+"""A user's own task: a Python file with functions, nothing to inherit."""
+
+import dataclasses
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from spaces import Inputs, Split, Targets, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Python(Task):
+    """The functions model, batches and optionally loss and score of the file `file`."""
+
+    file: str
+    """Path of the file; in an experiment it is relative to the experiment."""
+
+    def model(self) -> nn.Module:
+        """Return what the user's model() returns, in evaluation mode."""
+        network = self._function("model")()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"model() must return a torch.nn.Module, got {_kind(network)}")
+        return network.eval()
+
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield what the user's batches(split, batch_size) yields, each checked to be a pair."""
+        for item in self._function("batches")(split, batch_size):
+            if not (isinstance(item, tuple | list) and len(item) == 2):
+                raise TypeError(f"batches() must yield (inputs, targets), got {_kind(item)}")
+            yield item[0], item[1]
+
+    def loss(self, outputs: Any, targets: Targets) -> Tensor:
+        """Return the user's loss, cross-entropy when they wrote none."""
+        own = self._optional("loss")
+        return own(outputs, targets) if own else super().loss(outputs, targets)
+
+    def score(self, outputs: Any, targets: Targets) -> float:
+        """Return the user's score, top-1 accuracy when they wrote none."""
+        own = self._optional("score")
+        return float(own(outputs, targets)) if own else super().score(outputs, targets)
+
+    def describe(self) -> dict[str, str]:
+        """Return the file's path and the first lines of its functions' docstrings."""
+        notes = {
+            name: (inspect.getdoc(own) or "").partition("\n")[0]
+            for name in ("model", "batches", "loss", "score")
+            if (own := self._optional(name))
+        }
+        return {"name": "python", "file": str(Path(self.file).resolve()), **notes}
+
+    def _optional(self, name: str) -> Callable[..., Any] | None:
+        return getattr(_load(Path(self.file).resolve()), name, None)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function = self._optional(name)
+        if function is None:
+            raise AttributeError(f"{self.file} has no function {name}(); every task needs one")
+        return function
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _load(path: Path) -> ModuleType:
+    """Import the file once per process, with its own folder first on the module path."""
+    name = "paretune_task_" + "".join(c if c.isalnum() else "_" for c in str(path))
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise FileNotFoundError(f"no task file at {path}; write one with model() and batches()")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

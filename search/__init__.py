@@ -1,0 +1,1 @@
+"""How we look: experiments, trials, the study, executors, fronts and reports."""

@@ -1,0 +1,221 @@
+"""What the commands do, apart from reading their arguments."""
+
+import dataclasses
+import functools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from objectives import Objective, Target
+from objectives._data import read
+from search import catalogue, checking, folder, measuring, store
+from search.console import Console, front_table
+from search.driver import Search, Tracker, summary_of
+from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun, BadTask
+from search.executors.local import Local
+from search.experiment import Experiment, Goal, duration
+from search.front import pick
+from search.summary import Summary
+from spaces import Split, Task, Technique
+
+DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
+
+
+def asked(experiment: Path | None, task: Path | None) -> Experiment:
+    """Return the experiment of a file, of a task alone, or the embedded default."""
+    if task is not None:
+        return checking.default_for(task)
+    return Experiment.load(experiment or DIGITS)
+
+
+def run(
+    experiment: Experiment,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    trials: int | None,
+    time: str | None,
+    workers: int,
+    ray: str | None,
+    json: bool,
+) -> int:
+    """Search, and print the front; with `dry_run` print the plan only."""
+    if workers != 1 or ray:
+        raise BadExperiment(
+            "this version runs one trial at a time: leave out --workers and --ray"
+        )
+    if trials is not None:
+        if trials < 1:
+            raise BadExperiment(f"--trials must be a positive integer, got {trials}")
+        experiment = dataclasses.replace(experiment, trials=trials)
+    if time is not None:
+        experiment = dataclasses.replace(experiment, time=duration(time))
+    if dry_run:
+        print("\n".join(checking.plan(experiment)))
+        return 0
+    place = out or Path("runs") / experiment.name
+    summary = _searched(experiment, place)
+    print(_as_json(summary) if json else front_table(summary))
+    return 0
+
+
+def _searched(experiment: Experiment, place: Path) -> Summary:
+    console = Console()
+    command = "python -m search " + shlex.join(sys.argv[1:])
+    threads = folder.cores()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with folder.locked(place):
+        search = Search(
+            experiment=experiment,
+            folder=place,
+            executor=Local(experiment=experiment, folder=place, threads=threads),
+            tracker=functools.cache(lambda: _tracker(console)),
+            console=console,
+            command=command,
+        )
+        try:
+            return search.run()
+        finally:
+            console.close()
+
+
+def _tracker(console: Console) -> Tracker:
+    from search import tracking  # MLflow: only here, and late, because it takes seconds to import
+
+    return tracking.Tracker(warn=console.say)
+
+
+def ui(run_folder: Path | None, port: int) -> int:
+    """Serve the MLflow UI until it is interrupted; return its exit code."""
+    known = folder.tracked(run_folder) if run_folder else {}
+    command = store.ui_command(known.get("store") or store.default_store(), port)
+    server = f"http://127.0.0.1:{port}"
+    page = store.ui_page(server, known["experiment"], known["run"]) if "run" in known else server
+    print(f"{page}  (Ctrl+C ends it)", file=sys.stderr)
+    try:
+        return subprocess.run(command, env=store.ui_environment(), check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def front(run_folder: Path, *, as_json: bool) -> str:
+    """Return the confirmed front of a run as a table, or as its JSON."""
+    summary = _stored(run_folder)
+    return _as_json(summary) if as_json else front_table(summary)
+
+
+def export(run_folder: Path, how: str, to: Path) -> str:
+    """Copy the artifact of a member of the front to a new folder; return what it is.
+
+    Raises BadRun when the folder exists, BadArtifact when files were altered.
+    """
+    summary = _stored(run_folder)
+    record = pick(summary.front, how, summary.axes, summary.baseline)
+    if to.exists() and any(to.iterdir()):
+        raise BadRun(f"{to} exists and is not empty; choose another folder with --to")
+    _copy(run_folder / str(record.artifact), to)
+    values = {k: m.to_json() for k, m in record.measurements.items()}
+    content = {"trial": record.trial, "runtime": record.runtime, "point": record.point}
+    return json.dumps({"artifact": str(to), **content, "measurements": values}, indent=1)
+
+
+def _copy(source: Path, to: Path) -> None:
+    draft = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    try:
+        measuring.checked(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, draft)
+        measuring.checked(draft)
+        if to.exists():
+            to.rmdir()
+        draft.replace(to)
+    except OSError as error:
+        raise BadEnvironment(f"{to} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def measure(artifact: Path, split: Split, task_file: Path | None) -> dict[str, Any]:
+    """Return the measurements of an artifact in this process, which has loaded nothing else."""
+    manifest = measuring.checked(artifact)
+    task = _task_of(manifest, task_file)
+    target = Target(**manifest["target"])
+    measuring.settle(target)
+    goals = [
+        Goal(name=name, objective=catalogue.find("objectives", name, Objective)(**fields))
+        for name, fields in manifest["objectives"].items()
+    ]
+    program = measuring.opened(artifact, task)
+    found = measuring.measured(program, goals, read(task, split))
+    return {"split": split, "measurements": {k: m.to_json() for k, m in found.items()}}
+
+
+def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
+    """Return the task that an artifact was made from, or the same at another place."""
+    name, fields = manifest["task"]["name"], dict(manifest["task"]["settings"])
+    if file is not None:
+        fields["file"] = str(file.resolve())
+    if "file" in fields and not Path(fields["file"]).is_file():
+        raise BadTask(f"the artifact's task is not at {fields['file']}; say where with --task FILE")
+    try:
+        return catalogue.find("objectives.tasks", name, Task)(**fields)
+    except TypeError as error:
+        raise BadArtifact(f"the manifest's task cannot be read: {error}") from error
+
+
+def listed(*, as_json: bool) -> str:
+    """Return all that an experiment can name, with dimensions, units and values."""
+    content: dict[str, Any] = {
+        name: {
+            f.name: {"values": _values(f.metadata["dimension"]), "unit": f.metadata["unit"]}
+            for f in dataclasses.fields(catalogue.find("spaces", name, Technique))
+            if "dimension" in f.metadata
+        }
+        for name in catalogue.names("spaces")
+    }
+    if as_json:
+        rest = {kind: catalogue.names(f"objectives{dot}") for kind, dot in _OTHERS.items()}
+        return json.dumps({"techniques": content, **rest}, indent=1)
+    lines = ["techniques  [space.NAME]"]
+    for name, fields in content.items():
+        lines.append(f"  {name}")
+        lines += [f"    {f:<18} {d['values']}  ({d['unit']})" for f, d in fields.items()]
+    for kind, dot in _OTHERS.items():
+        lines.append(f"{kind}  {', '.join(catalogue.names(f'objectives{dot}'))}")
+    return "\n".join(lines)
+
+
+_OTHERS = {"objectives": "", "runtimes": ".runtimes", "tasks": ".tasks"}
+
+
+def _values(dimension: Any) -> str:
+    found = dimension.values()
+    if found is None:
+        return f"{dimension.low:g} to {dimension.high:g}"
+    if len(found) > 6:
+        return f"{found[0]:g} to {found[-1]:g} in steps of {dimension.step:g}"
+    return ", ".join(str(v) for v in found)
+
+
+def _stored(run_folder: Path) -> Summary:
+    """Return the summary of a finished run from its folder."""
+    experiment = folder.reopen(run_folder)
+    baseline, members = folder.read_front(run_folder)
+    return summary_of(
+        experiment, run_folder, "", [baseline, *members], members, baseline, confirmed=True
+    )
+
+
+def _as_json(summary: Summary) -> str:
+    content = {
+        "baseline": summary.baseline.to_json(),
+        "front": [r.to_json() for r in summary.front],
+        "run": summary.run_folder,
+    }
+    return json.dumps(content, indent=1, allow_nan=False)

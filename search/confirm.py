@@ -1,0 +1,99 @@
+"""Measuring a front again before it is reported: in turns with the baseline, then on test data."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives import Measurement
+from objectives._artifact import annotate
+from search.experiment import Experiment
+from search.lane import Crashed, Lane
+from search.record import Record
+
+ROUNDS = 5
+GROUP = 8
+"""Artifacts measured in turns in one process, the baseline included, so that memory is bounded."""
+
+
+def measure(experiment: Experiment, job: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
+    """Return {trial: {"measurements": ..., "test": ...}} or {trial: {"reason": ...}}.
+
+    The first record of the job is the baseline: it is measured with every group.
+    """
+    records = [Record.from_json(r) for r in job["records"]]
+    run = Path(job["run"])
+    answers: dict[str, Any] = {str(r.trial): {"measurements": {}, "test": {}} for r in records}
+    _again(experiment, records, run, lane, answers)
+    names = [g.name for g in experiment.goals if g.objective.trained]
+    for record in records:
+        answer = answers[str(record.trial)]
+        if "reason" in answer:
+            continue
+        answer["test"] = _tested(experiment, record, run, lane, names)
+        annotate(run / str(record.artifact), confirmed=answer["measurements"], test=answer["test"])
+    return answers
+
+
+def _again(
+    experiment: Experiment,
+    records: Sequence[Record],
+    run: Path,
+    lane: Lane,
+    answers: dict[str, Any],
+) -> None:
+    baseline, others = records[0], list(records[1:])
+    for start in range(0, max(1, len(others)), GROUP - 1):
+        group = [baseline, *others[start : start + GROUP - 1]]
+        for record, found in zip(group, _together(experiment, group, run, lane), strict=True):
+            answer = answers[str(record.trial)]
+            if isinstance(found, str):
+                answer["reason"] = found
+            elif not answer["measurements"]:
+                answer["measurements"] = {k: m.to_json() for k, m in found.items()}
+
+
+def _together(
+    experiment: Experiment, group: Sequence[Record], run: Path, lane: Lane
+) -> list[dict[str, Measurement] | str]:
+    """Return what was found of each: all in turns, or alone when one of them brings all down."""
+    folders = [run / str(record.artifact) for record in group]
+    data = run / "cache" / "data"
+    try:
+        found = lane.interleave(experiment, folders, rounds=ROUNDS, data=data)
+        return [found[str(folder)] for folder in folders]
+    except Crashed:
+        return [_apart(experiment, folder, data, lane) for folder in folders]
+
+
+def _apart(experiment: Experiment, folder: Path, data: Path, lane: Lane) -> Any:
+    try:
+        return lane.interleave(experiment, [folder], rounds=ROUNDS, data=data)[str(folder)]
+    except Crashed as error:
+        return str(error)
+
+
+def _tested(
+    experiment: Experiment, record: Record, run: Path, lane: Lane, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the scores on the test split, those of an earlier confirmation if there are any."""
+    if record.test:
+        return {k: m.to_json() for k, m in record.test.items()}
+    artifact = run / str(record.artifact)
+    found = lane.measure(experiment, artifact, names, split="test", data=run / "cache" / "data")
+    return {k: m.to_json() for k, m in found.items()}
+
+
+def revised(record: Record, answer: Mapping[str, Any]) -> Record:
+    """Return a record with the confirmed measurements in place of the search's."""
+    if "reason" in answer:
+        reason = f"could not be measured again: {answer['reason']}"
+        return dataclasses.replace(record, state="failed", reason=reason)
+    again = {k: Measurement(**m) for k, m in answer["measurements"].items()}
+    first = {k: m.to_json() for k, m in record.measurements.items() if k in again}
+    return dataclasses.replace(
+        record,
+        measurements=record.measurements | again,
+        test={k: Measurement(**m) for k, m in answer["test"].items()},
+        facts=record.facts | {"during_search": first},
+    )

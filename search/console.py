@@ -1,0 +1,167 @@
+"""What the user sees while a search runs: live on a terminal, plain lines elsewhere."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from search.experiment import Experiment
+from search.record import Record
+from search.study import Asked, Study
+from search.summary import Summary, change
+from search.wording import quantity, short
+
+MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
+QUIET_SECONDS = 15.0
+"""Plain output says nothing of a stage more often than this."""
+
+
+class Console:
+    """Progress on standard error; results are printed elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._terminal = Terminal(stderr=True, quiet=quiet, highlight=False)
+        self._live: Live | None = None
+        self._start = time.monotonic()
+        self._said = 0.0
+        self._status = Text("")
+        self._neutral: dict[str, Any] = {}
+        self._total, self._paid, self._failed, self._members = 0, 0, 0, 0
+        self._first, self._best = 0, ""
+        self._now = ""
+
+    def begin(self, experiment: Experiment, study: Study, folder: Path) -> None:
+        """Say what is searched and where it is kept."""
+        self._neutral, self._total = experiment.space.neutral(), experiment.trials
+        self._start, self._paid, self._first = time.monotonic(), study.paid, study.paid
+        size = experiment.space.size()
+        points = f"{size:,.0f} points" if size != float("inf") else "a continuous space"
+        self.say(
+            f"{experiment.name}: {points} in {len(experiment.space.dimensions())} dimensions, "
+            f"{experiment.trials} trials, kept in {folder}"
+        )
+        for notice in experiment.notices:
+            self.say(f"note: {notice}")
+        if study.paid:
+            self.say(f"continuing after {study.paid} trials")
+        if self._terminal.is_terminal:
+            self._live = Live(self._status, console=self._terminal, transient=True)
+            self._live.start()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._terminal.print(text, soft_wrap=True, markup=False)
+
+    def started(self, asked: Asked) -> None:
+        """Say which point is under way."""
+        runtime = asked.point.get("deploy.runtime.name", "")
+        self._now = f"trial {asked.trial}: {runtime} {short(asked.point, self._neutral)}"
+        self._said = time.monotonic()
+        self.stage("starting", 0, 0, "")
+
+    def stage(self, stage: str, done: int, of: int, detail: str) -> None:
+        """Show the stage of the trial under way."""
+        count = f" {done}/{of}" if of else ""
+        text = f"{self._now} · {stage}{count} {detail}".rstrip()
+        if self._live:
+            self._live.update(Text(f"{self._head()}\n{text}"))
+        elif of and time.monotonic() - self._said > QUIET_SECONDS:
+            self._said = time.monotonic()
+            self.say(f"    {stage}{count} {detail}".rstrip())
+
+    def trial(self, record: Record, study: Study, summary: Summary | None) -> None:
+        """Print the line of a finished trial."""
+        self._paid, self._members = study.paid, len(study.front())
+        self._failed += record.state == "failed"
+        self._best = _best(summary) if summary else ""
+        on_front = summary is not None and any(r.trial == record.trial for r in summary.front)
+        mark = "★" if on_front else MARKS[record.state]
+        point, outcome = short(record.point, self._neutral), _outcome(record, summary)
+        self.say(
+            f"{self._paid:>3}/{self._total} {mark} {record.runtime:<11} {point:<44} {outcome}"
+            f"  {record.seconds:.0f} s"
+        )
+
+    def confirming(self, count: int) -> None:
+        """Say that the front is being measured again."""
+        self._now = "confirming"
+        self.say(f"confirming {count} artifacts in turns with the baseline, then on test data")
+
+    def finish(self, summary: Summary, folder: Path, seen: str | None) -> None:
+        """End the live view and say where everything lies and what can be done next."""
+        self.close()
+        self.say(f"report   {folder / 'report.html'}   picture  {folder / 'pareto.png'}")
+        if seen:
+            self.say(f"mlflow   {seen}")
+        self.say(f"next     python -m search ui {folder}")
+        self.say(f"         python -m search export {folder} --pick knee --to model")
+        self.say(f"         python -m search resume {folder} --trials {2 * self._total}")
+
+    def close(self) -> None:
+        """End the live view."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _head(self) -> str:
+        elapsed = time.monotonic() - self._start
+        done = self._paid - self._first
+        remaining = elapsed / done * (self._total - self._paid) if done else 0.0
+        left = f", about {_clock(remaining)} left" if done else ""
+        failed = f", {self._failed} failed" if self._failed else ""
+        front = f"{self._members} on the front"
+        return f"{self._paid}/{self._total} done{failed}, {front}{left}{self._best}"
+
+
+def _best(summary: Summary) -> str:
+    picked = summary.picked
+    record = picked.get("fastest") or next(iter(picked.values()), None)
+    if record is None:
+        return ""
+    gains = ", ".join(change(record, axis, summary.baseline) for axis in summary.axes)
+    return f", best so far {gains}"
+
+
+def _outcome(record: Record, summary: Summary | None) -> str:
+    """Return a finished trial's values, or its reason."""
+    if record.state != "complete":
+        return f"{record.state}: {record.reason}"
+    values = "  ".join(quantity(m.value, m.unit) for m in record.measurements.values())
+    if summary and not record.satisfied:
+        values += "  over limit"
+    return values
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def front_table(summary: Summary, width: int | None = None) -> str:
+    """Return the front as a table in plain text: the baseline first, then each member."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", justify="right")
+    table.add_column("runtime")
+    for axis in summary.axes:
+        table.add_column(axis.name, justify="right")
+    timed = next((a for a in summary.axes if a.name == "latency"), None)
+    if timed:
+        table.add_column("speed-up", justify="right")
+    table.add_column("test", justify="right")
+    table.add_column("point")
+    for record in (summary.baseline, *summary.front):
+        name = "baseline" if record is summary.baseline else str(record.trial)
+        cells = [name, record.runtime]
+        cells += [quantity(axis.value(record), axis.unit) for axis in summary.axes]
+        if timed:
+            cells.append(f"{timed.value(summary.baseline) / timed.value(record):.2f}x")
+        cells.append(", ".join(quantity(m.value, m.unit) for m in record.test.values()) or "-")
+        table.add_row(*cells, summary.short(record))
+    terminal = Terminal(width=width or 150, no_color=True, highlight=False)
+    with terminal.capture() as capture:
+        terminal.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

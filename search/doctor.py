@@ -1,0 +1,80 @@
+"""What this machine offers: versions, the processor, and what each runtime can execute."""
+
+import json
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from objectives import Target
+from objectives._artifact import versions
+from objectives.runtimes._runtime import Runtime
+from search import catalogue, folder
+from search.errors import SearchError
+from spaces import Encoding
+
+ENCODINGS = {
+    "float32": Encoding(),
+    "bfloat16": Encoding(dtype="bfloat16"),
+    "float16": Encoding(dtype="float16"),
+    "int8": Encoding(weight_bits=8, activation_bits=8),
+    "int8 weights": Encoding(weight_bits=8),
+    "int4 weights": Encoding(weight_bits=4),
+}
+KINDS = frozenset({"Conv2d", "Linear"})
+ROOM = 2**30
+"""Free bytes below which a search is likely to fill the disk."""
+
+
+def report(*, as_json: bool) -> str:
+    """Return what was found, as text or as JSON."""
+    found = examine()
+    if as_json:
+        return json.dumps(found, indent=1)
+    lines = [f"{name:<14} {value}" for name, value in found["machine"].items()]
+    lines += [f"{name:<14} {value}" for name, value in found["versions"].items()]
+    for name, can in found["runtimes"].items():
+        lines.append(f"runtime {name}")
+        lines += [f"    {encoding:<14} {answer}" for encoding, answer in can.items()]
+    return "\n".join(lines + [f"warning: {w}" for w in found["warnings"]])
+
+
+def examine() -> dict[str, Any]:
+    """Return the machine, the versions, what runtimes can execute, and warnings."""
+    free = shutil.disk_usage(Path.cwd()).free
+    warnings = []
+    if free < ROOM:
+        warnings.append(f"only {free / 2**20:.0f} MiB are free here; a search may fill the disk")
+    extra = ("optuna", "mlflow", "pandas", "transformers")
+    return {
+        "machine": {
+            "processor": folder.processor(),
+            "cores": folder.cores(),
+            "load": f"{os.getloadavg()[0]:.1f}",
+            "free disk": f"{free / 2**30:.1f} GiB",
+            "compiler": next((c for c in ("g++", "clang++") if shutil.which(c)), "none"),
+        },
+        "versions": versions() | {name: _version(name) for name in extra},
+        "runtimes": {name: _can(name) for name in catalogue.names("objectives.runtimes")},
+        "warnings": warnings,
+    }
+
+
+def _can(name: str) -> dict[str, str]:
+    """Return for each encoding whether a runtime has real kernels for it, or why not."""
+    try:
+        runtime = catalogue.find("objectives.runtimes", name, Runtime)()
+    except SearchError as error:
+        return {"unusable": str(error)}
+    return {
+        encoding: runtime.refuses(asked, Target(), KINDS) or "yes"
+        for encoding, asked in ENCODINGS.items()
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

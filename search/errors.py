@@ -1,0 +1,73 @@
+"""What a user can get wrong, or have happen to them; each prints as one line.
+
+SearchError                 exit code 2
+├── UnknownName             a technique, objective, runtime, task or field that does not exist
+├── BadExperiment           the experiment file or a flag cannot be used
+├── BadTask                 the user's task.py breaks its contract
+├── BadRun                  a run directory cannot be read, or is in use
+├── BadArtifact             an artifact's files are missing or altered
+├── BadEnvironment          a package, a device or disk space is missing
+├── NothingSucceeded        the search ended and no trial succeeded (3)
+├── Stopped                 stopped by its time budget or a signal's grace, resumable (75)
+└── Interrupted             stopped by SIGINT (130) or SIGTERM (143), resumable
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SearchError(Exception):
+    """Base of errors that print as one line: what is wrong, what was given, what to do."""
+
+    exit_code = 2
+
+
+class UnknownName(SearchError):
+    """A name that does not exist; the message suggests the nearest that does."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(known) or "none"
+        super().__init__(f"there is no {kind} {given!r}.{hint} Known: {listed}.")
+
+
+class BadExperiment(SearchError):
+    """The experiment file or a flag cannot be used."""
+
+
+class BadTask(SearchError):
+    """The user's task breaks its contract."""
+
+
+class BadRun(SearchError):
+    """A run directory cannot be read, or is in use."""
+
+
+class BadArtifact(SearchError):
+    """An artifact's files are missing or were altered."""
+
+
+class BadEnvironment(SearchError):
+    """A package, a device or disk space is missing."""
+
+
+class NothingSucceeded(SearchError):
+    """The search ended and no trial succeeded."""
+
+    exit_code = 3
+
+
+class Stopped(SearchError):
+    """Stopped before its budget was spent; the same command continues."""
+
+    exit_code = 75
+
+
+class Interrupted(SearchError):
+    """Stopped by a signal; the same command continues."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

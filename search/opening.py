@@ -1,0 +1,89 @@
+"""The first points of a search: baselines, each technique alone, and the usual recipes."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from search.experiment import Experiment
+from spaces import Dimension, Point, Slot, Stage, Value
+
+RUNTIME = "deploy.runtime.name"
+SHARE = 0.6
+"""Of the trials, at most this share is given to the opening; the sampler gets the rest."""
+
+
+def baselines(experiment: Experiment) -> list[Point]:
+    """Return the neutral point in every searched runtime, the neutral runtime first."""
+    neutral = experiment.space.neutral()
+    if RUNTIME not in neutral:
+        return [neutral]
+    return [neutral | {RUNTIME: name} for name in experiment.searched_runtimes()]
+
+
+def opening(experiment: Experiment) -> list[Point]:
+    """Return the points to try before sampling, without repeats, the most telling first.
+
+    Which of them a runtime can execute is checked by whoever asks.
+    """
+    starts = baselines(experiment)
+    points = [*starts, *_encodings(experiment, starts), *_recipes(experiment, starts)]
+    points += _alone(experiment, starts)
+    unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
+    return list(unique.values())
+
+
+def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+    """Yield each encoding alone in each runtime: they are cheap, and runtimes differ most there."""
+    for slot in _slots(experiment, Stage.ENCODE):
+        for part in _usual(slot):
+            yield from (start | part for start in starts)
+
+
+def _recipes(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+    """Yield shape, training and the first usual encoding together, in each compiled runtime."""
+    shapes = [part for slot in _slots(experiment, Stage.SHAPE) for part in _usual(slot)]
+    trained = _strongest(experiment)
+    encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]
+    for shape, encoding in itertools.product(shapes or [{}], encodings or [{}]):
+        for start in starts[1:] or starts:
+            yield start | shape | trained | encoding
+
+
+def _alone(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+    """Yield the first usual setting of each shape and training technique alone, in one runtime."""
+    for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN)):
+        for part in list(_usual(slot))[:1]:
+            yield starts[-1] | part
+
+
+def _strongest(experiment: Experiment) -> Point:
+    """Return the last (longest) usual setting of every training technique."""
+    parts = [list(_usual(slot)) for slot in _slots(experiment, Stage.TRAIN)]
+    return {k: v for options in parts for k, v in (options[-1] if options else {}).items()}
+
+
+def _slots(experiment: Experiment, stage: Stage) -> list[Slot]:
+    return [s for s in experiment.space.slots if s.base.stage is stage and s.ranges]
+
+
+def _usual(slot: Slot) -> list[Point]:
+    """Return the technique's usual settings as parts of a point, within the searched ranges."""
+    neutral = slot.values(slot.base)
+    parts: list[Point] = []
+    for setting in slot.base.usual():
+        wanted = slot.values(setting)
+        part = {k: _nearest(slot.ranges[k.rpartition(".")[2]], v) for k, v in wanted.items()}
+        fits = all(part[k] == v or not isinstance(v, str) for k, v in wanted.items())
+        if fits and part != neutral and part not in parts:
+            parts.append(part)
+    return parts
+
+
+def _nearest(dimension: Dimension, value: Value) -> Value:
+    """Return the allowed value nearest to `value`; of strings, the first when it is not allowed."""
+    grid: Iterable[Value] | None = dimension.values()
+    if grid is None or dimension.holds(value):
+        return value
+    options = list(grid)
+    if isinstance(value, str):
+        return options[0]
+    return min((v for v in options if not isinstance(v, str)), key=lambda v: abs(v - value))

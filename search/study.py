@@ -1,0 +1,320 @@
+"""The study: the only file that asks and tells Optuna."""
+
+import dataclasses
+import json
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from search.errors import BadRun
+from search.experiment import Experiment
+from search.front import Axis, front
+from search.opening import SHARE, baselines, opening
+from search.record import Record
+from spaces import Interval, Point, Value
+from spaces._space import rounded
+
+FILE = "study.db"
+EXECUTABLE = "executable"
+"""Constraint that every trial carries: above 0 where no runtime can execute the point."""
+PATIENCE = 4
+"""Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
+
+Refuse = Callable[[Point], str | None]
+"""Says why a point cannot be executed, None if it can."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A point to be evaluated, and the trial of the study that waits for its record."""
+
+    trial: int
+    point: Point
+    forced: bool
+    """Part of the opening: it is run to its end whatever the front looks like."""
+
+
+class Study:
+    """The trials of one experiment in a SQLite file of its run folder; one process writes."""
+
+    def __init__(self, study: optuna.Study, experiment: Experiment, refuse: Refuse) -> None:
+        self._study, self.experiment, self._refuse = study, experiment, refuse
+        self._grids = {name: d.values() for name, d in experiment.space.dimensions().items()}
+        self._distributions = {n: self._distribution(n) for n in self._grids}
+        self._open: dict[int, optuna.Trial] = {}
+        self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.goals)
+        self._records: dict[int, Record] = {}
+        self._by_point: dict[str, Record] = {}
+        for record in self._stored():
+            self._keep(record)
+        self._opening = opening(experiment)
+
+    @classmethod
+    def open(cls, folder: Path, experiment: Experiment, refuse: Refuse) -> "Study":
+        """Create the study of a run folder, or continue it.
+
+        Raises BadRun when the folder holds the study of another experiment.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+        study = optuna.create_study(
+            storage=storage,
+            study_name=experiment.name,
+            directions=[g.objective.direction.value for g in experiment.goals],
+            sampler=_sampler(experiment.seed, parallel=False),
+            load_if_exists=True,
+        )
+        known = study.user_attrs.get("key")
+        if known is None:
+            study.set_user_attr("key", experiment.key)
+        elif known != experiment.key:
+            raise BadRun(
+                f"{folder} holds a search of {experiment.name!r} with other settings than those "
+                "asked now; choose another folder with --out, or undo the change"
+            )
+        return cls(study, experiment, refuse)
+
+    # What is known
+
+    @property
+    def records(self) -> list[Record]:
+        """Return all records in the order of their trials."""
+        return [self._records[n] for n in sorted(self._records)]
+
+    @property
+    def paid(self) -> int:
+        """Return how many trials count against the budget: those for which something was built."""
+        return sum(r.state != "infeasible" for r in self._records.values())
+
+    @property
+    def baseline(self) -> Record | None:
+        """Return the neutral point's record in the neutral runtime, or in the first that works."""
+        return next(iter(self.baselines()), None)
+
+    def baselines(self) -> list[Record]:
+        """Return the records of the neutral point in every runtime where it is complete."""
+        found = (self._answer(point) for point in baselines(self.experiment))
+        return [r for r in found if r and r.state == "complete"]
+
+    def front(self) -> list[Record]:
+        """Return the non-dominated feasible records."""
+        return front(self.records, self.axes)
+
+    # Asking
+
+    def ask(self) -> Asked | None:
+        """Return the next point, None when no new one could be found.
+
+        Points that no runtime can execute are recorded with the reason and never returned;
+        points that were answered before are told again from their record.
+        """
+        for point in self._opening:
+            if not self._known(point) and self._admits(point):
+                return self._asked(self._ask(point), point, forced=True)
+        for _ in range(PATIENCE):
+            trial = self._ask()
+            point = self.experiment.space.canonical(self._decode(trial.params))
+            if record := self._answer(point):
+                self._tell(trial, record)
+            elif reason := self._refuse(point):
+                self._record(trial, self._infeasible(trial.number, point, reason))
+            else:
+                return self._asked(trial, point, forced=False)
+        neighbour = self._neighbour()
+        if neighbour is None:
+            return None
+        return self._asked(self._ask(neighbour), neighbour, forced=False)
+
+    def tell(self, asked: Asked, record: Record) -> Record:
+        """Store a record, with the limits judged against the baseline, and return it."""
+        return self._record(self._open.pop(asked.trial), record)
+
+    def abandon(self, asked: Asked) -> None:
+        """Give a point back that was not evaluated: it will be asked again."""
+        self._study.tell(self._open.pop(asked.trial), state=TrialState.FAIL)
+
+    def revise(self, records: Sequence[Record]) -> None:
+        """Replace stored records, after the front was confirmed and scored on the test split."""
+        for record in records:
+            self._keep(record)
+        self._study.set_user_attr("revised", json.dumps([r.line() for r in records]))
+
+    def close_stale(self) -> int:
+        """Fail the trials that a killed search left running; return how many there were."""
+        stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in stale:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return len(stale)
+
+    # Inside
+
+    def _stored(self) -> list[Record]:
+        """Return the records in the study, those replaced by revised ones included."""
+        texts = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
+        records = {r.trial: r for t in texts if t for r in [Record.from_json(json.loads(t))]}
+        for line in json.loads(self._study.user_attrs.get("revised", "[]")):
+            record = Record.from_json(json.loads(line))
+            records[record.trial] = record
+        return list(records.values())
+
+    def _admits(self, point: Point) -> bool:
+        """Whether a point of the opening can be executed and is within its share of the trials."""
+        first = [_key(p) for p in baselines(self.experiment)]
+        reason = self._refuse(point)
+        if reason:
+            trial = self._ask(point)
+            self._record(trial, self._infeasible(trial.number, point, reason))
+            return False
+        budget = max(len(first), int(SHARE * self.experiment.trials))
+        return _key(point) in first or self.paid < budget
+
+    def _neighbour(self) -> Point | None:
+        """Return a new executable point near the front: one or two dimensions moved.
+
+        Where the front's neighbourhood is known already, any new point of the space.
+        """
+        draw = random.Random(
+            f"{self.experiment.seed}-{len(self._study.get_trials(deepcopy=False))}"
+        )
+        parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
+        for attempt in range(400):
+            point = dict(draw.choice(parents))
+            moved = 1 + attempt // 100
+            for name in draw.sample(sorted(point), min(moved, len(point))):
+                point[name] = self._draw(name, draw)
+            point = self.experiment.space.canonical(point)
+            if not self._known(point) and not self._refuse(point):
+                return point
+        return None
+
+    def _draw(self, name: str, draw: random.Random) -> Value:
+        grid = self._grids[name]
+        if grid:
+            return draw.choice(grid)
+        dimension = self.experiment.space.dimensions()[name]
+        assert isinstance(dimension, Interval)
+        return rounded(draw.uniform(dimension.low, dimension.high))
+
+    def _ask(self, point: Point | None = None) -> optuna.Trial:
+        """Return a new trial at `point`, or where the sampler wants it.
+
+        The sampler starts from a seed of its own for every trial, so that a resumed search draws
+        what an uninterrupted one would have drawn.
+        """
+        count = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(self.experiment.seed * 100_003 + count, parallel=False)
+        if point is not None:
+            self._study.enqueue_trial(self._encode(point))
+        return self._study.ask(fixed_distributions=self._distributions)
+
+    def _asked(self, trial: optuna.Trial, point: Point, *, forced: bool) -> Asked:
+        self._open[trial.number] = trial
+        return Asked(trial=trial.number, point=point, forced=forced)
+
+    def _keep(self, record: Record) -> None:
+        self._records[record.trial] = record
+        self._by_point[_key(record.point)] = record
+
+    def _known(self, point: Point) -> bool:
+        return self._answer(point) is not None
+
+    def _answer(self, point: Point) -> Record | None:
+        return self._by_point.get(_key(point))
+
+    def _infeasible(self, number: int, point: Point, reason: str) -> Record:
+        runtime = self.experiment.space.plan(point).runtime
+        return Record(trial=number, point=point, runtime=runtime, state="infeasible", reason=reason)
+
+    def _record(self, trial: optuna.Trial, record: Record) -> Record:
+        """Store a record in its trial before the trial is told: a crash between loses nothing."""
+        self._keep(record)  # the first baseline is judged against itself
+        record = dataclasses.replace(record, limits=self._limits(record))
+        self._keep(record)
+        trial.set_user_attr("record", record.line())
+        self._tell(trial, record)
+        return record
+
+    def _limits(self, record: Record) -> dict[str, float]:
+        base = self.baseline
+        if record.state != "complete" or base is None:
+            return {}
+        return {
+            name: violation
+            for goal in self.experiment.goals
+            for name, violation in goal.violations(
+                record.measurements[goal.name].value, base.measurements[goal.name].value
+            ).items()
+        }
+
+    def _tell(self, trial: optuna.Trial, record: Record) -> None:
+        """Tell a trial: complete with values, pruned without, failed, or not executable."""
+        trial.set_constraint(EXECUTABLE, 1.0 if record.state == "infeasible" else 0.0)
+        for name, violation in self._all_limits(record).items():
+            trial.set_constraint(name, violation)
+        if record.state == "complete":
+            self._study.tell(trial, [record.measurements[a.name].value for a in self.axes])
+        elif record.state == "failed":
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _all_limits(self, record: Record) -> Mapping[str, float]:
+        """Return every limit's violation: samplers want the same constraints on every trial."""
+        names = [n for g in self.experiment.goals for n in g.violations(0.0, 0.0)]
+        return {name: record.limits.get(name, 0.0) for name in names}
+
+    def _distribution(self, name: str) -> BaseDistribution:
+        """Return how a dimension is sampled: numbers by their rank, so that order is kept."""
+        grid = self._grids[name]
+        if grid is None:
+            dimension = self.experiment.space.dimensions()[name]
+            assert isinstance(dimension, Interval)
+            return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        if any(isinstance(v, str | bool) for v in grid):
+            return CategoricalDistribution(list(grid))
+        return IntDistribution(0, len(grid) - 1)
+
+    def _encode(self, point: Point) -> dict[str, Any]:
+        ranked = {n for n, d in self._distributions.items() if isinstance(d, IntDistribution)}
+        return {
+            n: list(self._grids[n] or ()).index(v) if n in ranked else v for n, v in point.items()
+        }
+
+    def _decode(self, params: Mapping[str, Any]) -> Point:
+        ranked = {n for n, d in self._distributions.items() if isinstance(d, IntDistribution)}
+        return {
+            n: (self._grids[n] or ())[v] if n in ranked else rounded(v) for n, v in params.items()
+        }
+
+
+def _key(point: Point) -> str:
+    return json.dumps(point, sort_keys=True)
+
+
+def _sampler(seed: int, *, parallel: bool) -> TPESampler:
+    """Return the sampler with every argument stated: Optuna 5.0 changed the defaults.
+
+    Source: Ozaki et al. 2022 (multi-objective tree-structured Parzen estimator).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(
+            n_startup_trials=4,
+            n_ei_candidates=64,
+            seed=seed,
+            multivariate=True,
+            group=False,
+            constant_liar=parallel,
+        )

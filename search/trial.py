@@ -1,0 +1,331 @@
+"""What happens to one point: shape, probe, train, encode, deploy, measure.
+
+Pure: it knows no study, no Ray and no MLflow. Everything it needs comes in, a Record goes out.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from objectives import Export, Measurement
+from objectives._artifact import annotate, signature_of, versions, write, write_json
+from objectives._data import cached, calibration, fingerprint
+from search.bar import Bar, hopeless
+from search.experiment import Experiment
+from search.lane import Lane
+from search.record import Record
+from spaces import Encoding, Infeasible, Plan, Stage
+from spaces import _recovery as recovery
+from spaces import _surgery as surgery
+from spaces._inputs import rows
+from spaces._space import Point
+
+Progress = Callable[[str, int, int, str], None]
+"""Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where a trial works and what it may compare itself with."""
+
+    experiment: Experiment
+    folder: Path
+    """The run folder."""
+    trial: int
+    lane: Lane
+    progress: Progress
+    bar: Bar | None = None
+    """What is to be beaten; None means that the trial is run to its end."""
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the stages' results, by content."""
+        return self.folder / "cache"
+
+
+class Pruned(Exception):
+    """A trial that cannot reach the front, stopped before it was trained; the message says why."""
+
+
+def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
+    """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
+    return experiment.runtime(plan.runtime).refuses(plan.encoding, experiment.target, kinds)
+
+
+def kinds_of(model: nn.Module) -> frozenset[str]:
+    """Return the class names of a model's layers."""
+    return frozenset(type(module).__name__ for module in model.modules())
+
+
+def evaluate(bench: Bench, point: Point) -> Record:
+    """Build, export and measure the candidate at `point`; whatever stops it is in the record.
+
+    Only reasons that belong to the point become records; faults of the user's code or of the
+    machine are raised.
+    """
+    work = _Work(bench, point)
+    try:
+        state, reason = work.run()
+    except Infeasible as error:
+        state, reason = "infeasible", str(error)
+    except recovery.Diverged as error:
+        state, reason = "failed", str(error)
+    complete = state == "complete"
+    if not complete:
+        shutil.rmtree(work.artifact, ignore_errors=True)
+    return Record(
+        trial=bench.trial,
+        point=dict(point),
+        runtime=work.plan.runtime,
+        state=state,  # type: ignore[arg-type]
+        reason=reason,
+        measurements=work.ordered(),
+        artifact=f"artifacts/{bench.trial}" if complete else None,
+        facts=work.facts | {"seconds": {k: round(v, 3) for k, v in work.clock.items()}},
+        seconds=round(sum(work.clock.values()), 3),
+    )
+
+
+class _Work:
+    """One trial under way: the stages in their order, and what they found out so far."""
+
+    def __init__(self, bench: Bench, point: Point) -> None:
+        self.bench, self.point = bench, point
+        self.experiment = bench.experiment
+        self.plan = self.experiment.space.plan(point)
+        self.artifact = bench.folder / "artifacts" / str(bench.trial)
+        self.measurements: dict[str, Measurement] = {}
+        self.facts: dict[str, Any] = {}
+        self.clock: dict[str, float] = {}
+
+    def run(self) -> tuple[str, str | None]:
+        """Return the state in which the trial ended, and why when it is not complete."""
+        start = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.experiment.seed)
+            reference = self.experiment.task.model().eval()
+            self.identity = self._identity(reference)
+        self.clock["reference"] = time.perf_counter() - start
+        if reason := refusal(self.experiment, self.plan, kinds_of(reference)):
+            return "infeasible", reason
+        model = self.timed("shape", lambda: self.shape(reference))
+        training = self.plan.recovery.steps > 0
+        try:
+            self.timed("probe", lambda: self.probe(reference, model, final=not training))
+            if training:
+                model = self.timed("train", lambda: self.train(reference, model))
+                self.timed("deploy", lambda: self.deploy(reference, model, self.artifact))
+                self.timed("measure", lambda: self.measure(self.artifact, trained=False))
+        except Pruned as error:
+            return "pruned", str(error)
+        self.timed("measure", lambda: self.measure(self.artifact, trained=True))
+        annotate(
+            self.artifact,
+            measurements={k: m.to_json() for k, m in self.measurements.items()},
+            facts=self.facts,
+        )
+        return "complete", None
+
+    def timed(self, stage: str, action: Callable[[], Any]) -> Any:
+        """Return what `action` returns, its wall time added to the stage's."""
+        self.bench.progress(stage, 0, 0, "")
+        start = time.perf_counter()
+        try:
+            return action()
+        finally:
+            self.clock[stage] = self.clock.get(stage, 0.0) + time.perf_counter() - start
+
+    def ordered(self) -> dict[str, Measurement]:
+        """Return the measurements in the order in which the experiment names its objectives."""
+        found = self.measurements
+        return {g.name: found[g.name] for g in self.experiment.goals if g.name in found}
+
+    # Stages
+
+    def shape(self, reference: nn.Module) -> nn.Module:
+        """Return a copy of the reference, edited by the techniques of stage SHAPE."""
+        space, task = self.experiment.space, self.experiment.task
+        settings = [s for s in space.settings(self.point) if s.stage is Stage.SHAPE]
+        if all(
+            setting == type(setting)() or setting == self._base(setting) for setting in settings
+        ):
+            return self._copy(reference)
+        folder = self.bench.cache / "shape" / self.key(shape=space.shape(self.point))
+        if (folder / "done").is_file():
+            model = surgery.load(folder, self._fresh())
+        else:
+            model = self._copy(reference)
+            for setting in settings:
+                model = setting.apply(model, task)
+            self._store(folder, reference, model)
+        self.facts["weights_removed"] = round(1 - _weights(model) / _weights(reference), 4)
+        return model.eval()
+
+    def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
+        """Measure what does not depend on training; raise Pruned when that rules the point out.
+
+        `final` says that the model will not be trained: the export is then the artifact itself.
+        """
+        file = self.bench.cache / "probe" / f"{self.key(plan=self.plan, shape=self._shape())}.json"
+        if not final and file.is_file():
+            found = json.loads(file.read_text())
+            self.measurements = {k: Measurement(**v) for k, v in found.items()}
+            self.facts["probe"] = "from the cache of this run"
+        else:
+            folder = (
+                self.artifact if final else self.artifact.with_name(f"{self.bench.trial}-probe")
+            )
+            self.deploy(reference, model, folder)
+            self.measure(folder, trained=False)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {k: m.to_json() for k, m in self.measurements.items()})
+            if not final:
+                shutil.rmtree(folder)
+        goals = self.experiment.goals
+        if self.bench.bar and (reason := hopeless(goals, self.measurements, self.bench.bar)):
+            raise Pruned(reason)
+
+    def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
+        """Return the model after recovery training against the reference."""
+        recipe = self.plan.recovery
+        folder = self.bench.cache / "train" / self.key(shape=self._shape(), recovery=recipe)
+        if (folder / "done").is_file():
+            self.facts["train"] = "from the cache of this run"
+            return surgery.load(folder, self._fresh()).eval()
+        losses: list[float] = []
+
+        def told(done: int, of: int, loss: float) -> None:
+            losses.append(loss)
+            self.bench.progress("train", done, of, f"loss {loss:.3f}")
+
+        model = recovery.recover(
+            model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
+        )
+        self._store(folder, reference, model)
+        if losses:
+            self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
+        return model.eval()
+
+    def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
+        """Export the candidate into `folder`, encoded as the plan asks."""
+        task, target, encoding = self.experiment.task, self.experiment.target, self.plan.encoding
+        examples = cached(task, "validation", self.bench.cache / "data")
+        if len(examples) < target.batch_size:
+            raise ValueError(
+                f"the validation split has {len(examples)} samples, a batch of the target has "
+                f"{target.batch_size}"
+            )
+        example = rows(examples.inputs, slice(0, target.batch_size))
+        write(
+            folder,
+            self.plan.runtime,
+            self.experiment.runtime(self.plan.runtime),
+            Export(
+                model=model,
+                reference=reference,
+                example=example,
+                signature=signature_of(model, example, target),
+                encoding=encoding,
+                calibration=self._calibration(encoding),
+                target=target,
+                folder=folder,
+            ),
+            self._provenance(),
+        )
+
+    def measure(self, folder: Path, *, trained: bool) -> None:
+        """Measure the artifact in `folder` in a fresh process: what needs training, or the rest."""
+        names = [g.name for g in self.experiment.goals if g.objective.trained is trained]
+        if names:
+            found = self.bench.lane.measure(
+                self.experiment, folder, names, split="validation", data=self.bench.cache / "data"
+            )
+            self.measurements |= found
+
+    # Identity: what decides whether a stage's result can be used again
+
+    def key(self, **parts: Any) -> str:
+        """Return a sha256 over the reference, the data, the seed, the libraries and `parts`."""
+        return _digest(self.identity | {k: _plain(v) for k, v in parts.items()})
+
+    def _identity(self, reference: nn.Module) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(reference.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        examples = cached(self.experiment.task, "validation", self.bench.cache / "data")
+        return {
+            "weights": digest.hexdigest(),
+            "data": fingerprint(examples),
+            "seed": self.experiment.seed,
+            "target": dataclasses.asdict(self.experiment.target),
+            "versions": versions(),
+        }
+
+    def _shape(self) -> dict[str, Any]:
+        return self.experiment.space.shape(self.point)
+
+    def _base(self, setting: Any) -> Any:
+        slots = self.experiment.space.slots
+        return next(slot.base for slot in slots if type(slot.base) is type(setting))
+
+    def _fresh(self) -> nn.Module:
+        return self.experiment.task.model().eval()
+
+    def _copy(self, reference: nn.Module) -> nn.Module:
+        """Return the user's model anew with the reference's weights: not every module copies."""
+        model = self._fresh()
+        model.load_state_dict(reference.state_dict())
+        return model
+
+    def _store(self, folder: Path, reference: nn.Module, model: nn.Module) -> None:
+        draft = folder.with_name(f".{folder.name}.{self.bench.trial}.tmp")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        surgery.save(draft, reference, model)
+        (draft / "done").touch()
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+
+    def _calibration(self, encoding: Encoding) -> Sequence[Any]:
+        if encoding.activation_bits == 32:
+            return ()
+        task, size = self.experiment.task, self.experiment.target.batch_size
+        folder = self.bench.cache / "data"
+        return calibration(task, size, encoding.calibration_samples, self.experiment.seed, folder)
+
+    def _provenance(self) -> dict[str, Any]:
+        described = self.experiment.task.describe()
+        return {
+            "trial": self.bench.trial,
+            "point": self.point,
+            "task": {
+                "name": described["name"],
+                "settings": dataclasses.asdict(self.experiment.task),  # type: ignore[call-overload]
+            },
+            "objectives": {g.name: dataclasses.asdict(g.objective) for g in self.experiment.goals},
+            "preprocessing": described.get("batches", "")
+            or "inputs exactly as the task's batches() yields them",
+            "facts": self.facts,
+        }
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,62 @@
+"""What recovery training chooses by itself: learning rate, batch size, number format."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spaces._inputs import call, length
+
+RATE = 2e-3
+"""Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
+RATE_TRANSFORMER = 3e-4
+"""Peak learning rate of AdamW for transformers."""
+STEP_FLOPS = {"cpu": 1e11}
+"""Most floating-point operations of a step by device: one to three seconds on one CPU core."""
+STEP_FLOPS_OTHER = 1e13
+BATCHES = (8, 128)
+"""Smallest and largest batch: below, gradients are noise; above, samples bring less and less."""
+
+
+def automatic_rate(model: nn.Module) -> float:
+    """Return the peak learning rate for AdamW by the kind of `model`.
+
+    Transformers, known by their layers, take about a tenth of what other networks take.
+    """
+    marks = nn.LayerNorm | nn.RMSNorm | nn.MultiheadAttention | nn.Embedding
+    return RATE_TRANSFORMER if any(isinstance(m, marks) for m in model.modules()) else RATE
+
+
+def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) -> int:
+    """Return the samples of a step: the largest power of two within the device's operations.
+
+    `inputs` are a few samples on the models' device. The backward pass costs about twice the
+    forward pass. It counts operations rather than seconds, so that a repetition is the same.
+    """
+    cost = 3 * _operations(model, inputs)
+    if teacher is not None:
+        cost += _operations(teacher, inputs)
+    budget = STEP_FLOPS.get(next(model.parameters()).device.type, STEP_FLOPS_OTHER)
+    affordable = budget * length(inputs) / max(cost, 1)
+    low, high = BATCHES
+    return max(low, min(high, int(2 ** math.floor(math.log2(affordable)))))
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def _operations(model: nn.Module, inputs: Any) -> int:
+    """Return the floating-point operations of a forward pass in evaluation mode."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(model, inputs)
+    for module, training in modes:
+        module.training = training
+    return int(counter.get_total_flops())

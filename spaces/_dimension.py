@@ -1,0 +1,80 @@
+"""What values a searched field may take, with its unit and the value at which nothing changes."""
+
+import dataclasses
+import math
+from typing import Any
+
+Value = bool | int | float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`: on a grid of `step`, or any of them when `step` is None."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    """Sample evenly in the logarithm; only without a step."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(
+                f"an interval needs finite low <= high, got {self.low} and {self.high}"
+            )
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"an interval's step must be positive, got {self.step}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("a log interval needs low > 0 and no step")
+
+    def values(self) -> tuple[float, ...] | None:
+        """Return the grid from low to high, rounded to 10 digits; None when it is continuous."""
+        if self.step is None:
+            return None
+        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(round(self.low + i * self.step, 10) for i in range(count))
+
+    def holds(self, value: Value) -> bool:
+        """Whether `value` is allowed."""
+        if isinstance(value, str | bool):
+            return False
+        grid = self.values()
+        if grid is None:
+            return self.low <= value <= self.high
+        return any(math.isclose(value, v, abs_tol=1e-9) for v in grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of a few values; numbers are kept in ascending order, so that samplers see the order."""
+
+    options: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(self.options)) < len(self.options):
+            raise ValueError(f"a choice needs distinct values, got {list(self.options)}")
+        if not any(isinstance(v, str | bool) for v in self.options):
+            object.__setattr__(self, "options", tuple(sorted(self.options)))
+
+    def values(self) -> tuple[Value, ...]:
+        """Return the options in order."""
+        return self.options
+
+    def holds(self, value: Value) -> bool:
+        """Whether `value` is allowed."""
+        return any(
+            value == v and isinstance(value, str) == isinstance(v, str) for v in self.options
+        )
+
+
+Dimension = Interval | Choice
+
+
+def choice(*options: Value) -> Choice:
+    """Return a Choice of `options`."""
+    return Choice(options)
+
+
+def axis(neutral: Any, dimension: Dimension, *, unit: str) -> Any:
+    """Declare a searched field of a technique: `neutral` is the value at which nothing changes."""
+    return dataclasses.field(default=neutral, metadata={"dimension": dimension, "unit": unit})

@@ -1,0 +1,50 @@
+"""What the stages after SHAPE are asked to do: plain data that every technique adds to."""
+
+import dataclasses
+
+Precision = str
+"""Name of a torch floating-point type: float32, bfloat16 or float16."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """How the shaped model is trained against the uncompressed one; steps = 0 is no training."""
+
+    steps: int = 0
+    """Optimizer steps."""
+    temperature: float = 1.0
+    """Divisor of both models' logits in the distillation term."""
+    teacher_weight: float = 0.0
+    """Share of the distillation term in the loss, 0..1; 0 is plain fine-tuning."""
+    learning_rate: float = 0.0
+    """Peak of the schedule; 0 lets the loop choose by the kind of model."""
+    batch_size: int = 0
+    """Samples a step; 0 lets the loop choose by the model's operations."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How numbers are stored and computed in the artifact."""
+
+    weight_bits: int = 32
+    """Bits of a stored weight of a linear or convolution layer; 32 is unquantized."""
+    activation_bits: int = 32
+    """Bits of the activations that enter those layers; 32 is unquantized."""
+    dtype: Precision = "float32"
+    """Type in which everything that is not an integer is computed."""
+    calibration_samples: int = 256
+    """Training samples from which activation ranges are estimated."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any integer is asked for."""
+        return self.weight_bits < 32 or self.activation_bits < 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything asked of a candidate once its shape is settled."""
+
+    recovery: Recovery = Recovery()
+    encoding: Encoding = Encoding()
+    runtime: str = "eager"

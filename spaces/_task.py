@@ -1,0 +1,38 @@
+"""What a technique may ask of the user's task: model, data, loss and score."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Split = Literal["train", "validation", "test"]
+Inputs = Any
+"""A tensor, a tuple of tensors (positional arguments of forward) or a dict (keyword arguments)."""
+Targets = Any
+"""Whatever the task's loss and score understand; tensors in it have the batch as dimension 0."""
+
+
+class Task(abc.ABC):
+    """The user's trained model, data, loss and score."""
+
+    @abc.abstractmethod
+    def model(self) -> nn.Module:
+        """Return the trained model, on the CPU."""
+
+    @abc.abstractmethod
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield (inputs, targets) once over a split; the last batch may be smaller."""
+
+    def loss(self, outputs: Any, targets: Targets) -> Tensor:
+        """Return the scalar training loss of a batch; mean cross-entropy in nats by default."""
+        return F.cross_entropy(outputs, targets)
+
+    def score(self, outputs: Any, targets: Targets) -> float:
+        """Return the score of a whole split, higher is better; top-1 accuracy 0..1 by default."""
+        return float((outputs.argmax(1) == targets).float().mean())
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return what identifies the task: its name and settings, as strings."""

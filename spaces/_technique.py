@@ -1,0 +1,56 @@
+"""What a technique is: a family of model changes whose instance is one setting."""
+
+import abc
+import dataclasses
+import enum
+from typing import ClassVar, Self
+
+from torch import nn
+
+from spaces._plan import Plan
+from spaces._task import Task
+
+
+class Infeasible(Exception):
+    """A point that cannot be built or executed; the message is the reason, one sentence."""
+
+
+class Stage(enum.IntEnum):
+    """The order in which settings take effect."""
+
+    SHAPE = 1
+    TRAIN = 2
+    ENCODE = 3
+    DEPLOY = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Technique(abc.ABC):
+    """A family of model changes; one instance is one setting of it.
+
+    Fields made by `axis` are searched, the others are fixed by the experiment. An instance with
+    default searched fields must leave the model's outputs unchanged.
+    """
+
+    stage: ClassVar[Stage]
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return the model to use from here on; `model` is a copy and may be edited in place.
+
+        Only techniques of stage SHAPE override this. Raises Infeasible with a reason when the
+        model cannot be edited.
+        """
+        del task
+        return model
+
+    def plan(self, plan: Plan) -> Plan:
+        """Return `plan` with what this setting asks of training, encoding and deployment."""
+        return plan
+
+    def canonical(self) -> Self:
+        """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
+        return self
+
+    def usual(self) -> tuple[Self, ...]:
+        """Return settings that practice recommends; the search tries them before it samples."""
+        return ()

@@ -1,0 +1,1 @@
+"""Train against the uncompressed model."""

@@ -1,0 +1,1 @@
+"""Choose floating-point types."""

@@ -1,0 +1,63 @@
+"""What several tests share: small experiments on the fake device and on digits."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+TASK = '''
+import torch
+from torch import nn
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def batches(split, batch_size):
+    seed = {"train": 1, "validation": 2, "test": 3}[split]
+    inputs = torch.randn(96, 6, generator=torch.Generator().manual_seed(seed))
+    targets = inputs[:, :3].argmax(1)
+    for start in range(0, 96, batch_size):
+        yield inputs[start : start + batch_size], targets[start : start + batch_size]
+'''
+
+EXPERIMENT = """
+name = "tiny"
+trials = 8
+
+[task.python]
+file = "task.py"
+
+[space.prune.channels]
+ratio = [0.0, 0.25, 0.5]
+
+[space.quantize.integer]
+weight_bits = [32, 8]
+activation_bits = [32, 8]
+
+[space.distill.logits]
+temperature = [1.0, 4.0]
+steps = [0, 3]
+
+[space.deploy.runtime]
+name = ["null"]
+
+[objectives.accuracy]
+
+[objectives.latency]
+seconds = 0.01
+
+[objectives.size]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the task and the experiment of a user, on the fake device."""
+    (tmp_path / "task.py").write_text(TASK)
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    return tmp_path

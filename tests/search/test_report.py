@@ -1,0 +1,183 @@
+"""What the report promises: self-contained, escaped, and the same points everywhere."""
+
+import dataclasses
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+from _examples import AXES, LATENCY, NEUTRAL, SIZE, measured, record, study, summary
+
+from objectives import Direction
+from search import charts, report
+from search.front import Axis, front
+from search.picture import draw
+from search.plane import placed, plane, staircase, ticks
+from search.summary import headline, title
+from search.wording import quantity, short
+
+EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    report.write(folder, summary())
+    return folder
+
+
+def test_files(written):
+    names = {p.name for p in written.iterdir()}
+    assert names == {"report.html", "pareto.png", "front.csv", "front.json"}
+    assert (written / "pareto.png").stat().st_size > 10_000
+
+
+def test_page_needs_no_network(written):
+    page = (written / "report.html").read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", _without_scripts(page))
+    assert not re.search(r"<script[^>]+src", page)
+    assert "default-src 'none'" in page
+
+
+def _without_scripts(page):
+    return re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_every_text_from_outside_is_escaped():
+    evil = [
+        dataclasses.replace(
+            r, runtime=EVIL, point={EVIL: EVIL, **r.point}, note=EVIL, reason=r.reason and EVIL
+        )
+        for r in study()
+    ]
+    axes = (*AXES[:2], dataclasses.replace(SIZE))
+    page = report.render(
+        summary(
+            tuple(evil), name=EVIL, goal=EVIL, command=EVIL, run_folder=EVIL, axes=axes,
+            limits={EVIL: EVIL}, environment={EVIL: EVIL},
+        )
+    )  # fmt: skip
+    assert "<img src=x" not in page
+    assert "alert(2)</script>" not in page
+    assert "&lt;img src=x" in page
+
+
+def test_same_points_in_page_picture_and_table(written, tmp_path):
+    told = summary()
+    figure = charts.tradeoffs(told)
+    by_role: dict[str, int] = {}
+    for trace in figure.data:
+        if trace.meta:
+            by_role[trace.meta] = by_role.get(trace.meta, 0) + len(trace.x)
+    assert sum(by_role.values()) == len(placed(told)) == draw(told, tmp_path / "a.png")
+    table = pd.read_csv(written / "front.csv")
+    data = json.loads((written / "front.json").read_text())
+    assert len(table) == len(data["front"]) == len(told.front) == by_role["front"]
+    page = (written / "report.html").read_text()
+    assert page.count('<tr class="member">') == len(told.front)
+    assert page.count('<tr class="baseline">') == 1
+
+
+def test_reasons_are_listed(written):
+    page = (written / "report.html").read_text()
+    for text in ("out of memory", "no 4-bit kernels", "dominated by trial 9"):
+        assert text in page
+
+
+def test_unconfirmed_front_says_so():
+    assert "NOT been measured again" in report.render(summary(confirmed=False))
+    assert "NOT been measured again" not in report.render(summary())
+
+
+def test_front_json_is_the_contract(written):
+    data = json.loads((written / "front.json").read_text())
+    assert data["baseline"]["trial"] == 0
+    member = data["front"][0]
+    assert {"trial", "point", "measurements", "test", "runtime", "artifact"} <= set(member)
+
+
+@pytest.mark.parametrize("cell", ["=cmd()", "+1", "-1", "@x", "\tx"])
+def test_no_cell_is_a_formula(cell):
+    member = record(1, 0.9, 1.0, 10, runtime=cell, point={"prune.channels.ratio": 0.5})
+    told = summary((record(0, 0.8, 2.0, 20), member))
+    text = report.front_table(told).to_csv(index=False)
+    assert pd.read_csv(io.StringIO(text))["runtime"].tolist() == [f"'{cell}"]
+    assert report.safe("-") == "'-"
+
+
+def test_nothing_satisfied_tells_the_nearest():
+    records = tuple(dataclasses.replace(r, limits={"latency.most": 1.0}) for r in study()[:5])
+    told = summary(records)
+    assert not told.front
+    assert headline(told)[0] == "No trial satisfies every limit: 5 were measured."
+    assert "misses latency.most by 1.00" in headline(told)[1]
+    assert "No trial satisfies every limit" in report.render(told)
+
+
+def test_only_failures_still_make_a_page(tmp_path):
+    failed = record(0, state="failed", reason="no compiler")
+    paths = report.write(tmp_path, summary((failed,)))
+    assert "no compiler" in paths[0].read_text()
+    assert not (tmp_path / "pareto.png").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_objectives(count, tmp_path):
+    throughput = Axis("throughput", Direction.MAXIMIZE, "samples/s", positive=True)
+    memory = Axis("memory", Direction.MINIMIZE, "bytes", positive=True)
+    axes = (memory, throughput, LATENCY, AXES[0])[:count]
+    records = []
+    for i, old in enumerate(study()[:6]):
+        more = {"memory": measured(1e6 + 1e5 * i, "bytes")}
+        more["throughput"] = measured(100 + i, "samples/s")
+        records.append(dataclasses.replace(old, measurements={**old.measurements, **more}))
+    told = summary(tuple(records), axes=axes, front=tuple(front(records, axes)), bounds={})
+    assert len(report.write(tmp_path, told)) == 4
+    assert told.front
+
+
+def test_plane_takes_quality_upwards_and_latency_across():
+    here = plane(AXES)
+    assert (here.x, here.y, here.size) == (LATENCY, AXES[0], SIZE)
+
+
+def test_outline_leaves_out_members_that_are_there_for_the_third_axis():
+    members = [record(1, 0.9, 2.0, 9), record(2, 0.8, 1.0, 9), record(3, 0.7, 3.0, 1)]
+    assert staircase(plane(AXES), members) == [(1.0, 0.8), (2.0, 0.9)]
+
+
+def test_ticks_are_round_and_few():
+    assert ticks(0.23, 3.3) == [0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0]
+    assert ticks(0.1, 900) == [0.1, 1.0, 10.0, 100.0]
+
+
+def test_short_tells_only_what_is_changed():
+    point = {
+        **NEUTRAL,
+        "prune.channels.ratio": 0.3,
+        "quantize.integer.weight_bits": 8,
+        "quantize.integer.activation_bits": 8,
+        "distill.logits.steps": 200,
+        "distill.logits.temperature": 4.0,
+        "precision.compute.dtype": "bfloat16",
+        "deploy.runtime.name": "openvino",
+    }
+    assert short(point, NEUTRAL) == "prune 0.3 · 8/8 bit · T4 200 steps · bfloat16"
+    assert short(NEUTRAL, NEUTRAL) == "unchanged"
+    assert short({"new.idea.strength": 2.5, "new.idea.fast": True}, {}) == "strength 2.5 fast"
+    assert short({"quantize.integer.weight_bits": 4}, {}) == "4/32 bit"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(1_120_000, "bytes", "1.12 MB"), (0.4871, "ms", "0.487 ms"), (12.34, "ms", "12.3 ms"),
+     (0.8814, "score", "0.881"), (512, "bytes", "512 B"), (2e-5, "s", "2e-05 s")],
+)  # fmt: skip
+def test_quantities_read_well(value, unit, text):
+    assert quantity(value, unit) == text
+
+
+def test_title_tells_the_knee():
+    records = (record(0, 0.9, 8.0, 1000), record(1, 0.9, 2.0, 500, runtime="openvino"))
+    assert title(summary(records)) == "4.00x faster, 2.00x smaller and accuracy unchanged"

@@ -1,0 +1,47 @@
+"""What recovery training chooses by itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from spaces._automatic import RATE, RATE_TRANSFORMER, automatic_batch, automatic_rate
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        (nn.Linear(2, 2), RATE),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), RATE),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)), RATE),
+        (nn.TransformerEncoderLayer(8, 2, 8), RATE_TRANSFORMER),
+        (nn.Sequential(nn.Embedding(4, 2), nn.RMSNorm(2)), RATE_TRANSFORMER),
+    ],
+)
+def test_transformers_learn_slower(model: nn.Module, rate: float) -> None:
+    assert automatic_rate(model) == rate
+
+
+def test_batch_is_the_largest_power_of_two_within_the_operations_of_a_step() -> None:
+    # 2 x 16 x 16 x 9 x 300 x 300 = 4.15e8 operations forward, so 1e11 pays for 80 samples with
+    # the backward pass, for 60 with a teacher.
+    model, inputs = nn.Conv2d(16, 16, 3, padding=1), torch.zeros(2, 16, 300, 300)
+    assert automatic_batch(model, None, inputs) == 64
+    assert automatic_batch(model, model, inputs) == 32
+
+
+def test_batch_is_bounded() -> None:
+    assert automatic_batch(nn.Linear(2, 2), None, torch.zeros(2, 2)) == 128
+    heavy = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(4)])
+    assert automatic_batch(heavy, None, torch.zeros(2, 32, 4096)) == 8
+    assert automatic_batch(nn.Sequential(nn.BatchNorm1d(2)), None, torch.zeros(2, 2)) == 128
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Dropout())).train()
+    model[2].eval()
+    before = copy.deepcopy(model.state_dict())
+    automatic_batch(model, None, torch.randn(2, 2))
+    assert [m.training for m in model.modules()] == [True, True, True, False, False]
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
