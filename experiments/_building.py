@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -45,6 +46,7 @@ def build(name: str, workload: Path, folder: Path) -> dict[str, Any]:
 
 def _build(name: str, workload: Path, folder: Path) -> dict[str, Any]:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for the table
+    logging.disable(logging.WARNING)
     user = _workload.read(workload)
     model, calibration = user.model(), user.calibration(SAMPLES)
     title = name

@@ -8,6 +8,7 @@ is that of the same files on the whole test split. Needs the packages of constra
 """
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -32,15 +33,18 @@ def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     user = _workload.read(asked.workload)
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
-        rows = _peers(asked, Path(scratch)) | _picks(asked.run)
+        ours = _picks(asked.run)
+        rows = _peers(asked, Path(scratch)) | ours
         calls = _load(rows, user)
         timed = _timed(calls, asked, "timing")
-        _score(rows, user)
+        _score(rows, user, asked.batches)
         winners = winners_of(rows, timed, asked.within)
         # again, since the fastest of many is in part the luckiest
         duel = _timed({name: calls[name] for name in winners}, asked, "timing the two fastest")
         for row in rows.values():
             row.megabytes = _building.megabytes(row.folder)
+    if asked.batches:
+        print(f"A quick look: scored on {asked.batches} batches of the test split only.\n")
     print(table(rows, timed))
     print("\n" + verdict(rows, timed, winners, duel, asked.within))
     if asked.out:
@@ -56,10 +60,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each candidate in a round")
     parser.add_argument("--within", type=float, default=0.01, help="of the uncompressed accuracy")
+    parser.add_argument("--batches", type=int, help="score only so many, for a quick look")
     parser.add_argument("--peers", nargs="*", default=_building.names(), help="only these recipes")
     asked = parser.parse_args()
     if unknown := set(asked.peers) - set(_building.names()):
         parser.error(f"no such recipe: {', '.join(sorted(unknown))}")
+    if asked.run and not (asked.run / "front.json").is_file():
+        parser.error(f"{asked.run} has no front.json: its search has not ended")
+    if not (asked.workload / "experiment.toml").is_file():
+        parser.error(f"{asked.workload} is no workload: it has no experiment.toml")
     asked.peers = [EAGER, *(name for name in asked.peers if name != EAGER)]
     return asked
 
@@ -135,9 +144,9 @@ def _timed(
     return _timing.interleave(calls, rounds=asked.rounds, seconds=asked.seconds, title=title)
 
 
-def _score(rows: dict[str, Row], user: _workload.Workload) -> None:
-    """Score every candidate on the whole test split, at the batch size that it was timed at."""
-    examples = list(user.test())
+def _score(rows: dict[str, Row], user: _workload.Workload, most: int | None) -> None:
+    """Score every candidate on the test split, at the batch size that it was timed at."""
+    examples = list(itertools.islice(user.test(), most))
     targets = torch.cat([targets for _, targets in examples])
     for name, row in rows.items():
         if row.program:

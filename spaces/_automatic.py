@@ -11,7 +11,7 @@ from spaces._inputs import call, length
 
 RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
-RATE_TRANSFORMER = 3e-4
+RATE_TRANSFORMER = 2e-4
 """Peak learning rate of AdamW for transformers."""
 STEP_FLOPS = {"cpu": 1e11}
 """Most floating-point operations of a step by device: one to three seconds on one CPU core."""

@@ -81,7 +81,9 @@ class Inductor(Runtime):
         """Trace, quantize if asked to, and compile into one package."""
         name = export.encoding.dtype
         model, inputs = converted(export.model, name), inputs_as(export.example, name)
-        tensors, structure = flatten(inputs)
+        strided, structure = flatten(inputs)
+        # the package reads its inputs by the strides of the example; `feed` hands contiguous ones
+        tensors = [tensor.contiguous() for tensor in strided]
         with threads(export.target.threads), quiet(FutureWarning, DeprecationWarning, UserWarning):
             rehearse(model, inputs)
             program = _traced(_Flat(model, structure), tensors)

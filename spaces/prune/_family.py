@@ -53,39 +53,3 @@ def keep(units: int, size: int, ratio: float, round_to: int) -> int:
     step = round_to // math.gcd(size, round_to)
     nearest = int(units * (1 - ratio) / step + 0.5) * step
     return min(units, max(nearest, step))
-
-
-def weakest(family: Family, count: int) -> tuple[int, ...]:
-    """Return the `count` units whose weights have the smallest L2 norm, ascending.
-
-    The norm runs over the weights of all members, a norm layer's scale included (Fang et al.
-    2023, DepGraph, section 3.3, without its learned shrinkage).
-    """
-    total = torch.zeros(family.units, dtype=torch.float64)
-    for member in family.members:
-        squares = _squares(member)
-        if squares is not None:
-            used = member.unit >= 0
-            total.index_add_(0, member.unit[used], squares[used])
-    order = torch.sort(total, stable=True).indices[:count]
-    return tuple(sorted(int(i) for i in order))
-
-
-def _squares(member: Member) -> Tensor | None:
-    """Return the squared L2 norm of each channel's weights; None where it has none."""
-    module = member.module
-    if isinstance(module, nn.MultiheadAttention):
-        rows = module.in_proj_weight.detach().double().square().sum(1)
-        columns = module.out_proj.weight.detach().double().square().sum(0)
-        return rows.view(3, -1).sum(0) + columns
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or isinstance(module, nn.PReLU):
-        return None
-    squares = weight.detach().double().square()
-    if weight.dim() == 1:
-        return squares
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    axis = int((member.side == "in") != transposed)
-    norms = squares.sum([d for d in range(squares.dim()) if d != axis])
-    # a grouped convolution stores one group's channels of an axis: they serve every group alike
-    return norms.repeat(member.unit.numel() // norms.numel())

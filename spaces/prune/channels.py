@@ -14,7 +14,8 @@ from spaces._statistics import reestimate
 from spaces._task import Task
 from spaces._technique import Infeasible, Stage, Technique
 from spaces.prune._coupling import Coupled, find
-from spaces.prune._family import Family, keep, weakest
+from spaces.prune._family import Family, keep
+from spaces.prune._importance import CRITERIA, Scores, scores, weakest
 from spaces.prune._removal import Removal, Snapshot, attempt
 
 
@@ -24,15 +25,22 @@ class Channels(Technique):
 
     Convolution channels (also those that residual connections couple), hidden neurons and
     attention heads go; a transformer's hidden width and the outputs stay. Source: Fang et al.
-    2023, DepGraph, section 3; scores are the L2 norm of the group.
+    2023, DepGraph, section 3, for what depends on what.
     """
 
     stage = Stage.SHAPE
     ratio: float = axis(0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels")
     round_to: int = 8
     """Keep a multiple of this many channels: speed is a staircase in the width."""
+    importance: str = "taylor"
+    """Which channels go first: those that the loss misses least on 256 training samples
+    ("taylor"), or those with the smallest weights ("l2")."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio must be from 0 to below 1, got {self.ratio}")
+        if self.importance not in CRITERIA:
+            raise ValueError(f"importance must be taylor or l2, got {self.importance!r}")
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1 channel, got {self.round_to}")
 
@@ -46,7 +54,9 @@ class Channels(Technique):
             coupled = find(model, example)
             if not coupled:
                 raise Infeasible("no layer of the model has channels that could be removed")
-            removed = _prune(model, example, [self._removals(c) for c in coupled])
+            families = [way for group in coupled for way in group.ways]
+            found = scores(self.importance, model, task, families)
+            removed = _prune(model, example, [self._removals(c, found) for c in coupled])
         if removed:
             reestimate(model, task)
         return model
@@ -55,13 +65,13 @@ class Channels(Technique):
         """Return moderate and strong pruning."""
         return tuple(dataclasses.replace(self, ratio=ratio) for ratio in (0.3, 0.5))
 
-    def _removals(self, coupled: Coupled) -> tuple[Removal, ...]:
+    def _removals(self, coupled: Coupled, found: Scores) -> tuple[Removal, ...]:
         """Return what to remove in each way that the coupled layers may be divided."""
-        return tuple(Removal(family=way, units=self._weakest(way)) for way in coupled.ways)
+        return tuple(Removal(family=w, units=self._weakest(w, found)) for w in coupled.ways)
 
-    def _weakest(self, family: Family) -> tuple[int, ...]:
+    def _weakest(self, family: Family, found: Scores) -> tuple[int, ...]:
         left = keep(family.units, family.size, self.ratio, self.round_to)
-        return weakest(family, family.units - left)
+        return weakest(family, family.units - left, found)
 
 
 def achieved(reference: nn.Module, model: nn.Module) -> float:

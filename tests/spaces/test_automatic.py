@@ -33,8 +33,8 @@ def test_batch_is_the_largest_power_of_two_within_the_operations_of_a_step() -> 
 
 def test_batch_is_bounded() -> None:
     assert automatic_batch(nn.Linear(2, 2), None, torch.zeros(2, 2)) == 128
-    heavy = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(4)])
-    assert automatic_batch(heavy, None, torch.zeros(2, 32, 4096)) == 8
+    heavy = nn.Linear(2**15, 2**15, device="meta")
+    assert automatic_batch(heavy, None, torch.zeros(2, 1024, 2**15, device="meta")) == 8
     assert automatic_batch(nn.Sequential(nn.BatchNorm1d(2)), None, torch.zeros(2, 2)) == 128
 
 

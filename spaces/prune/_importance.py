@@ -1,0 +1,105 @@
+"""How much a channel matters: by its weights, or by what the loss would miss without it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces._inputs import call, length, plain, rows
+from spaces._seeding import seeded
+from spaces._task import Task
+from spaces.prune._family import Family, Member, Side
+
+SAMPLES = 256
+"""Training samples from which gradients are taken."""
+BATCH = 8
+"""Samples whose gradients are summed before they are squared."""
+
+Scores = Mapping[tuple[str, str], Tensor]
+"""Score of each channel (channels,) by a member's name and side."""
+CRITERIA = ("taylor", "l2")
+
+
+def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Family]) -> Scores:
+    """Return the channels' scores by `criterion`: one of CRITERIA.
+
+    "l2" is the L2 norm of a group's weights (Fang et al. 2023, DepGraph, section 3.3, without its
+    learned shrinkage). "taylor" is the squared first-order change of the loss when the channel is
+    set to zero (Molchanov et al. 2019, equation 8), summed over batches and over the group.
+    """
+    members = {(m.name, m.side): m for family in families for m in family.members}
+    if criterion == "l2":
+        return _per_channel(members, torch.square)
+    total: dict[tuple[str, str], Tensor] = {}
+    for _ in _gradients(model, task):
+        for key, found in _per_channel(members, _change).items():
+            total[key] = total.get(key, torch.zeros(())) + found.square()
+    return total
+
+
+def weakest(family: Family, count: int, channels: Scores) -> tuple[int, ...]:
+    """Return the `count` units of the smallest total score, ascending."""
+    total = torch.zeros(family.units, dtype=torch.float64)
+    for member in family.members:
+        found = channels.get((member.name, member.side))
+        if found is not None:
+            used = member.unit >= 0
+            total.index_add_(0, member.unit[used], found[used])
+    order = torch.sort(total, stable=True).indices[:count]
+    return tuple(sorted(int(i) for i in order))
+
+
+def _gradients(model: nn.Module, task: Task) -> Iterable[None]:
+    """Yield after each small batch's backward pass; the gradients are on the parameters."""
+    with seeded(0):
+        seen = 0
+        for inputs, targets in task.batches("train", SAMPLES):
+            for start in range(0, length(inputs), BATCH):
+                part = slice(start, start + BATCH)
+                model.zero_grad()
+                outputs = call(model, _part(inputs, part))
+                torch.autograd.backward(task.loss(outputs, _part(targets, part)))
+                yield
+                seen += BATCH
+                if seen >= SAMPLES:
+                    model.zero_grad()
+                    return
+        model.zero_grad()
+
+
+def _part(tree: Any, part: slice) -> Any:
+    return plain(rows(tree, part))
+
+
+def _change(weight: Tensor) -> Tensor:
+    """Return the first-order change of the loss when each element of `weight` becomes zero."""
+    if weight.grad is None:
+        return torch.zeros_like(weight, dtype=torch.float64)
+    return weight.detach().double() * weight.grad.double()
+
+
+def _per_channel(
+    members: Mapping[tuple[str, Side], Member], of: Callable[[Tensor], Tensor]
+) -> dict[tuple[str, str], Tensor]:
+    found = {(name, str(side)): _channels(m, of) for (name, side), m in members.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _channels(member: Member, of: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return the sum of `of` over each channel's weights; None where the layer has none."""
+    module = member.module
+    if isinstance(module, nn.MultiheadAttention):
+        projected = of(module.in_proj_weight).detach().double().sum(1).view(3, -1).sum(0)
+        return projected + of(module.out_proj.weight).detach().double().sum(0)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or isinstance(module, nn.PReLU):
+        return None
+    values = of(weight).detach().double()
+    if weight.dim() == 1:
+        return values
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    axis = int((member.side == "in") != transposed)
+    sums = values.sum([d for d in range(values.dim()) if d != axis])
+    # a grouped convolution stores one group's channels of an axis: they serve every group alike
+    return sums.repeat(member.unit.numel() // sums.numel())
