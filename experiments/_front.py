@@ -56,7 +56,7 @@ def _pick(run: Path, record: dict[str, Any]) -> Pick:
     values = {name: m["value"] for name, m in record["measurements"].items()}
     tested = {f"test.{name}": m["value"] for name, m in (record.get("test") or {}).items()}
     return Pick(
-        name=f"ours: trial {record['trial']}, {_short(record)}",
+        name=f"trial {record['trial']}, {_short(record)}",
         folder=run / record["artifact"],
         point=record["point"],
         reported=values | tested,
@@ -93,4 +93,4 @@ def load(pick: Pick, threads: int) -> Program:
         return OpenvinoProgram(files[".xml"], threads, PRECISIONS[dtype], **more)
     if ".pt2" in files:
         return _Package(files[".pt2"], getattr(torch, dtype))
-    raise Skipped(f"a {manifest['runtime']} artifact needs the user's code to run")
+    raise Skipped(f"an artifact of {manifest['runtime']} needs the user's code to run")

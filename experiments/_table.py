@@ -16,6 +16,7 @@ from _workload import Workload
 from peers._plain import Program
 
 EAGER = "eager"
+OURS = "ours: "
 PACKAGES = ("torch", "torchao", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
 
 
@@ -88,9 +89,7 @@ def verdict(
 ) -> str:
     """Return in one line the fastest peer and the fastest of ours, and how they compare."""
     rule = f"Within {within:g} of the uncompressed test score"
-    told = [
-        f"{rows[n].title} ({duel.latency(n)[0]:.3f} ms, {_accuracy(rows[n]):.4f})" for n in winners
-    ]
+    told = [_told(rows[name], duel.latency(name)[0]) for name in winners]
     mine = [n for n in winners if rows[n].ours]
     if not mine:
         tried = any(row.ours for row in rows.values())
@@ -101,6 +100,10 @@ def verdict(
         f"{rule}, the fastest peer is {told[0]} and the fastest of ours is {told[1]}: "
         f"{value:.2f} times faster (95 % interval {low:.2f} to {high:.2f})."
     )
+
+
+def _told(row: Row, latency: float) -> str:
+    return f"{row.title.removeprefix(OURS)} ({latency:.3f} ms, {_accuracy(row):.4f})"
 
 
 def store(

@@ -22,7 +22,7 @@ import _front
 import _timing
 import _workload
 import torch
-from _table import EAGER, Row, store, table, verdict, winners_of
+from _table import EAGER, OURS, Row, store, table, verdict, winners_of
 from peers._plain import Program, Skipped, filled, tensors
 from torch import nn
 
@@ -88,7 +88,7 @@ def _picks(run: Path | None) -> dict[str, Row]:
     found = _front.picks(run) if run else []
     return {
         pick.name: Row(
-            title=pick.name,
+            title=OURS + pick.name,
             ours=True,
             folder=pick.folder,
             pick=pick,

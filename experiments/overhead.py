@@ -163,10 +163,8 @@ def _tell(bench: Bench, asked: Asked, record: Record, tell: str, sync: str) -> N
         baseline,
         confirmed=False,
     )
-    first = (
-        "MLflow: creating the store" if "MLflow: creating the store" not in bench.seconds else ""
-    )
-    if not bench.timed(first or sync, lambda: bench.tracker.sync(summary)):
+    what = sync if FIRST in bench.seconds else FIRST
+    if not bench.timed(what, lambda: bench.tracker.sync(summary)):
         raise SystemExit("MLflow could not be written")
 
 

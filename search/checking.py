@@ -127,9 +127,7 @@ def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
     if not math.isfinite(float(loss)) or not math.isfinite(score):
         raise BadTask(f"loss and score must be finite, got {float(loss)} and {score} on {split}")
     if length(inputs) != size:
-        raise BadTask(
-            f"{step}: the first batch has {length(inputs)} samples, asked for {size}"
-        )
+        raise BadTask(f"{step}: the first batch has {length(inputs)} samples, asked for {size}")
     return f"inputs {_shapes(tensors)} -> outputs {_shapes(leaves)}, loss {float(loss):.3g}"
 
 

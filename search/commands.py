@@ -47,9 +47,7 @@ def run(
 ) -> int:
     """Search, and print the front; with `dry_run` print the plan only."""
     if workers != 1 or ray:
-        raise BadExperiment(
-            "this version runs one trial at a time: leave out --workers and --ray"
-        )
+        raise BadExperiment("this version runs one trial at a time: leave out --workers and --ray")
     if trials is not None:
         if trials < 1:
             raise BadExperiment(f"--trials must be a positive integer, got {trials}")

@@ -1,4 +1,4 @@
-"""Measuring in a fresh process: forked from one that has imported torch and done nothing else.
+"""Measuring in a fresh process: forked from one that has imported libraries and done no more.
 
 A forked process has no model, no thread pool and no warmed-up cache of the trial's, yet need not
 import anything: importing torch takes longer than most measurements.
@@ -14,9 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from objectives import Measurement
+from search import measuring
 from search.experiment import Experiment
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
@@ -131,8 +130,6 @@ def _serve(connection: Connection, kind: str) -> None:
 
 def _work(connection: Connection, request: bytes) -> None:
     """Do one measurement and send the answer: the boundary where a measurement fails."""
-    from search import measuring
-
     try:
         answer: dict[str, Any] = {"result": measuring.do(json.loads(request))}
     except Exception as error:
@@ -143,6 +140,3 @@ def _work(connection: Connection, request: bytes) -> None:
 
 def _context(kind: str) -> Any:
     return multiprocessing.get_context(kind)
-
-
-assert torch.__version__  # imported here on purpose: the server forks with torch loaded

@@ -7,14 +7,15 @@ import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-TASK = '''
+TASK = """
 import torch
 from torch import nn
 
 
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    first, second = nn.Linear(6, 32), nn.Linear(32, 32)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(32, 3))
 
 
 def batches(split, batch_size):
@@ -23,7 +24,7 @@ def batches(split, batch_size):
     targets = inputs[:, :3].argmax(1)
     for start in range(0, 96, batch_size):
         yield inputs[start : start + batch_size], targets[start : start + batch_size]
-'''
+"""
 
 EXPERIMENT = """
 name = "tiny"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -42,6 +43,8 @@ with quiet(FutureWarning, DeprecationWarning, UserWarning):
 _PACKAGE = "model.pt2"
 _SLOW_AFTER_AVX2 = (torch.ops.aten.gelu.default, torch.ops.aten.tanh.default)
 """Functions that oneDNN computes by table at the end of a packed layer, element by element."""
+_INTEGER_CALL = re.compile(r"_q(conv|linear)\w*_pointwise")
+"""oneDNN's integer layers, as the generated code calls them."""
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 """What torch.export and Inductor raise on models that they cannot take."""
 
@@ -180,8 +183,14 @@ def _build(program: ExportedProgram, export: Export) -> None:
         except _FAILURES as error:
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
         assert isinstance(files, list)
+        if export.encoding.quantized and not _INTEGER_CALL.search(_sources(Path(scratch))):
+            raise Infeasible("Inductor found no layer of this model to compute in integers.")
         needed = [f for f in files if not str(f).endswith(".cpp")]
         package_aoti(str(export.folder / _PACKAGE), needed)
+
+
+def _sources(folder: Path) -> str:
+    return "\n".join(file.read_text(encoding="utf-8") for file in folder.rglob("*.cpp"))
 
 
 def _options(program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:

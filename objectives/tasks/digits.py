@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,15 +58,12 @@ class Digits(Task):
             network.load_state_dict(load_file(file))
         else:
             self._train(network)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(".tmp")
-            save_file(network.state_dict(), draft)
-            draft.replace(file)
+            _keep(network.state_dict(), file)
         return network.eval()
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (batch, 1, 8, 8) and labels (batch,); "train" is shuffled and shifted."""
-        images, labels = _arrays()
+        images, labels = _arrays(Path(self.cache).expanduser())
         rows = {"train": slice(0, 1077), "validation": slice(1077, 1437), "test": slice(1437, 1797)}
         images, labels = images[rows[split]], labels[rows[split]]
         order = torch.randperm(len(labels)) if split == "train" else torch.arange(len(labels))
@@ -108,9 +105,25 @@ def _initialise(module: nn.Module) -> None:
 
 
 @functools.cache
-def _arrays() -> tuple[Tensor, Tensor]:
-    """Return all images (1797, 1, 8, 8) in 0..1 and labels (1797,) in a fixed shuffled order."""
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.from_numpy(data.images).float()[order].unsqueeze(1) / 16
-    return images, torch.from_numpy(data.target).long()[order]
+def _arrays(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return all images (1797, 1, 8, 8) in 0..1 and labels (1797,) in a fixed shuffled order.
+
+    They are kept in `folder`: importing scikit-learn takes two seconds, reading them none.
+    """
+    file = folder / "digits.safetensors"
+    if not file.is_file():
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+        _keep({"images": images, "labels": torch.from_numpy(data.target).long()}, file)
+    kept = load_file(file)
+    order = torch.randperm(len(kept["labels"]), generator=torch.Generator().manual_seed(0))
+    return kept["images"][order], kept["labels"][order]
+
+
+def _keep(tensors: dict[str, Tensor], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    save_file(tensors, draft)
+    draft.replace(file)

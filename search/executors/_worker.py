@@ -13,6 +13,11 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
+from search import confirm, trial
+from search.bar import Bar
+from search.experiment import Experiment
 from search.lane import Lane
 
 
@@ -21,33 +26,31 @@ def main() -> int:
     _die_with_parent()
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lane = Lane()  # before anything starts a thread
+    warnings.simplefilter("default")
     try:
         job = json.loads(sys.stdin.read())
-        _send(channel, result=_do(job, lane, channel))
+        torch.set_num_threads(1)  # whatever user code computes while it is imported
+        experiment = Experiment.parse(job["text"], Path(job["folder"]))
+        for name in job["runtimes"]:
+            experiment.runtime(name)
+        experiment.task.describe()
+        # After the imports, which take seconds and which its forks share, and before anything is
+        # computed on several threads: those would not survive a fork.
+        lane = Lane()
+        try:
+            _send(channel, result=_do(job, experiment, lane, channel))
+        finally:
+            lane.close()
     except Exception as error:
         traceback.print_exc()
         _send(channel, error=f"{type(error).__name__}: {_first_line(error)}")
-    finally:
-        lane.close()
     return 0
 
 
-def _do(job: dict[str, Any], lane: Lane, channel: IO[str]) -> Any:
-    # Imported now: the lane's server must fork before these start threads.
-    import torch
-
-    from search.experiment import Experiment
-
-    warnings.simplefilter("default")
+def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, channel: IO[str]) -> Any:
     torch.set_num_threads(job["threads"])
-    experiment = Experiment.parse(job["text"], Path(job["folder"]))
     if job["kind"] == "confirm":
-        from search import confirm
-
         return confirm.measure(experiment, job, lane)
-    from search import trial
-    from search.bar import Bar
 
     def progress(stage: str, done: int, of: int, detail: str) -> None:
         _send(channel, stage=stage, done=done, of=of, detail=detail)

@@ -32,15 +32,15 @@ class Channels(Technique):
     ratio: float = axis(0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels")
     round_to: int = 8
     """Keep a multiple of this many channels: speed is a staircase in the width."""
-    importance: str = "taylor"
+    importance: str = "auto"
     """Which channels go first: those that the loss misses least on 256 training samples
-    ("taylor"), or those with the smallest weights ("l2")."""
+    ("taylor"), those with the smallest weights ("l2"), or by the kind of model ("auto")."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be from 0 to below 1, got {self.ratio}")
         if self.importance not in CRITERIA:
-            raise ValueError(f"importance must be taylor or l2, got {self.importance!r}")
+            raise ValueError(f"importance must be auto, taylor or l2, got {self.importance!r}")
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1 channel, got {self.round_to}")
 

@@ -70,14 +70,20 @@ def test_a_technique_without_fields_is_searched_in_its_own_ranges(project: Path)
         ('file = "task.py"', 'file = "tusk.py"', "no file at"),
         ("trials = 8", "trials = 8 8", "not valid TOML"),
         ("trials = 8", 'trials = 8\ntime = "soon"', "a time is written as 90s"),
-        ("[objectives.latency]", "[objectives.latency]\nat_most = 'x'", "must be a number, got 'x'"),
-        ("[space.prune", "[target]\nthreads = 0\n[space.prune", "target.threads must be a positive"),
+        (
+            "[objectives.latency]",
+            "[objectives.latency]\nat_most = 'x'",
+            "must be a number, got 'x'",
+        ),
+        (
+            "[space.prune",
+            "[target]\nthreads = 0\n[space.prune",
+            "target.threads must be a positive",
+        ),
         ("[space.prune", '[target]\ndevice = "tpu"\n[space.prune', 'target.device must be "cpu"'),
     ],
 )
-def test_a_mistake_is_one_line_with_a_remedy(
-    project: Path, old: str, new: str, said: str
-) -> None:
+def test_a_mistake_is_one_line_with_a_remedy(project: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(SearchError, match=r".") as caught:
         Experiment.load(changed(project, old, new))
     assert said in str(caught.value)
@@ -88,7 +94,7 @@ def test_no_file_no_space_no_objective(project: Path) -> None:
     with pytest.raises(BadExperiment, match="no experiment at"):
         Experiment.load(project / "nothing.toml")
     with pytest.raises(BadExperiment, match=r"no space: add a table such as \[space.prune"):
-        Experiment.parse('[task.digits]\n[objectives.size]\n', project)
+        Experiment.parse("[task.digits]\n[objectives.size]\n", project)
     with pytest.raises(UnknownName, match="Known:"):
         Experiment.parse("[task.digits]\n[space.a.b]\n[objectives.size]\n", project)
 

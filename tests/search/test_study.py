@@ -91,7 +91,9 @@ def test_a_space_that_is_used_up_ends_the_search(project: Path) -> None:
     assert len(points) == 3 * 3 * (4 + 2)
 
 
-def test_the_same_seed_asks_the_same_points_also_after_a_restart(project: Path, tmp_path: Path) -> None:
+def test_the_same_seed_asks_the_same_points_also_after_a_restart(
+    project: Path, tmp_path: Path
+) -> None:
     whole = asked_points(opened(project), 16)
     again = project / "again"
     again.mkdir()
@@ -152,7 +154,9 @@ def test_a_failed_trial_is_neither_asked_again_nor_on_the_front(project: Path) -
     asked_points(study, 2)
     asked = study.ask()
     assert asked is not None
-    failed = dataclasses.replace(answer(asked), state="failed", reason="it crashed", measurements={})
+    failed = dataclasses.replace(
+        answer(asked), state="failed", reason="it crashed", measurements={}
+    )
     study.tell(asked, failed)
     rest = asked_points(study, 20)
     assert asked.point not in rest

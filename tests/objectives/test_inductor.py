@@ -1,0 +1,119 @@
+"""The inductor runtime: packages that travel, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from _runtimes import Images, Mixed, Tiny, asked, elsewhere, ship, truth
+from torch import Tensor, nn
+
+from objectives import Target
+from objectives.runtimes.inductor import Inductor
+from spaces import Encoding, Infeasible
+
+ROOT = Path(__file__).parents[2]
+INTEGERS = Encoding(weight_bits=8, activation_bits=8)
+KINDS = frozenset({"Linear", "Conv2d"})
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _needs(encoding: Encoding) -> None:
+    if reason := Inductor().refuses(encoding, Target(), KINDS):
+        pytest.skip(reason)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(12, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean((1, 2))
+        return self.last(means) if bool(means.sum() > 0) else means
+
+
+def test_float32_is_the_model_also_in_another_folder_and_process(tmp_path):
+    _needs(Encoding())
+    (tmp_path / "a").mkdir()
+    export = asked(Tiny(Images), tmp_path / "a", Encoding(), Target(batch_size=2))
+    torch.set_num_threads(2)
+    notes = Inductor().export(export)
+    assert torch.get_num_threads() == 2
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["model.pt2"]
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    paths = json.dumps([str(ROOT), str(Path(__file__).parent)])
+    printed = elsewhere(Inductor(), Images, paths, str(tmp_path / "b"), json.dumps(notes))
+    assert json.loads(printed)["error"] < 1e-4  # 5 samples in batches of 2
+    assert json.loads(printed)["threads"] == 1
+
+
+@pytest.mark.slow
+def test_named_inputs_and_outputs(tmp_path):
+    _needs(Encoding())
+    task = Tiny(Mixed)
+    program = ship(Inductor(), task, tmp_path / "a")
+    inputs, expected = truth(task, 3)
+    outputs = program({"a": inputs["a"], "b": inputs["b"]})
+    torch.testing.assert_close(outputs["logits"], expected["logits"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(outputs.mean, expected["mean"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near(tmp_path, dtype):
+    _needs(Encoding(dtype=dtype))
+    task = Tiny(Images)
+    program = ship(Inductor(), task, tmp_path / "a", Encoding(dtype=dtype))
+    inputs, expected = truth(task, 3)
+    assert program(inputs).dtype == torch.float32
+    torch.testing.assert_close(program(inputs), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.slow
+def test_integers_are_near(tmp_path):
+    _needs(INTEGERS)
+    task = Tiny(Images)
+    program = ship(Inductor(), task, tmp_path / "a", INTEGERS)
+    inputs, expected = truth(task, 9)
+    error = (program(inputs) - expected).abs().max()
+    assert 0 < error < 0.05 * expected.abs().max()
+
+
+def test_a_branch_on_data_is_infeasible(tmp_path):
+    _needs(Encoding())
+    export = asked(Tiny(Branching), tmp_path, Encoding(), Target(batch_size=2))
+    with pytest.raises(Infeasible, match=r"torch\.export cannot trace the model: .*data-dependent"):
+        Inductor().export(export)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        (Encoding(weight_bits=8), "8-bit weights with 32-bit activations"),
+        (Encoding(activation_bits=8), "32-bit weights with 8-bit activations"),
+        (Encoding(weight_bits=4, activation_bits=8), "4-bit weights"),
+        (Encoding(weight_bits=8, activation_bits=8, dtype="bfloat16"), "not bfloat16"),
+    ],
+)
+def test_refuses_what_has_no_kernel(encoding, reason):
+    _needs(Encoding())
+    assert reason in Inductor().refuses(encoding, Target(), KINDS)
+
+
+def test_refuses_without_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert "needs a C++ compiler" in Inductor().refuses(Encoding(), Target(), KINDS)
+
+
+def test_refuses_other_devices():
+    assert "asks for cuda" in Inductor().refuses(Encoding(), Target(device="cuda"), KINDS)

@@ -1,0 +1,208 @@
+"""The command line as a user meets it: in processes of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def search(*arguments: str, folder: Path, **options: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "search", *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "PYTHONWARNINGS": "default",
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny experiment, in the folder of its project."""
+    import conftest
+
+    project = tmp_path_factory.mktemp("project")
+    (project / "task.py").write_text(conftest.TASK)
+    (project / "experiment.toml").write_text(
+        conftest.EXPERIMENT.replace("trials = 8", "trials = 6")
+    )
+    done = search("run", "experiment.toml", "--json", folder=project)
+    assert done.returncode == 0, done.stderr
+    (project / "stdout.json").write_text(done.stdout)
+    (project / "stderr.txt").write_text(done.stderr)
+    return project
+
+
+def test_a_run_leaves_what_the_contract_lists(run: Path) -> None:
+    folder = run / "runs" / "tiny"
+    for name in (
+        "experiment.toml",
+        "environment.json",
+        "study.db",
+        "records.jsonl",
+        "front.json",
+        "front.csv",
+        "report.html",
+        "pareto.png",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    front = json.loads((folder / "front.json").read_text())
+    assert front["baseline"]["trial"] == 0
+    assert front["baseline"]["point"]["prune.channels.ratio"] == 0.0
+    for record in front["front"]:
+        assert record["state"] == "complete"
+        assert set(record["measurements"]) == {"accuracy", "latency", "size"}
+        assert record["test"]["accuracy"]["samples"] == 96
+        assert (folder / record["artifact"] / "manifest.json").is_file()
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    states = [json.loads(line)["state"] for line in lines]
+    assert sum(state != "infeasible" for state in states) == 6
+
+
+def test_stdout_is_data_and_stderr_names_the_next_commands(run: Path) -> None:
+    content = json.loads((run / "stdout.json").read_text())
+    assert content["front"]
+    said = (run / "stderr.txt").read_text()
+    for command in ("ui runs/tiny", "export runs/tiny --pick knee", "resume runs/tiny"):
+        assert f"python -m search {command}" in said
+    assert "Traceback" not in said
+    assert "Warning" not in said
+
+
+def test_the_same_command_again_only_reports(run: Path) -> None:
+    before = (run / "runs" / "tiny" / "records.jsonl").read_text()
+    done = search("run", "experiment.toml", "--json", folder=run)
+    assert done.returncode == 0, done.stderr
+    assert (run / "runs" / "tiny" / "records.jsonl").read_text() == before
+    assert json.loads(done.stdout) == json.loads((run / "stdout.json").read_text())
+
+
+def test_an_exported_artifact_measures_as_recorded_in_another_folder(run: Path) -> None:
+    to = run / "elsewhere" / "model"
+    done = search("export", "runs/tiny", "--pick", "fastest", "--to", str(to), folder=run)
+    assert done.returncode == 0, done.stderr
+    recorded = json.loads(done.stdout)["measurements"]
+    again = search("measure", str(to), folder=run)
+    assert again.returncode == 0, again.stderr
+    measured = json.loads(again.stdout)["measurements"]
+    assert measured["accuracy"]["value"] == recorded["accuracy"]["value"]
+    assert measured["size"]["value"] == recorded["size"]["value"]
+    assert measured["latency"]["value"] == pytest.approx(recorded["latency"]["value"])  # synthetic
+    second = search("export", "runs/tiny", "--pick", "fastest", "--to", str(to), folder=run)
+    assert second.returncode == 2
+    assert "exists and is not empty" in second.stderr
+
+
+def test_an_altered_artifact_is_refused(run: Path) -> None:
+    front = json.loads((run / "runs" / "tiny" / "front.json").read_text())
+    copy = run / "altered"
+    shutil.copytree(run / "runs" / "tiny" / front["front"][0]["artifact"], copy)
+    weights = copy / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    done = search("measure", str(copy), folder=run)
+    assert done.returncode == 2
+    assert "was altered since it was exported" in done.stderr
+
+
+def test_front_and_its_errors(run: Path) -> None:
+    done = search("front", "runs/tiny", folder=run)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].startswith("baseline")
+    assert search("front", "nowhere", folder=run).returncode == 2
+    wrong = search("export", "runs/tiny", "--pick", "fastst", "--to", "x", folder=run)
+    assert wrong.returncode == 2
+    assert "Did you mean 'fastest'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("rum",), "Did you mean 'run'"),
+        (("run", "nothing.toml"), "no experiment at nothing.toml"),
+        (("run", "--task", "nothing.py"), "no task at nothing.py"),
+        (("run", "experiment.toml", "--trials", "0"), "--trials must be a positive integer"),
+        (("run", "experiment.toml", "--time", "soon"), "a time is written as"),
+        (("resume", "runs/none"), "is not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    project: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = search(*arguments, folder=project)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_task_that_breaks_its_contract_is_named(project: Path) -> None:
+    task = project / "task.py"
+    task.write_text(task.read_text().replace("targets[start", "targets[0 * start"))
+    task.write_text(
+        task.read_text() + "\n\ndef score(outputs, targets):\n    return float('nan')\n"
+    )
+    done = search("check", "experiment.toml", folder=project)
+    assert done.returncode == 2
+    assert "loss and score must be finite" in done.stderr
+
+
+def test_check_names_and_the_dry_run(project: Path) -> None:
+    done = search("check", "experiment.toml", folder=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "ok"
+    plan = search("run", "experiment.toml", "--dry-run", folder=project)
+    assert plan.returncode == 0, plan.stderr
+    assert "first points:" in plan.stdout
+    assert not (project / "runs").exists()
+    listed = json.loads(search("names", "--json", folder=project).stdout)
+    assert listed["techniques"]["prune.channels"]["ratio"]["unit"] == "fraction of channels"
+    assert "openvino" in listed["runtimes"]
+
+
+def test_an_interrupt_keeps_everything_and_resume_continues(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "run", "experiment.toml", "--trials", "4"],
+        cwd=project,
+        env=environment(project),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    records = project / "runs" / "tiny" / "records.jsonl"
+    for _ in range(1200):
+        if records.is_file() and records.read_text().count("complete") >= 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "python -m search resume runs/tiny" in said
+    kept = records.read_text().splitlines()
+    done = search("resume", "runs/tiny", "--trials", "4", "--json", folder=project)
+    assert done.returncode == 0, done.stderr
+    after = records.read_text().splitlines()
+    assert [json.loads(line)["point"] for line in after[: len(kept)]] == [
+        json.loads(line)["point"] for line in kept
+    ]
+    states = [json.loads(line)["state"] for line in after]
+    assert sum(state != "infeasible" for state in states) == 4
