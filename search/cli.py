@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,9 @@ EXIT_CODES = """exit codes: 0 ok; 2 usage, configuration or environment; 3 no tr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's error prints one line."""
     parsed = vars(parser().parse_args(arguments))
+    # What libraries say to their own developers when user code imports them.
+    for name in ("torch.utils._pytree", "torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     do: Callable[..., int] = parsed.pop("do")
     try:
         return do(**parsed)

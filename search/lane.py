@@ -4,8 +4,10 @@ A forked process has no model, no thread pool and no warmed-up cache of the tria
 import anything: importing torch takes longer than most measurements.
 """
 
+import ctypes
 import json
 import multiprocessing
+import signal
 import sys
 import traceback
 import warnings
@@ -102,8 +104,15 @@ class Lane:
         return dict(answer["result"])
 
 
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _serve(connection: Connection, kind: str) -> None:
     """Answer requests until the other end closes; a crash costs one answer."""
+    die_with_parent()
     context = _context(kind)
     while True:
         try:
@@ -130,6 +139,7 @@ def _serve(connection: Connection, kind: str) -> None:
 
 def _work(connection: Connection, request: bytes) -> None:
     """Do one measurement and send the answer: the boundary where a measurement fails."""
+    die_with_parent()
     try:
         answer: dict[str, Any] = {"result": measuring.do(json.loads(request))}
     except Exception as error:

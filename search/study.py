@@ -29,6 +29,7 @@ from spaces._space import rounded
 FILE = "study.db"
 EXECUTABLE = "executable"
 """Constraint that every trial carries: above 0 where no runtime can execute the point."""
+REVISED = "revised"
 PATIENCE = 4
 """Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
 
@@ -147,9 +148,12 @@ class Study:
 
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records, after the front was confirmed and scored on the test split."""
+        known = self._study.user_attrs.get(REVISED, {})
         for record in records:
+            record = dataclasses.replace(record, limits=self._limits(record))
             self._keep(record)
-        self._study.set_user_attr("revised", json.dumps([r.line() for r in records]))
+            known[str(record.trial)] = record.line()
+        self._study.set_user_attr(REVISED, known)
 
     def close_stale(self) -> int:
         """Fail the trials that a killed search left running; return how many there were."""
@@ -164,7 +168,7 @@ class Study:
         """Return the records in the study, those replaced by revised ones included."""
         texts = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
         records = {r.trial: r for t in texts if t for r in [Record.from_json(json.loads(t))]}
-        for line in json.loads(self._study.user_attrs.get("revised", "[]")):
+        for line in self._study.user_attrs.get(REVISED, {}).values():
             record = Record.from_json(json.loads(line))
             records[record.trial] = record
         return list(records.values())

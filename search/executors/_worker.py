@@ -3,10 +3,8 @@
 Started as `python -m search.executors._worker`. Whatever user code prints goes to the log.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -18,12 +16,12 @@ import torch
 from search import confirm, trial
 from search.bar import Bar
 from search.experiment import Experiment
-from search.lane import Lane
+from search.lane import Lane, die_with_parent
 
 
 def main() -> int:
     """Do the job on standard input; the last line out is its result."""
-    _die_with_parent()
+    die_with_parent()
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("default")
@@ -73,12 +71,6 @@ def _send(channel: IO[str], **message: Any) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:500]
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the search is killed, so that nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

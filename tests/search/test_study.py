@@ -127,7 +127,9 @@ def test_records_survive_a_restart_and_revised_ones_replace_them(project: Path) 
     assert opened(project).records == before
     better = dataclasses.replace(before[1], note="confirmed")
     study.revise([better])
-    assert opened(project).records[1] == better
+    again = dataclasses.replace(before[2], note="confirmed as well")
+    opened(project).revise([again])
+    assert opened(project).records[1:3] == [better, again]
 
 
 def test_another_experiment_is_refused_in_the_same_folder(project: Path) -> None:
