@@ -209,7 +209,7 @@ def ui(run_folder: Path | None, port: int) -> int:
     """Open the MLflow UI on this machine's loopback address."""
     from search import commands
 
-    return commands.ui(run_folder, port)
+    commands.ui(run_folder, port)
 
 
 def doctor(json: bool) -> int:

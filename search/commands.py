@@ -6,11 +6,10 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from objectives import Objective, Target
 from objectives._data import read
@@ -89,17 +88,14 @@ def _tracker(console: Console) -> Tracker:
     return tracking.Tracker(warn=console.say)
 
 
-def ui(run_folder: Path | None, port: int) -> int:
-    """Serve the MLflow UI until it is interrupted; return its exit code."""
+def ui(run_folder: Path | None, port: int) -> NoReturn:
+    """Become the server of the MLflow UI, so that whatever ends this process ends it."""
     known = folder.tracked(run_folder) if run_folder else {}
     command = store.ui_command(known.get("store") or store.default_store(), port)
     server = f"http://127.0.0.1:{port}"
     page = store.ui_page(server, known["experiment"], known["run"]) if "run" in known else server
-    print(f"{page}  (Ctrl+C ends it)", file=sys.stderr)
-    try:
-        return subprocess.run(command, env=store.ui_environment(), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    print(f"{page}  (Ctrl+C ends it)", file=sys.stderr, flush=True)
+    os.execve(command[0], command, store.ui_environment())
 
 
 def front(run_folder: Path, *, as_json: bool) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from spaces import Split, Task
 
-STEPS = 240
+STEPS = 100
 BATCH = 64
 
 
@@ -49,7 +49,7 @@ class Digits(Task):
     """Folder for the trained weights, so that they are trained once."""
 
     def model(self) -> nn.Module:
-        """Return the network, trained in about ten seconds the first time and cached."""
+        """Return the network, trained in a few seconds the first time and cached."""
         file = (
             Path(self.cache).expanduser() / f"digits-{self.width}-{self.seed}-{STEPS}.safetensors"
         )
