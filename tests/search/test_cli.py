@@ -187,6 +187,8 @@ def test_an_interrupt_keeps_everything_and_resume_continues(project: Path) -> No
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # A background job inherits an ignored SIGINT; a user's terminal does not give one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = project / "runs" / "tiny" / "records.jsonl"
     for _ in range(1200):
