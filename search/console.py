@@ -153,7 +153,8 @@ def front_table(summary: Summary, width: int | None = None) -> str:
         table.add_column("speed-up", justify="right")
     table.add_column("test", justify="right")
     table.add_column("point")
-    for record in (summary.baseline, *summary.front):
+    members = [r for r in summary.front if r.trial != summary.baseline.trial]
+    for record in (summary.baseline, *members):
         name = "baseline" if record is summary.baseline else str(record.trial)
         cells = [name, record.runtime]
         cells += [quantity(axis.value(record), axis.unit) for axis in summary.axes]

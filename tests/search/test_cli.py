@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from search.cli import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -146,13 +148,22 @@ def test_front_and_its_errors(run: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    project: Path, arguments: tuple[str, ...], said: str
+    project: Path,
+    arguments: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = search(*arguments, folder=project)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
+    monkeypatch.chdir(project)
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse ends by itself
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
 
 
 def test_a_task_that_breaks_its_contract_is_named(project: Path) -> None:
