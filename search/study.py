@@ -144,7 +144,9 @@ class Study:
 
     def abandon(self, asked: Asked) -> None:
         """Give a point back that was not evaluated: it will be asked again."""
-        self._study.tell(self._open.pop(asked.trial), state=TrialState.FAIL)
+        trial = self._open.pop(asked.trial, None)
+        if trial is not None:  # else the record is stored already, and only telling it failed
+            self._study.tell(trial, state=TrialState.FAIL)
 
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records, after the front was confirmed and scored on the test split."""

@@ -166,7 +166,7 @@ class _Work:
             for setting in settings:
                 model = setting.apply(model, task)
             self._store(folder, reference, model)
-        self.facts["weights_removed"] = round(1 - _weights(model) / _weights(reference), 4)
+        self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
         return model.eval()
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
@@ -316,10 +316,6 @@ class _Work:
             or "inputs exactly as the task's batches() yields them",
             "facts": self.facts,
         }
-
-
-def _weights(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,12 @@ _REPLACEMENTS: dict[str, type[nn.Module]] = {"PrunedAttention": PrunedAttention}
 _Attributes = dict[str, int | bool | tuple[int, ...]]
 
 
+def achieved(reference: nn.Module, model: nn.Module) -> float:
+    """Return the fraction of the reference's weights that `model` does without, 0..1."""
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (reference, model))
+    return 1 - after / before
+
+
 def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
     """Return, JSON-serialisable, how the structure of `model` differs from `reference`'s.
 

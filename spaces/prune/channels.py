@@ -74,12 +74,6 @@ class Channels(Technique):
         return weakest(family, family.units - left, found)
 
 
-def achieved(reference: nn.Module, model: nn.Module) -> float:
-    """Return the fraction of the reference's weights that `model` does without, 0..1."""
-    before, after = (sum(p.numel() for p in m.parameters()) for m in (reference, model))
-    return 1 - after / before
-
-
 def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -> bool:
     """Remove from each coupled set in the first way that works; return whether anything went.
 

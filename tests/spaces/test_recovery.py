@@ -202,7 +202,10 @@ class TestRecover:
 
         task = Unlabelled()
         plan = Recovery(steps=2, teacher_weight=1.0)
-        train(task, plan, damaged(task.model()), reference=task.model())
+        model = damaged(task.model())
+        before = [p.detach().clone() for p in model.parameters()]
+        train(task, plan, model, reference=task.model())
+        assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
     def test_loss_mixes_both_terms(self) -> None:
         task = Blobs()
@@ -295,8 +298,15 @@ class TestRecover:
         assert sizes == [90] * 5
 
     def test_fewer_samples_than_a_batch(self) -> None:
-        task = Blobs()
-        train(task, Recovery(steps=2, batch_size=1000), reference=nn.Identity())
+        sizes = []
+
+        class Recording(Blobs):
+            def loss(self, outputs: Any, targets: Any) -> Tensor:
+                sizes.append(len(targets))
+                return super().loss(outputs, targets)
+
+        train(Recording(), Recovery(steps=2, batch_size=1000), reference=nn.Identity())
+        assert sizes == [200, 200]
 
     def test_no_data_is_an_error(self) -> None:
         class Empty(Blobs):
