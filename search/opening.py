@@ -39,13 +39,16 @@ def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
 
 
 def _recipes(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
-    """Yield shape, training and the first usual encoding together, in each compiled runtime."""
+    """Yield shape and the first usual encoding together in each compiled runtime, then trained.
+
+    Without training first: that is cheap, and much of what the shape costs may be made up for.
+    """
     shapes = [part for slot in _slots(experiment, Stage.SHAPE) for part in _usual(slot)]
-    trained = _strongest(experiment)
     encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]
+    trained = _strongest(experiment)
     for shape, encoding in itertools.product(shapes or [{}], encodings or [{}]):
-        for start in starts[1:] or starts:
-            yield start | shape | trained | encoding
+        for training in ({}, trained) if trained and shape else (trained,):
+            yield from (s | shape | training | encoding for s in starts[1:] or starts)
 
 
 def _alone(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:

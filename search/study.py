@@ -1,10 +1,11 @@
 """The study: the only file that asks and tells Optuna."""
 
 import dataclasses
+import itertools
 import json
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ FILE = "study.db"
 EXECUTABLE = "executable"
 """Constraint that every trial carries: above 0 where no runtime can execute the point."""
 REVISED = "revised"
+SWEEP = 20_000
+"""Points of a grid that are looked through when drawing at random finds nothing new."""
 PATIENCE = 4
 """Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
 
@@ -201,9 +204,21 @@ class Study:
             for name in draw.sample(sorted(point), min(moved, len(point))):
                 point[name] = self._draw(name, draw)
             point = self.experiment.space.canonical(point)
-            if not self._known(point) and not self._refuse(point):
+            if self._is_new(point):
                 return point
-        return None
+        return next(filter(self._is_new, self._grid()), None)
+
+    def _is_new(self, point: Point) -> bool:
+        return not self._known(point) and not self._refuse(point)
+
+    def _grid(self) -> Iterator[Point]:
+        """Yield all points of a space that has finitely many, none of any other."""
+        names = list(self._grids)
+        grids = [grid for grid in self._grids.values() if grid]
+        if len(grids) == len(names):
+            combined = itertools.islice(itertools.product(*grids), SWEEP)
+            for values in combined:
+                yield self.experiment.space.canonical(dict(zip(names, values, strict=True)))
 
     def _draw(self, name: str, draw: random.Random) -> Value:
         grid = self._grids[name]

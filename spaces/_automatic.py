@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces._inputs import call, length
@@ -13,18 +14,28 @@ RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
 RATE_TRANSFORMER = 2e-4
 """Peak learning rate of AdamW for transformers."""
+RATE_NORMALISED = 0.1
+"""Peak learning rate of SGD for batches of RATE_BATCH samples; in proportion for others."""
+RATE_BATCH = 256
 STEP_FLOPS = {"cpu": 1e11}
 """Most floating-point operations of a step by device: one to three seconds on one CPU core."""
 STEP_FLOPS_OTHER = 1e13
-BATCHES = (8, 128)
+BATCHES = (8, 256)
 """Smallest and largest batch: below, gradients are noise; above, samples bring less and less."""
 
 
-def automatic_rate(model: nn.Module) -> float:
-    """Return the peak learning rate for AdamW by the kind of `model`.
+def normalised(model: nn.Module) -> bool:
+    """Whether batch normalisation keeps the weights of `model` on one scale."""
+    return any(isinstance(m, _BatchNorm) for m in model.modules())
+
+
+def automatic_rate(model: nn.Module, batch_size: int) -> float:
+    """Return the peak learning rate by the kind of `model`: SGD's if it is normalised, or AdamW's.
 
     Transformers, known by their layers, take about a tenth of what other networks take.
     """
+    if normalised(model):
+        return RATE_NORMALISED * batch_size / RATE_BATCH
     marks = nn.LayerNorm | nn.RMSNorm | nn.MultiheadAttention | nn.Embedding
     return RATE_TRANSFORMER if any(isinstance(m, marks) for m in model.modules()) else RATE
 

@@ -23,9 +23,10 @@ class Logits(Technique):
     weight: float = 0.9
     """Share of the teacher's term in the loss, 0..1; 0 is plain fine-tuning, 1 uses no labels."""
     learning_rate: float = 0.0
-    """Peak learning rate of AdamW; 0 chooses by the kind of model."""
+    """Peak learning rate, of SGD for models with batch normalisation and of AdamW for others; 0
+    chooses by the kind of model."""
     batch_size: int = 0
-    """Samples a step; 0 chooses by the model's operations, 8 to 128."""
+    """Samples a step; 0 chooses by the model's operations, 8 to 256."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -62,4 +63,4 @@ class Logits(Technique):
 
     def usual(self) -> tuple[Self, ...]:
         """Return a short and a long recovery."""
-        return tuple(dataclasses.replace(self, steps=n, temperature=2.0) for n in (50, 200))
+        return tuple(dataclasses.replace(self, steps=n, temperature=4.0) for n in (50, 200))

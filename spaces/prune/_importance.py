@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from spaces._automatic import normalised
 from spaces._inputs import call, length, plain, rows
 from spaces._seeding import seeded
 from spaces._task import Task
@@ -32,9 +32,8 @@ def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Fami
     any training a 6-layer BERT pruned by 0.3 keeps 0.875 of 0.884 by the loss and 0.829 by the
     weights, a ResNet-20 pruned by 0.3 keeps 0.41 and 0.47 of 0.90.
     """
-    normalised = any(isinstance(m, _BatchNorm) for m in model.modules())
     if criterion == "auto":
-        criterion = "l2" if normalised else "taylor"
+        criterion = "l2" if normalised(model) else "taylor"
     members = {(m.name, m.side): m for family in families for m in family.members}
     if criterion == "l2":
         return _per_channel(members, torch.square)

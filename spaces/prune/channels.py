@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,10 +13,17 @@ from spaces._dimension import Interval, axis
 from spaces._statistics import reestimate
 from spaces._task import Task
 from spaces._technique import Infeasible, Stage, Technique
+from spaces.prune._allocation import allocate, count, marks
 from spaces.prune._coupling import Coupled, find
+from spaces.prune._damage import Outputs
 from spaces.prune._family import Family, keep
-from spaces.prune._importance import CRITERIA, Scores, scores, weakest
+from spaces.prune._importance import Scores, scores, weakest
+from spaces.prune._readers import observe
+from spaces.prune._refit import refit
 from spaces.prune._removal import Removal, Snapshot, attempt
+from spaces.prune._surgeon import Curve, curve
+
+IMPORTANCES = ("surgery", "taylor", "l2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,15 +39,24 @@ class Channels(Technique):
     ratio: float = axis(0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels")
     round_to: int = 8
     """Keep a multiple of this many channels: speed is a staircase in the width."""
-    importance: str = "auto"
-    """Which channels go first: those that the loss misses least on 256 training samples
-    ("taylor"), those with the smallest weights ("l2"), or by the kind of model ("auto")."""
+    importance: str = "surgery"
+    """Which channels go first: those for which the layers that read them can best make up on 256
+    training samples ("surgery"), those that the loss misses least to first order ("taylor"), or
+    those with the smallest weights ("l2")."""
+    widths: str = "measured"
+    """Every layer loses `ratio` of its channels ("uniform"), or the layers share out the
+    operations that this would save so that the damage is smallest ("measured")."""
+    refit: bool = True
+    """Refit the layers that read removed channels to their old outputs, by least squares."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be from 0 to below 1, got {self.ratio}")
-        if self.importance not in CRITERIA:
-            raise ValueError(f"importance must be auto, taylor or l2, got {self.importance!r}")
+        if self.importance not in IMPORTANCES:
+            known = ", ".join(IMPORTANCES)
+            raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
+        if self.widths not in ("measured", "uniform"):
+            raise ValueError(f"widths must be measured or uniform, got {self.widths!r}")
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1 channel, got {self.round_to}")
 
@@ -54,37 +70,84 @@ class Channels(Technique):
             coupled = find(model, example)
             if not coupled:
                 raise Infeasible("no layer of the model has channels that could be removed")
-            families = [way for group in coupled for way in group.ways]
-            found = scores(self.importance, model, task, families)
-            removed = _prune(model, example, [self._removals(c, found) for c in coupled])
+            whole = Snapshot(model)
+            removed = _prune(model, example, self._options(model, task, example, coupled))
+            if removed and self.refit:
+                refit(model, whole, task, removed)
         if removed:
             reestimate(model, task)
         return model
 
     def usual(self) -> tuple[Self, ...]:
         """Return moderate and strong pruning."""
-        return tuple(dataclasses.replace(self, ratio=ratio) for ratio in (0.3, 0.5))
+        return tuple(dataclasses.replace(self, ratio=ratio) for ratio in (0.2, 0.4))
 
-    def _removals(self, coupled: Coupled, found: Scores) -> tuple[Removal, ...]:
-        """Return what to remove in each way that the coupled layers may be divided."""
-        return tuple(Removal(family=w, units=self._weakest(w, found)) for w in coupled.ways)
+    def _options(
+        self, model: nn.Module, task: Task, example: Any, coupled: list[Coupled]
+    ) -> list[tuple[Removal, ...]]:
+        """Return what to remove from each coupled set, in each way that it may be divided."""
+        first = [group.ways[0] for group in coupled]
+        curves = self._curves(model, task, first)
+        kept = [self._keep(family) for family in first]
+        if self.widths == "measured":
+            operations = count(model, example, first)
+            kept = allocate(first, curves, operations, self.ratio, self.round_to)
+        surgery = self.importance == "surgery"
+        blind = any(known is None for known in curves)
+        criterion = ("auto" if blind else "l2") if surgery else self.importance
+        found = scores(criterion, model, task, [way for group in coupled for way in group.ways])
+        options = []
+        for group, left, known in zip(coupled, kept, curves, strict=True):
+            going = group.ways[0].units - left
+            order = known.order[:going] if known is not None and surgery else None
+            options.append(
+                tuple(self._removal(way, going, group, order, found) for way in group.ways)
+            )
+        return options
 
-    def _weakest(self, family: Family, found: Scores) -> tuple[int, ...]:
-        left = keep(family.units, family.size, self.ratio, self.round_to)
-        return weakest(family, family.units - left, found)
+    def _removal(
+        self,
+        way: Family,
+        going: int,
+        group: Coupled,
+        order: tuple[int, ...] | None,
+        found: Scores,
+    ) -> Removal:
+        """Return what to remove in one way: what was chosen for the first, if the units are its."""
+        if way.units != group.ways[0].units:
+            return Removal(family=way, units=weakest(way, way.units - self._keep(way), found))
+        units = weakest(way, going, found) if order is None else tuple(sorted(order))
+        return Removal(family=way, units=units)
+
+    def _curves(
+        self, model: nn.Module, task: Task, families: list[Family]
+    ) -> Sequence[Curve | None]:
+        """Return in which order each family's units go and, if asked, with what damage."""
+        if self.importance != "surgery" and self.widths == "uniform":
+            return [None] * len(families)
+        readers = observe(model, task, {m.name for f in families for m in f.members})
+        if self.widths == "uniform":
+            return [curve(family, readers) for family in families]
+        outputs = Outputs(model, task)
+        at = [marks(family, self.round_to) for family in families]
+        return [curve(f, readers, outputs.distance, m) for f, m in zip(families, at, strict=True)]
+
+    def _keep(self, family: Family) -> int:
+        return keep(family.units, family.size, self.ratio, self.round_to)
 
 
-def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -> bool:
-    """Remove from each coupled set in the first way that works; return whether anything went.
+def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -> list[Removal]:
+    """Remove from each coupled set in the first way that works; return what went.
 
     All sets are tried at once, each in its likeliest way. Only if that fails is each tried alone.
     """
     wanted = [ways for ways in options if any(r.units for r in ways)]
     if not wanted:
-        return False
+        return []
     whole = Snapshot(model)
-    if attempt(model, example, [ways[0] for ways in wanted]) is None:
-        return True
+    likeliest = [ways[0] for ways in wanted]
+    if attempt(model, example, likeliest) is None:
+        return likeliest
     whole.restore()
     chosen, reasons = [], []
     for ways in wanted:
@@ -105,7 +168,7 @@ def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -
             f"the first is {reasons[0]}",
             stacklevel=3,
         )
-    return True
+    return chosen
 
 
 def _first(

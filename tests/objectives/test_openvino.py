@@ -81,7 +81,8 @@ def test_integer_convolutions_stay_close_and_get_smaller(
     program, notes = deployed(
         request(model, images(16), tmp_path, weight_bits=weight, activation_bits=activation)
     )
-    assert (notes["layers"], notes["quantized_layers"]) == (3, 3)
+    # the last layer has too few weights for an integer kernel to pay
+    assert (notes["layers"], notes["quantized_layers"]) == (3, 3 if activation == 32 else 2)
     with torch.no_grad():
         assert decibels(model(images(32)), program(images(32))) > 25
     assert (tmp_path / "model.bin").stat().st_size < 2 * sum(p.numel() for p in model.parameters())

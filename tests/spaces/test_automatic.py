@@ -6,21 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from spaces._automatic import RATE, RATE_TRANSFORMER, automatic_batch, automatic_rate
+from spaces._automatic import (
+    RATE,
+    RATE_BATCH,
+    RATE_NORMALISED,
+    RATE_TRANSFORMER,
+    automatic_batch,
+    automatic_rate,
+)
 
 
 @pytest.mark.parametrize(
     ("model", "rate"),
     [
         (nn.Linear(2, 2), RATE),
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), RATE),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), RATE_NORMALISED / 8),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)), RATE),
         (nn.TransformerEncoderLayer(8, 2, 8), RATE_TRANSFORMER),
         (nn.Sequential(nn.Embedding(4, 2), nn.RMSNorm(2)), RATE_TRANSFORMER),
     ],
 )
-def test_transformers_learn_slower(model: nn.Module, rate: float) -> None:
-    assert automatic_rate(model) == rate
+def test_the_rate_fits_the_kind_of_model_and_the_batch(model: nn.Module, rate: float) -> None:
+    assert automatic_rate(model, RATE_BATCH // 8) == rate
 
 
 def test_batch_is_the_largest_power_of_two_within_the_operations_of_a_step() -> None:
@@ -32,10 +39,10 @@ def test_batch_is_the_largest_power_of_two_within_the_operations_of_a_step() -> 
 
 
 def test_batch_is_bounded() -> None:
-    assert automatic_batch(nn.Linear(2, 2), None, torch.zeros(2, 2)) == 128
+    assert automatic_batch(nn.Linear(2, 2), None, torch.zeros(2, 2)) == 256
     heavy = nn.Linear(2**15, 2**15, device="meta")
     assert automatic_batch(heavy, None, torch.zeros(2, 1024, 2**15, device="meta")) == 8
-    assert automatic_batch(nn.Sequential(nn.BatchNorm1d(2)), None, torch.zeros(2, 2)) == 128
+    assert automatic_batch(nn.Sequential(nn.BatchNorm1d(2)), None, torch.zeros(2, 2)) == 256
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:

@@ -65,7 +65,7 @@ def tokens(n: int) -> Tensor:
 
 
 def prune(task: Made, ratio: float, **settings: Any) -> nn.Module:
-    return Channels(ratio=ratio, **settings).apply(task.model(), task)
+    return Channels(ratio=ratio, **{"widths": "uniform", **settings}).apply(task.model(), task)
 
 
 def outputs(model: nn.Module, inputs: Any) -> Tensor:
@@ -428,7 +428,7 @@ def test_what_would_compute_something_else_stays_and_warns() -> None:
 
 def test_settings() -> None:
     assert Channels.stage is Stage.SHAPE
-    assert [s.ratio for s in Channels(round_to=4).usual()] == [0.3, 0.5]
+    assert [s.ratio for s in Channels(round_to=4).usual()] == [0.2, 0.4]
     assert all(s.round_to == 4 for s in Channels(round_to=4).usual())
     with pytest.raises(ValueError, match="at least 1 channel, got 0"):
         Channels(round_to=0)

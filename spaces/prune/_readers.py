@@ -1,0 +1,186 @@
+"""What the layers that read removable channels see."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces._inputs import call, length, plain, rows
+from spaces._seeding import seeded
+from spaces._task import Task
+
+SAMPLES = 256
+"""Training samples that are looked at."""
+BATCH = 32
+"""Samples of one pass."""
+ROWS = 8192
+"""Places of a layer that are looked at, over all samples; more where a layer reads more values."""
+PLACES_PER_COLUMN = 4
+"""Places for each value that a layer reads, if there are so many."""
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Reader:
+    """A layer that multiplies what it reads with a matrix: its statistics over places.
+
+    A place is a token of a linear layer, or a position that a kernel is laid on. Columns are what
+    is read there, channel by channel (channels x kernel), then a constant one if there is a bias.
+    """
+
+    module: nn.Linear | nn.Conv1d | nn.Conv2d
+    matrix: Tensor
+    """Weights and bias as one matrix, (outputs, columns), float64."""
+    moments: Tensor
+    """Mean outer product of the columns, (columns, columns), float64."""
+    places: int = 0
+
+    @property
+    def kernel(self) -> int:
+        """Columns of one channel."""
+        return self.module.weight[0, 0].numel()
+
+    def columns(self, channels: Tensor) -> Tensor:
+        """Return the columns of `channels`, (channels x kernel,)."""
+        return (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
+
+
+def readable(module: nn.Module) -> bool:
+    """Whether a layer's output is one matrix times what it reads."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return module.groups == 1
+    return isinstance(module, nn.Linear)
+
+
+def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Reader]:
+    """Return the statistics of the readable layers `names` that are used, from training samples.
+
+    `model` is in evaluation mode.
+    """
+    readers = {n: _empty(model.get_submodule(n)) for n in names if readable(model.get_submodule(n))}
+    generator = torch.Generator().manual_seed(0)
+    current: dict[str, Any] = {}
+    hooks = [
+        r.module.register_forward_hook(_watch(r, generator, current)) for r in readers.values()
+    ]
+    try:
+        with torch.no_grad():
+            for inputs in batches(task):
+                current["inputs"] = inputs
+                call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for reader in readers.values():
+        reader.moments /= max(reader.places, 1)
+    return {name: reader for name, reader in readers.items() if reader.places}
+
+
+def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
+    """Yield the inputs of the first training samples, the same ones every time."""
+    with seeded(0):
+        seen = 0
+        for inputs, _ in task.batches("train", samples):
+            for start in range(0, min(length(inputs), samples - seen), BATCH):
+                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - seen))))
+            seen += length(inputs)
+            if seen >= samples:
+                return
+
+
+def pick(
+    module: nn.Module, output: Tensor, generator: torch.Generator, inputs: Any = None
+) -> tuple[Tensor, ...]:
+    """Return some places of a layer's output as indices of its dimensions but the channels'.
+
+    Tokens that the model's `inputs` mark as padding are left out: what is computed there is read
+    by nobody, and in sentences filled up to one length it is the greater part.
+    """
+    shape = _placed(module, output.shape)
+    wanted = max(ROWS, PLACES_PER_COLUMN * module.weight[0].numel()) * BATCH // SAMPLES  # type: ignore[index]
+    total = math.prod(shape)
+    flat = torch.arange(total)
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if isinstance(mask, Tensor) and tuple(mask.shape) == shape:
+        flat = mask.flatten().nonzero().flatten().cpu()
+    if len(flat) > wanted:
+        flat = flat[torch.randperm(len(flat), generator=generator)[:wanted]]
+    return torch.unravel_index(flat, shape)
+
+
+def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return what `module` reads at `places`, (places, columns), with ones for a bias."""
+    if isinstance(module, nn.Linear):
+        seen = inputs[places]
+    else:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        seen = _patches(module, inputs, places)
+    if module.bias is not None:
+        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+    return seen
+
+
+def written(module: nn.Module, output: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return a layer's output at `places`, (places, outputs)."""
+    if isinstance(module, nn.Linear):
+        return output[places]
+    return output.movedim(1, -1)[places]
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """Return weights and bias of a readable layer as one matrix, (outputs, columns), float64."""
+    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+    weight = module.weight.detach().double().flatten(1)
+    if module.bias is None:
+        return weight
+    return torch.cat([weight, module.bias.detach().double()[:, None]], 1)
+
+
+def _empty(module: nn.Module) -> Reader:
+    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+    whole = matrix(module)
+    columns = whole.shape[1]
+    return Reader(
+        module=module,
+        matrix=whole,
+        moments=torch.zeros(columns, columns, dtype=torch.float64),
+    )
+
+
+def _watch(
+    reader: Reader, generator: torch.Generator, current: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Return a hook that adds what the layer reads."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen = read(module, args[0], pick(module, output, generator, current["inputs"]))
+        reader.moments += (seen.T @ seen).double()
+        reader.places += len(seen)
+
+    return hook
+
+
+def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+    """Return the sizes of an output's dimensions but the channels'."""
+    sizes = tuple(shape)
+    return sizes[:-1] if isinstance(module, nn.Linear) else (sizes[0], *sizes[2:])
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return the values under the kernel at `places`, (places, channels x kernel)."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    sample, *starts = places
+    count, dims = len(sample), len(starts)
+    index = [
+        sample.view(-1, 1, *[1] * dims),
+        torch.arange(inputs.shape[1]).view(1, -1, *[1] * dims),
+    ]
+    for axis, start in enumerate(starts):
+        taps = torch.arange(module.kernel_size[axis]) * module.dilation[axis]
+        at = start[:, None] * module.stride[axis] + taps
+        index.append(at.view(count, 1, *[-1 if d == axis else 1 for d in range(dims)]))
+    return padded[tuple(index)].flatten(1)

@@ -1,0 +1,133 @@
+"""Optimal brain surgery on whole units: which go first, and what the model misses without them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from spaces.prune._family import Family
+from spaces.prune._readers import Reader
+
+DAMPING = 0.01
+"""Ridge added to the moments, as a share of their mean diagonal."""
+RIDGE = 1e-12
+AT_ONCE = 64
+"""Units of which one goes at a time; of n times as many, n go at a time."""
+
+Damage = Callable[[Mapping[str, Tensor]], float]
+"""Says how far the model's outputs are from the whole model's with these matrices in its layers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The units of a family in the order in which they go, and the damage done by then."""
+
+    order: tuple[int, ...]
+    measured: tuple[tuple[int, float], ...]
+    """(units gone, damage), ascending, from (0, 0) on; empty if none was measured."""
+
+    def damage(self, gone: int) -> float:
+        """Return the damage when `gone` units are gone, between measurements a straight line."""
+        for (a, low), (b, high) in zip(self.measured, self.measured[1:], strict=False):
+            if a <= gone <= b:
+                return low + (high - low) * (gone - a) / (b - a)
+        return float("inf")
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _State:
+    """One reader while units go: its weights, refitted, and the inverse of its moments."""
+
+    name: str
+    matrix: Tensor
+    inverse: Tensor
+    power: float
+    """Mean squared output of the whole layer."""
+    blocks: Tensor
+    """Columns of each unit, (units, columns of one)."""
+
+
+def curve(
+    family: Family,
+    readers: Mapping[str, Reader],
+    damage: Damage | None = None,
+    marks: Sequence[int] = (),
+) -> Curve | None:
+    """Return what removing the units of `family` does to its readers; None where none is seen.
+
+    The unit goes whose loss, after the best refit of what stays, changes the readers' outputs
+    least, relative to their size: the optimal brain surgeon on groups of columns (Hassibi and
+    Stork 1993; Kurtic et al. 2023, ZipLM, section 3.1). When as many units are gone as `marks`
+    say, the `damage` to the model's outputs is measured.
+    """
+    found = [
+        _state(member.name, member.unit, family.units, readers[member.name])
+        for member in family.members
+        if member.side == "in" and member.name in readers
+    ]
+    states = [state for state in found if state is not None]
+    if not states:
+        return None
+    left = torch.ones(family.units, dtype=torch.bool)
+    order: list[int] = []
+    measured = [(0, 0.0)] if marks else []
+    at_once = max(1, family.units // AT_ONCE)
+    last = max(marks, default=0) if damage else family.units - 1
+    while len(order) < last:
+        cost = torch.stack([_costs(state) for state in states]).sum(0)
+        cost[~left] = torch.inf
+        until = min([m for m in marks if m > len(order)], default=last)
+        going = torch.sort(cost, stable=True).indices[: min(at_once, until - len(order))]
+        order += going.tolist()
+        left[going] = False
+        for state in states:
+            _eliminate(state, going)
+        if damage is not None and len(order) in marks:
+            measured.append((len(order), damage({s.name: s.matrix for s in states})))
+    rest = left.nonzero().flatten().tolist()
+    return Curve(order=(*order, *rest), measured=tuple(measured))
+
+
+def _state(name: str, unit: Tensor, units: int, reader: Reader) -> _State | None:
+    """Return a reader's state; None where its channels are not divided evenly among the units."""
+    channels = [(unit == u).nonzero().flatten() for u in range(units)]
+    if len({len(c) for c in channels}) != 1 or not len(channels[0]):
+        return None
+    moments, whole = reader.moments, reader.matrix
+    power = float(((whole @ moments) * whole).sum())
+    scale = float(moments.diagonal().mean())
+    if not (power > 0 and scale > 0):
+        return None
+    damped = moments + DAMPING * scale * torch.eye(len(moments), dtype=torch.float64)
+    return _State(
+        name=name,
+        matrix=whole.clone(),
+        inverse=torch.linalg.inv(damped),
+        power=power,
+        blocks=torch.stack([reader.columns(c) for c in channels]),
+    )
+
+
+def _costs(state: _State) -> Tensor:
+    """Return the share of the outputs' power that is lost if each unit went alone, (units,)."""
+    b = state.blocks
+    corners = state.inverse[b[:, :, None], b[:, None, :]]  # (units, columns, columns)
+    weights = state.matrix[:, b].permute(1, 2, 0)  # (units, columns, outputs)
+    # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
+    ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
+    corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype)
+    lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
+    return lost / state.power
+
+
+def _eliminate(state: _State, units: Tensor) -> None:
+    """Take the columns of `units` out and refit the other columns."""
+    gone = state.blocks[units].flatten()
+    corner = state.inverse[gone][:, gone]
+    across = torch.linalg.solve(corner, state.inverse[gone])  # (gone, columns)
+    state.matrix -= state.matrix[:, gone] @ across
+    state.inverse -= state.inverse[:, gone] @ across
+    state.matrix[:, gone] = 0
+    state.inverse[gone] = 0
+    state.inverse[:, gone] = 0
