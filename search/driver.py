@@ -25,6 +25,9 @@ from spaces import Point
 class Executor(Protocol):
     """What runs trials."""
 
+    def prepare(self) -> None:
+        """Start what the first trial needs; returns at once."""
+
     def evaluate(self, asked: Asked, bar: Bar | None, listener: Any) -> Record:
         """Return the record of a trial."""
 
@@ -68,6 +71,7 @@ class Search:
         Raises BadTask when the unchanged model cannot be measured, NothingSucceeded when no
         trial succeeded, Interrupted on a signal.
         """
+        self.executor.prepare()
         folder.begin(self.folder, self.experiment, self.command)
         study = Study.open(self.folder, self.experiment, self._refuser())
         study.close_stale()

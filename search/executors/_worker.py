@@ -1,15 +1,17 @@
-"""One trial in a process of its own: a job comes in on standard input, lines of JSON go out.
+"""One trial in a process of its own: a job comes in, messages in JSON go out.
 
-Started as `python -m search.executors._worker`. Whatever user code prints goes to the log.
+Whatever user code prints goes to the log.
 """
 
+import io
 import json
 import os
 import sys
 import traceback
 import warnings
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -19,14 +21,13 @@ from search.experiment import Experiment
 from search.lane import Lane, die_with_parent
 
 
-def main() -> int:
-    """Do the job on standard input; the last line out is its result."""
+def main(connection: Connection, job: dict[str, Any]) -> None:
+    """Do a job; the last message sent is its result. Called in a new process."""
     die_with_parent()
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.setsid()  # Ctrl+C is the driver's to answer
+    _settle(job)
     warnings.simplefilter("default")
     try:
-        job = json.loads(sys.stdin.read())
         torch.set_num_threads(1)  # whatever user code computes while it is imported
         experiment = Experiment.parse(job["text"], Path(job["folder"]))
         for name in job["runtimes"]:
@@ -36,22 +37,36 @@ def main() -> int:
         # computed on several threads: those would not survive a fork.
         lane = Lane()
         try:
-            _send(channel, result=_do(job, experiment, lane, channel))
+            _send(connection, result=_do(job, experiment, lane, connection))
         finally:
             lane.close()
     except Exception as error:
         traceback.print_exc()
-        _send(channel, error=f"{type(error).__name__}: {_first_line(error)}")
-    return 0
+        _send(connection, error=f"{type(error).__name__}: {_first_line(error)}")
+    sys.stderr.flush()
 
 
-def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, channel: IO[str]) -> Any:
+def _settle(job: dict[str, Any]) -> None:
+    """Take over the driver's environment and folder; send whatever is printed to the log."""
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["cwd"])
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Connection) -> Any:
     torch.set_num_threads(job["threads"])
     if job["kind"] == "confirm":
         return confirm.measure(experiment, job, lane)
 
     def progress(stage: str, done: int, of: int, detail: str) -> None:
-        _send(channel, stage=stage, done=done, of=of, detail=detail)
+        _send(connection, stage=stage, done=done, of=of, detail=detail)
 
     bench = trial.Bench(
         experiment=experiment,
@@ -64,14 +79,9 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, channel: IO[str
     return trial.evaluate(bench, job["point"]).to_json()
 
 
-def _send(channel: IO[str], **message: Any) -> None:
-    channel.write(json.dumps(message, allow_nan=False) + "\n")
-    channel.flush()
+def _send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message, allow_nan=False).encode())
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:500]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

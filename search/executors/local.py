@@ -1,22 +1,22 @@
 """One trial at a time on this machine, each in a fresh process that can be killed."""
 
-import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
-import queue
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from search.bar import Bar
 from search.errors import BadEnvironment
+from search.executors import _worker
 from search.experiment import Experiment
 from search.record import Record
 from search.study import Asked
@@ -39,6 +39,10 @@ class Local:
     """The run folder."""
     threads: int
     """Threads of building and training; measuring uses the target's."""
+
+    def prepare(self) -> None:
+        """Start importing the libraries now, beside whatever comes before the first trial."""
+        _context(self.experiment.target.threads)
 
     def evaluate(self, asked: Asked, bar: Bar | None, listener: Listener) -> Record:
         """Return the record of a trial; a crash, a hang or a lack of memory is a failed one."""
@@ -86,45 +90,56 @@ class Local:
     def _run(self, job: dict[str, Any], log: Path, limit: float, listener: Listener) -> Any:
         """Return the result of a job done in a new process; raises Failed with the reason."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "search.executors._worker"]
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-                env=_environment(self.experiment.target.threads),
-            )
-            try:
-                return _conversation(process, json.dumps(job), limit, listener)
-            finally:
-                kill(process)
+        context = _context(self.experiment.target.threads)
+        ours, theirs = context.Pipe()
+        job |= {"log": str(log.absolute()), "cwd": str(Path.cwd()), "environment": dict(os.environ)}
+        process = context.Process(target=_worker.main, args=(theirs, job), name="trial")
+        process.start()
+        theirs.close()
+        try:
+            return _conversation(process, ours, limit, listener)
+        finally:
+            kill(process)
+            ours.close()
 
 
-def _conversation(
-    process: "subprocess.Popen[str]", job: str, limit: float, listener: Listener
-) -> Any:
-    """Send the job, pass progress on, and return the result."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+def _context(measuring_threads: int) -> Any:
+    """Return how processes are made: forked from one that has imported the libraries and no more.
+
+    Such a process has no model, no thread and no warmed-up cache of another trial's, as a spawned
+    one, but need not spend three seconds on importing torch. Where there is no fork it is spawned.
+
+    Where one thread is measured, idle OpenMP threads sleep rather than spin: beside another busy
+    process two spinning threads trained 14 s where sleeping ones took 3 s, and alone 3 s as well.
+    Where several are measured, waiting is part of the latency and is left as it is. The first
+    search of a process decides: the setting is read when torch is imported.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_worker.__name__])
+    waiting = "OMP_WAIT_POLICY"
+    ours = measuring_threads == 1 and waiting not in os.environ
+    if ours:
+        os.environ[waiting] = "PASSIVE"
     try:
-        process.stdin.write(job)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # it ended at once: the empty answer below says how
+        forkserver.ensure_running()
+    finally:
+        if ours:
+            del os.environ[waiting]
+    return context
+
+
+def _conversation(process: Any, connection: Connection, limit: float, listener: Listener) -> Any:
+    """Pass progress on and return the result."""
     deadline = time.monotonic() + limit
     while True:
+        if not connection.poll(max(0.0, deadline - time.monotonic())):
+            raise Failed(f"it took longer than its limit of {limit:g} s and was killed")
         try:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise Failed(f"it took longer than its limit of {limit:g} s and was killed") from None
-        if line is None:
-            raise Failed(_ending(process))
-        message = json.loads(line)
+            message = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            raise Failed(_ending(process)) from None
         if "result" in message:
             return message["result"]
         if "error" in message:
@@ -132,15 +147,10 @@ def _conversation(
         listener(message["stage"], message["done"], message["of"], message["detail"])
 
 
-def _read(stream: IO[str], lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
-
-
-def _ending(process: "subprocess.Popen[str]") -> str:
+def _ending(process: Any) -> str:
     """Return how a process ended that gave no answer."""
-    code = process.wait()
+    process.join()
+    code = process.exitcode
     if code == -9:
         return "its process was killed, most likely because memory ran out"
     if code < 0:
@@ -148,38 +158,18 @@ def _ending(process: "subprocess.Popen[str]") -> str:
     return f"its process ended with exit code {code} and no result"
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Any) -> None:
     """End a process and all its descendants, those in sessions of their own included."""
     try:
-        family = [
-            psutil.Process(process.pid),
-            *psutil.Process(process.pid).children(recursive=True),
-        ]
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
-    if process.poll() is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
+    process.join(timeout=0.5)
     for member in family:
         try:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
-
-
-def _environment(measuring_threads: int) -> dict[str, str]:
-    """Return this process's environment, with the project importable from any working directory.
-
-    Where one thread is measured, idle OpenMP threads sleep rather than spin: beside another busy
-    process two spinning threads trained 14 s where sleeping ones took 3 s, and alone 3 s as well.
-    Where several are measured, waiting is part of the latency and is left as it is.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if measuring_threads == 1 else {}
-    ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    return waiting | os.environ | ours
+    process.join()
+    process.close()
