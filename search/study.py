@@ -47,7 +47,7 @@ class Asked:
     trial: int
     point: Point
     forced: bool
-    """Part of the opening: it is run to its end whatever the front looks like."""
+    """A baseline: it is run to its end whatever the front looks like."""
 
 
 class Study:
@@ -126,7 +126,7 @@ class Study:
         """
         for point in self._opening:
             if not self._known(point) and self._admits(point):
-                return self._asked(self._ask(point), point, forced=True)
+                return self._asked(self._ask(point), point)
         for _ in range(PATIENCE):
             trial = self._ask()
             point = self.experiment.space.canonical(self._decode(trial.params))
@@ -135,11 +135,11 @@ class Study:
             elif reason := self._refuse(point):
                 self._record(trial, self._infeasible(trial.number, point, reason))
             else:
-                return self._asked(trial, point, forced=False)
+                return self._asked(trial, point)
         neighbour = self._neighbour()
         if neighbour is None:
             return None
-        return self._asked(self._ask(neighbour), neighbour, forced=False)
+        return self._asked(self._ask(neighbour), neighbour)
 
     def tell(self, asked: Asked, record: Record) -> Record:
         """Store a record, with the limits judged against the baseline, and return it."""
@@ -240,8 +240,9 @@ class Study:
             self._study.enqueue_trial(self._encode(point))
         return self._study.ask(fixed_distributions=self._distributions)
 
-    def _asked(self, trial: optuna.Trial, point: Point, *, forced: bool) -> Asked:
+    def _asked(self, trial: optuna.Trial, point: Point) -> Asked:
         self._open[trial.number] = trial
+        forced = _key(point) in {_key(p) for p in baselines(self.experiment)}
         return Asked(trial=trial.number, point=point, forced=forced)
 
     def _keep(self, record: Record) -> None:
