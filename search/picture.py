@@ -186,7 +186,8 @@ def _values(record: Record, here: Plane) -> str:
 
 
 def _write(axes: Any, at: tuple[float, float], text: str, drawn: Any, taken: list[Any]) -> Any:
-    spots = [(dx, dy) for dx in (14, -14) for dy in (14, -14, 0, 34, -34)]
+    heights = (14, -14, 0, 34, -34, 60, -60, 90, -90)
+    spots = [(dx, dy) for dx in (14, -14, 44, -44) for dy in heights]
     note = axes.annotate(
         text, at, (16, 18), textcoords="offset points", fontsize=9.5,
         color=INK, linespacing=1.35, zorder=6,
