@@ -10,6 +10,7 @@ from spaces._automatic import _operations
 from spaces._distillation import distillation
 from spaces._inputs import call, length
 from spaces._task import Task
+from spaces._technique import Infeasible
 from spaces.prune._readers import BATCH, SAMPLES, batches
 from spaces.prune._refit import write
 
@@ -29,6 +30,14 @@ class Outputs:
         samples = int(max(FEWEST, min(SAMPLES, affordable)))
         self._inputs = list(batches(task, samples))
         self._whole = [self._outputs(inputs) for inputs in self._inputs]
+
+    def incomparable(self) -> str | None:
+        """Return why two outputs of the model have no distance, None if they have."""
+        try:
+            distillation(self._whole[0], self._whole[0], 1.0)
+        except Infeasible:
+            return "no output of the model is a floating-point tensor with a batch dimension"
+        return None
 
     def distance(self, matrices: Mapping[str, Tensor]) -> float:
         """Return the mean distillation term at temperature 1 with `matrices` in the layers.

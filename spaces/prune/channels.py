@@ -89,7 +89,7 @@ class Channels(Technique):
         first = [group.ways[0] for group in coupled]
         curves = self._curves(model, task, first)
         kept = [self._keep(family) for family in first]
-        if self.widths == "measured":
+        if any(known is not None and known.measured for known in curves):
             operations = count(model, example, first)
             kept = allocate(first, curves, operations, self.ratio, self.round_to)
         surgery = self.importance == "surgery"
@@ -129,6 +129,9 @@ class Channels(Technique):
         if self.widths == "uniform":
             return [curve(family, readers) for family in families]
         outputs = Outputs(model, task)
+        if reason := outputs.incomparable():
+            warnings.warn(f"prune.channels prunes all layers alike: {reason}", stacklevel=2)
+            return [curve(family, readers) for family in families]
         at = [marks(family, self.round_to) for family in families]
         return [curve(f, readers, outputs.distance, m) for f, m in zip(families, at, strict=True)]
 

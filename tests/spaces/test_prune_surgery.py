@@ -124,6 +124,21 @@ def test_damage_is_zero_where_nothing_changed_and_leaves_the_model_alone() -> No
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+def test_outputs_that_cannot_be_compared_are_said_to_prune_all_layers_alike() -> None:
+    class Scalar(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = doubled()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).sum()
+
+    task = Given(Scalar())
+    with pytest.warns(UserWarning, match="prunes all layers alike: no output"):
+        pruned = Channels(ratio=0.5).apply(task.model(), task)
+    assert pruned.net[0].out_features == 16
+
+
 def test_batches_are_the_same_every_time_and_leave_the_random_state_alone() -> None:
     class Shuffled(Given):
         def batches(self, split: Split, batch_size: int) -> Iterator[Any]:
