@@ -25,8 +25,9 @@ def opening(experiment: Experiment) -> list[Point]:
     Which of them a runtime can execute is checked by whoever asks.
     """
     starts = baselines(experiment)
-    points = [*starts, *_encodings(experiment, starts), *_recipes(experiment, starts)]
-    points += _alone(experiment, starts)
+    encoded = list(_encodings(experiment, starts))
+    points = [*starts, *encoded[: len(starts)], *_recipes(experiment, starts)]
+    points += [*encoded, *_alone(experiment, starts)]
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
     return list(unique.values())
 

@@ -1,38 +1,26 @@
 """The study: the only file that asks and tells Optuna."""
 
 import dataclasses
-import itertools
 import json
 import random
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
+from search.codec import Codec, sampler
 from search.errors import BadRun
 from search.experiment import Experiment
 from search.front import Axis, front
 from search.opening import SHARE, baselines, opening
 from search.record import Record
-from spaces import Interval, Point, Value
-from spaces._space import rounded
+from spaces import Point
 
 FILE = "study.db"
 EXECUTABLE = "executable"
 """Constraint that every trial carries: above 0 where no runtime can execute the point."""
 REVISED = "revised"
-SWEEP = 20_000
-"""Points of a grid that are looked through when drawing at random finds nothing new."""
 PATIENCE = 4
 """Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
 
@@ -55,8 +43,7 @@ class Study:
 
     def __init__(self, study: optuna.Study, experiment: Experiment, refuse: Refuse) -> None:
         self._study, self.experiment, self._refuse = study, experiment, refuse
-        self._grids = {name: d.values() for name, d in experiment.space.dimensions().items()}
-        self._distributions = {n: self._distribution(n) for n in self._grids}
+        self._codec = Codec(experiment.space)
         self._open: dict[int, optuna.Trial] = {}
         self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.goals)
         self._records: dict[int, Record] = {}
@@ -77,7 +64,7 @@ class Study:
             storage=storage,
             study_name=experiment.name,
             directions=[g.objective.direction.value for g in experiment.goals],
-            sampler=_sampler(experiment.seed, parallel=False),
+            sampler=sampler(experiment.seed, parallel=False),
             load_if_exists=True,
         )
         known = study.user_attrs.get("key")
@@ -129,7 +116,7 @@ class Study:
                 return self._asked(self._ask(point), point)
         for _ in range(PATIENCE):
             trial = self._ask()
-            point = self.experiment.space.canonical(self._decode(trial.params))
+            point = self.experiment.space.canonical(self._codec.decode(trial.params))
             if record := self._answer(point):
                 self._tell(trial, record)
             elif reason := self._refuse(point):
@@ -190,43 +177,13 @@ class Study:
         return _key(point) in first or self.paid < budget
 
     def _neighbour(self) -> Point | None:
-        """Return a new executable point near the front: one or two dimensions moved.
-
-        Where the front's neighbourhood is known already, any new point of the space.
-        """
-        draw = random.Random(
-            f"{self.experiment.seed}-{len(self._study.get_trials(deepcopy=False))}"
-        )
+        """Return a new executable point near the front, or any where those are all known."""
+        count = len(self._study.get_trials(deepcopy=False))
         parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
-        for attempt in range(400):
-            point = dict(draw.choice(parents))
-            moved = 1 + attempt // 100
-            for name in draw.sample(sorted(point), min(moved, len(point))):
-                point[name] = self._draw(name, draw)
-            point = self.experiment.space.canonical(point)
-            if self._is_new(point):
-                return point
-        return next(filter(self._is_new, self._grid()), None)
-
-    def _is_new(self, point: Point) -> bool:
-        return not self._known(point) and not self._refuse(point)
-
-    def _grid(self) -> Iterator[Point]:
-        """Yield all points of a space that has finitely many, none of any other."""
-        names = list(self._grids)
-        grids = [grid for grid in self._grids.values() if grid]
-        if len(grids) == len(names):
-            combined = itertools.islice(itertools.product(*grids), SWEEP)
-            for values in combined:
-                yield self.experiment.space.canonical(dict(zip(names, values, strict=True)))
-
-    def _draw(self, name: str, draw: random.Random) -> Value:
-        grid = self._grids[name]
-        if grid:
-            return draw.choice(grid)
-        dimension = self.experiment.space.dimensions()[name]
-        assert isinstance(dimension, Interval)
-        return rounded(draw.uniform(dimension.low, dimension.high))
+        draw = random.Random(f"{self.experiment.seed}-{count}")
+        return self._codec.neighbour(
+            parents, draw, lambda point: not self._known(point) and not self._refuse(point)
+        )
 
     def _ask(self, point: Point | None = None) -> optuna.Trial:
         """Return a new trial at `point`, or where the sampler wants it.
@@ -235,10 +192,10 @@ class Study:
         what an uninterrupted one would have drawn.
         """
         count = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = _sampler(self.experiment.seed * 100_003 + count, parallel=False)
+        self._study.sampler = sampler(self.experiment.seed * 100_003 + count, parallel=False)
         if point is not None:
-            self._study.enqueue_trial(self._encode(point))
-        return self._study.ask(fixed_distributions=self._distributions)
+            self._study.enqueue_trial(self._codec.encode(point))
+        return self._study.ask(fixed_distributions=self._codec.distributions)
 
     def _asked(self, trial: optuna.Trial, point: Point) -> Asked:
         self._open[trial.number] = trial
@@ -297,46 +254,6 @@ class Study:
         names = [n for g in self.experiment.goals for n in g.violations(0.0, 0.0)]
         return {name: record.limits.get(name, 0.0) for name in names}
 
-    def _distribution(self, name: str) -> BaseDistribution:
-        """Return how a dimension is sampled: numbers by their rank, so that order is kept."""
-        grid = self._grids[name]
-        if grid is None:
-            dimension = self.experiment.space.dimensions()[name]
-            assert isinstance(dimension, Interval)
-            return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-        if any(isinstance(v, str | bool) for v in grid):
-            return CategoricalDistribution(list(grid))
-        return IntDistribution(0, len(grid) - 1)
-
-    def _encode(self, point: Point) -> dict[str, Any]:
-        ranked = {n for n, d in self._distributions.items() if isinstance(d, IntDistribution)}
-        return {
-            n: list(self._grids[n] or ()).index(v) if n in ranked else v for n, v in point.items()
-        }
-
-    def _decode(self, params: Mapping[str, Any]) -> Point:
-        ranked = {n for n, d in self._distributions.items() if isinstance(d, IntDistribution)}
-        return {
-            n: (self._grids[n] or ())[v] if n in ranked else rounded(v) for n, v in params.items()
-        }
-
 
 def _key(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
-
-
-def _sampler(seed: int, *, parallel: bool) -> TPESampler:
-    """Return the sampler with every argument stated: Optuna 5.0 changed the defaults.
-
-    Source: Ozaki et al. 2022 (multi-objective tree-structured Parzen estimator).
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            n_startup_trials=4,
-            n_ei_candidates=64,
-            seed=seed,
-            multivariate=True,
-            group=False,
-            constant_liar=parallel,
-        )
