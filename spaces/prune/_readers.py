@@ -49,10 +49,14 @@ class Reader:
 
 
 def readable(module: nn.Module) -> bool:
-    """Whether a layer's output is one matrix times what it reads."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return module.groups == 1
-    return isinstance(module, nn.Linear)
+    """Whether a layer's output is one matrix, held as its weight, times what it reads."""
+    plain_forward = type(module).forward in (
+        nn.Linear.forward,
+        nn.Conv1d.forward,
+        nn.Conv2d.forward,
+    )
+    held = isinstance(module._parameters.get("weight"), nn.Parameter)
+    return plain_forward and held and getattr(module, "groups", 1) == 1
 
 
 def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Reader]:
@@ -118,6 +122,7 @@ def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tenso
     else:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         seen = _patches(module, inputs, places)
+    seen = seen.float()
     if module.bias is not None:
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
     return seen
@@ -125,9 +130,8 @@ def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tenso
 
 def written(module: nn.Module, output: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return a layer's output at `places`, (places, outputs)."""
-    if isinstance(module, nn.Linear):
-        return output[places]
-    return output.movedim(1, -1)[places]
+    channels_last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    return channels_last[places].float()
 
 
 def matrix(module: nn.Module) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spaces import Split, Task
 from spaces.prune._damage import Outputs
-from spaces.prune._readers import batches, matrix, pick, read, written
+from spaces.prune._readers import batches, matrix, pick, read, readable, written
 from spaces.prune.channels import Channels
 
 
@@ -152,3 +152,13 @@ def test_batches_are_the_same_every_time_and_leave_the_random_state_alone() -> N
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.cat(list(batches(task, 100))), first)
     assert first.shape == (100, 12)
+
+
+def test_layers_that_do_more_than_multiply_are_left_alone() -> None:
+    class Doubling(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    weighted = nn.utils.parametrizations.weight_norm(nn.Linear(12, 7))
+    assert readable(nn.Linear(12, 7))
+    assert not any(map(readable, (Doubling(12, 7), weighted, nn.Conv2d(4, 8, 3, groups=2))))
