@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import threading
 import traceback
 import warnings
 from multiprocessing.connection import Connection
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from search import confirm, trial
 from search.bar import Bar
@@ -25,6 +27,8 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
     """Do a job; the last message sent is its result. Called in a new process."""
     die_with_parent()
     os.setsid()  # Ctrl+C is the driver's to answer
+    # Its own lock is a semaphore of the system, which a killed trial would leave behind.
+    tqdm.set_lock(threading.RLock())
     _settle(job)
     warnings.simplefilter("default")
     try:

@@ -117,6 +117,8 @@ def _costs(state: _State) -> Tensor:
     # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
     ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
     corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype)
+    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
+        return (weights.square() / corners).sum((1, 2)) / state.power
     lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
     return lost / state.power
 
