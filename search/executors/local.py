@@ -118,15 +118,18 @@ def _context(measuring_threads: int) -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_worker.__name__])
-    waiting = "OMP_WAIT_POLICY"
-    ours = measuring_threads == 1 and waiting not in os.environ
-    if ours:
-        os.environ[waiting] = "PASSIVE"
+    # Its modules are looked for where PYTHONPATH says: sys.path is not passed on.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if measuring_threads == 1:
+        ours["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    before = dict(os.environ)
+    os.environ.update(ours)
     try:
         forkserver.ensure_running()
     finally:
-        if ours:
-            del os.environ[waiting]
+        os.environ.clear()
+        os.environ.update(before)
     return context
 
 
