@@ -319,7 +319,7 @@ class _Work:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+    return repr(value) if dataclasses.is_dataclass(value) else value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from spaces._constraint import Constraint
+
 Precision = str
 """Name of a torch floating-point type: float32, bfloat16 or float16."""
 
@@ -20,6 +22,8 @@ class Recovery:
     """Peak of the schedule; 0 lets the loop choose by the kind of model."""
     batch_size: int = 0
     """Samples a step; 0 lets the loop choose by the model's operations."""
+    constraints: tuple[Constraint, ...] = ()
+    """What training must not undo, in the order in which it is put on the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from spaces._automatic import automatic_batch, automatic_rate, native_bfloat16, normalised
+from spaces._constraint import Project
 from spaces._distillation import distillation
 from spaces._inputs import call, flatten, length, transform, unflatten
 from spaces._plan import Recovery
@@ -93,12 +94,18 @@ def _train(
         size = automatic_batch(model, teacher, next(_endless(task, 2, device))[0])
     rate = recovery.learning_rate or automatic_rate(model, size)
     recovery = dataclasses.replace(recovery, learning_rate=rate, batch_size=size)
-    with _in_training(model):
-        _steps(model, teacher, task, recovery, progress)
+    with _in_training(model), contextlib.ExitStack() as held:
+        projects = [held.enter_context(c.hold(model, task)) for c in recovery.constraints]
+        _steps(model, teacher, task, recovery, projects, progress)
 
 
 def _steps(
-    model: nn.Module, teacher: nn.Module | None, task: Task, recovery: Recovery, progress: Progress
+    model: nn.Module,
+    teacher: nn.Module | None,
+    task: Task,
+    recovery: Recovery,
+    projects: Sequence[Project],
+    progress: Progress,
 ) -> None:
     """Run all steps: the learning rate warms up linearly, then falls to zero along a cosine."""
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -118,6 +125,8 @@ def _steps(
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise Diverged(step, value, rate)
         optimizer.step()
+        for project in projects:
+            project()
         progress(step, recovery.steps, value)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Self
 
 from spaces._dimension import axis, choice
-from spaces._plan import Plan, Recovery
+from spaces._plan import Plan
 from spaces._technique import Stage, Technique
 
 
@@ -46,7 +46,8 @@ class Logits(Technique):
         """Ask for this training; no steps ask for nothing."""
         if self.steps == 0:
             return plan
-        recovery = Recovery(
+        recovery = dataclasses.replace(
+            plan.recovery,
             steps=self.steps,
             temperature=self.temperature,
             teacher_weight=self.weight,

@@ -1,5 +1,6 @@
 """Recovery training and the distillation term."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Infeasible, Recovery, Split, Task
+from spaces._constraint import Constraint, Project
 from spaces._distillation import distillation
 from spaces._recovery import Diverged, recover, schedule
 
@@ -389,3 +391,30 @@ class TestSchedule:
 
     def test_one_step_is_taken_in_full(self) -> None:
         assert schedule(1, 1) == 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Floor(Constraint):
+    """Keeps every bias at a value."""
+
+    value: float
+
+    @contextlib.contextmanager
+    def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
+        del task
+
+        def project() -> None:
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.data.fill_(self.value)
+
+        yield project
+
+
+def test_training_keeps_to_a_constraint() -> None:
+    task = Blobs()
+    recipe = Recovery(steps=5, batch_size=32, constraints=(Floor(value=0.25),))
+    model, before = train(task, recipe, reference=nn.Identity()), task.model().state_dict()
+    after = model.state_dict()
+    assert all(bool((after[name] == 0.25).all()) for name in after if name.endswith("bias"))
+    assert not torch.equal(after["0.weight"], before["0.weight"])

@@ -1,0 +1,30 @@
+"""What weights are held to while a model is trained: zeros that stay zero, grids of few bits."""
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+from torch import nn
+
+from spaces._task import Task
+
+Project = Callable[[], None]
+"""Called after every optimizer step: puts the weights back to where they must be."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constraint(abc.ABC):
+    """Something that recovery training must not undo; plain data, so that it can be a cache key.
+
+    A technique adds one to `Plan.recovery`; the one training loop keeps to it.
+    """
+
+    @abc.abstractmethod
+    def hold(self, model: nn.Module, task: Task) -> contextlib.AbstractContextManager[Project]:
+        """Hold `model`, in place, until the context ends; then its weights are plain again.
+
+        Entered before the optimizer is made: parametrizations may add parameters to be trained.
+        On leaving, the model has the modules and parameters that it had before, and its weights
+        are those that the constraint allows.
+        """
