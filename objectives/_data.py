@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spaces import Split, Task
-from spaces._inputs import concatenate, flatten, length, plain, transform, unflatten
+from spaces._inputs import concatenate, flatten, length, plain, rows, transform, unflatten
 from spaces._seeding import seeded
 
 READ_BATCH = 256
@@ -30,6 +30,13 @@ class Examples:
     def __len__(self) -> int:
         """Return the number of samples."""
         return length(self.inputs)
+
+    def thinned(self, count: int) -> "Examples":
+        """Return at most `count` samples, spread evenly: splits may be sorted by class."""
+        every = slice(None, None, -(-len(self) // count))
+        return dataclasses.replace(
+            self, inputs=rows(self.inputs, every), targets=rows(self.targets, every)
+        )
 
 
 def read(task: Task, split: Split) -> Examples:

@@ -1,8 +1,9 @@
-"""The exclusive lane: one latency measurement at a time on a host, on its own cores."""
+"""The exclusive lane: one timed measurement at a time on a host, with nothing beside it."""
 
 import contextlib
 import fcntl
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,93 @@ import psutil
 
 
 @contextlib.contextmanager
-def exclusive() -> Iterator[None]:
-    """Hold the host's lane; other measurements, of any run of this user, wait meanwhile."""
-    path = Path(tempfile.gettempdir()) / f"paretune-lane-{os.getuid()}.lock"
-    with path.open("a") as file:
+def exclusive(device: str = "cpu") -> Iterator[None]:
+    """Hold the lane of `device`; other measurements, of any run of this user, wait meanwhile.
+
+    On a CPU all other trials on the host are paused as well, wherever they are: cores share caches,
+    memory and a clock, so that training on one is felt on the others. A GPU belongs to one trial;
+    its lane is that of the GPUs that the process can see.
+    """
+    with _lock(device) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        paused = _pause() if device == "cpu" else []
         try:
             yield
         finally:
+            for group in paused:
+                _signal(group, signal.SIGCONT)
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def enrolled() -> Iterator[None]:
+    """Let this process' group be paused while others measure; it must lead the group."""
+    entry = _folder() / f"{os.getpgrp()}"
+    entry.write_text(repr(psutil.Process().create_time()))
+    try:
+        yield
+    finally:
+        entry.unlink(missing_ok=True)
+
+
+def revive(group: int) -> None:
+    """Continue a group whose pausing process ended before it could; does nothing while one runs.
+
+    Called by whoever waits for a process of the group.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(group).status() != psutil.STATUS_STOPPED:
+            return
+        with _lock("cpu") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _signal(group, signal.SIGCONT)
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"paretune-lane-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _lock(device: str) -> Iterator[int]:
+    seen = "" if device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    path = _folder() / f"{device}{seen}.lock".replace("/", "_")
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _pause() -> list[int]:
+    """Stop the groups of all other enrolled trials and return them."""
+    paused = []
+    for entry in _folder().iterdir():
+        if entry.suffix == ".lock" or int(entry.name) == os.getpgrp():
+            continue
+        if not _alive(entry):
+            entry.unlink(missing_ok=True)
+        elif _signal(int(entry.name), signal.SIGSTOP):
+            paused.append(int(entry.name))
+    return paused
+
+
+def _alive(entry: Path) -> bool:
+    """Whether the process that wrote an entry still runs, rather than another of its number."""
+    try:
+        return repr(psutil.Process(int(entry.name)).create_time()) == entry.read_text()
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+
+
+def _signal(group: int, number: signal.Signals) -> bool:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def pin(threads: int) -> tuple[int, ...]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
 from objectives import Measurement
 from search.experiment import Goal
+from search.front import feasible
+from search.record import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,24 +25,15 @@ class Bar:
     incumbents: tuple[Incumbent, ...]
     """Finished trials that satisfy every limit."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the bar as plain data."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the bar that `to_json` described."""
-        return cls(
-            baseline=_measurements(data["baseline"]),
-            incumbents=tuple(
-                Incumbent(trial=i["trial"], measurements=_measurements(i["measurements"]))
-                for i in data["incumbents"]
-            ),
-        )
-
-
-def _measurements(data: Mapping[str, Any]) -> dict[str, Measurement]:
-    return {name: Measurement(**fields) for name, fields in data.items()}
+def bar_of(records: Sequence[Record], baseline: Record | None) -> Bar | None:
+    """Return what a new trial is held against; None before there is a baseline."""
+    if baseline is None:
+        return None
+    finished = [
+        Incumbent(trial=r.trial, measurements=dict(r.measurements)) for r in feasible(records)
+    ]
+    return Bar(baseline=dict(baseline.measurements), incumbents=tuple(finished))
 
 
 def hopeless(goals: Sequence[Goal], found: Mapping[str, Measurement], bar: Bar) -> str | None:

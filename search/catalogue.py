@@ -1,6 +1,7 @@
 """Names of what can be searched, measured and run: the path of a file is the name of its class."""
 
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import TypeVar
@@ -19,10 +20,19 @@ KINDS = {
 
 def names(package: str) -> list[str]:
     """Return what a package offers, e.g. "prune.channels", without importing any of it."""
-    folder = ROOT / package.replace(".", "/")
+    folder = home(package)
     pattern = "*/*.py" if package == "spaces" else "*.py"
     files = (path.relative_to(folder).with_suffix("") for path in folder.glob(pattern))
     return sorted(".".join(f.parts) for f in files if not any(p.startswith("_") for p in f.parts))
+
+
+def home(package: str) -> Path:
+    """Return the folder of one of our packages; on a cluster's workers each has another parent."""
+    top, *rest = package.split(".")
+    spec = importlib.util.find_spec(top)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0], *rest)
 
 
 def find(package: str, name: str, base: type[T]) -> type[T]:

@@ -118,8 +118,8 @@ def _run_commands(commands: Any) -> None:
     for each in (command, resuming):
         each.add_argument("--trials", type=int, help="how many trials in all")
         each.add_argument("--time", help="start no trial after this time: 90s, 20m, 1.5h")
-        each.add_argument("--workers", type=int, default=1, help="trials at the same time")
-        each.add_argument("--ray", metavar="ADDRESS", help="run trials on a Ray cluster")
+        each.add_argument("--workers", type=int, help="trials at the same time, through Ray Tune")
+        each.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster; auto: this machine's")
         each.add_argument("--json", action="store_true", help="print the front as JSON")
 
 

@@ -1,5 +1,6 @@
 """What the commands do, apart from reading their arguments."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -7,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from objectives import Objective, Target
 from objectives._data import read
 from search import catalogue, checking, folder, measuring, store
 from search.console import Console, front_table
-from search.driver import Search, Tracker, summary_of
+from search.driver import Executor, Search, Tracker, summary_of
 from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun, BadTask
 from search.executors.local import Local
 from search.experiment import Experiment, Goal, duration
@@ -40,13 +41,13 @@ def run(
     dry_run: bool,
     trials: int | None,
     time: str | None,
-    workers: int,
+    workers: int | None,
     ray: str | None,
     json: bool,
 ) -> int:
     """Search, and print the front; with `dry_run` print the plan only."""
-    if workers != 1 or ray:
-        raise BadExperiment("this version runs one trial at a time: leave out --workers and --ray")
+    if workers is not None and workers < 1:
+        raise BadExperiment(f"--workers must be a positive integer, got {workers}")
     if trials is not None:
         if trials < 1:
             raise BadExperiment(f"--trials must be a positive integer, got {trials}")
@@ -57,21 +58,21 @@ def run(
         print("\n".join(checking.plan(experiment)))
         return 0
     place = out or Path("runs") / experiment.name
-    summary = _searched(experiment, place)
+    summary = _searched(experiment, place, workers, ray)
     print(_as_json(summary) if json else front_table(summary))
     return 0
 
 
-def _searched(experiment: Experiment, place: Path) -> Summary:
+def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str | None) -> Summary:
     console = Console()
     command = "python -m search " + shlex.join(sys.argv[1:])
     threads = folder.cores()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with folder.locked(place):
+    with folder.locked(place), _executor(experiment, place, threads, workers, ray) as executor:
         search = Search(
             experiment=experiment,
             folder=place,
-            executor=Local(experiment=experiment, folder=place, threads=threads),
+            executor=executor,
             tracker=functools.cache(lambda: _tracker(console)),
             console=console,
             command=command,
@@ -80,6 +81,29 @@ def _searched(experiment: Experiment, place: Path) -> Summary:
             return search.run()
         finally:
             console.close()
+
+
+@contextlib.contextmanager
+def _executor(
+    experiment: Experiment, place: Path, cores: int, workers: int | None, address: str | None
+) -> Iterator[Executor]:
+    """Yield what runs trials: this process' own children, or the workers of a Ray cluster."""
+    if address is None and workers in (None, 1):
+        yield Local(experiment=experiment, folder=place, threads=cores)
+        return
+    try:
+        from search.executors.ray_tune import RayTune
+    except ImportError as error:
+        raise BadEnvironment(
+            f"--workers and --ray need Ray ({error}); install it: pip install 'ray[tune]'"
+        ) from error
+    executor = RayTune(
+        experiment=experiment, folder=place, address=address, wanted=workers, cores=cores
+    )
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 def _tracker(console: Console) -> Tracker:

@@ -32,7 +32,8 @@ class Console:
         self._neutral: dict[str, Any] = {}
         self._total, self._paid, self._failed, self._members = 0, 0, 0, 0
         self._first, self._best = 0, ""
-        self._now = ""
+        self._names: dict[int, str] = {}
+        self._now: dict[int, str] = {}
 
     def begin(self, experiment: Experiment, study: Study, folder: Path) -> None:
         """Say what is searched and where it is kept."""
@@ -59,22 +60,26 @@ class Console:
     def started(self, asked: Asked) -> None:
         """Say which point is under way."""
         runtime = asked.point.get("deploy.runtime.name", "")
-        self._now = f"trial {asked.trial}: {runtime} {short(asked.point, self._neutral)}"
+        point = short(asked.point, self._neutral)
+        self._names[asked.trial] = f"trial {asked.trial}: {runtime} {point}"
         self._said = time.monotonic()
-        self.stage("starting", 0, 0, "")
+        self.stage(asked, "starting", 0, 0, "")
 
-    def stage(self, stage: str, done: int, of: int, detail: str) -> None:
-        """Show the stage of the trial under way."""
+    def stage(self, asked: Asked | None, stage: str, done: int, of: int, detail: str) -> None:
+        """Show the stage of a trial under way, or of the confirmation."""
         count = f" {done}/{of}" if of else ""
-        text = f"{self._now} · {stage}{count} {detail}".rstrip()
+        name = self._names.get(asked.trial, "") if asked else "confirming"
+        self._now[asked.trial if asked else -1] = f"{name} · {stage}{count} {detail}".rstrip()
         if self._live:
-            self._live.update(Text(f"{self._head()}\n{text}"))
+            self._live.update(Text("\n".join([self._head(), *self._now.values()])))
         elif of and time.monotonic() - self._said > QUIET_SECONDS:
             self._said = time.monotonic()
-            self.say(f"    {stage}{count} {detail}".rstrip())
+            which = f"trial {asked.trial} " if asked and len(self._now) > 1 else ""
+            self.say(f"    {which}{stage}{count} {detail}".rstrip())
 
     def trial(self, record: Record, study: Study, summary: Summary | None) -> None:
         """Print the line of a finished trial."""
+        self._now.pop(record.trial, None)
         self._paid, self._members = study.paid, len(study.front())
         self._failed += record.state == "failed"
         self._best = _best(summary) if summary else ""
@@ -88,7 +93,7 @@ class Console:
 
     def confirming(self, count: int) -> None:
         """Say that the front is being measured again."""
-        self._now = "confirming"
+        self._now.clear()
         self.say(f"confirming {count} artifacts in turns with the baseline, then on test data")
 
     def finish(self, summary: Summary, folder: Path, seen: str | None) -> None:

@@ -2,34 +2,41 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from search import confirm, folder, report
-from search.bar import Bar, Incumbent
 from search.console import Console
 from search.errors import BadTask, Interrupted, NothingSucceeded, SearchError
 from search.experiment import Experiment, Goal
-from search.front import Axis, feasible
+from search.feed import Feed
+from search.front import Axis
 from search.record import Record
-from search.study import Asked, Study
+from search.study import Study
 from search.summary import Summary
 from search.trial import kinds_of, refusal
-from spaces import Point
+from spaces import Plan, Point
 
 
 class Executor(Protocol):
     """What runs trials."""
 
-    def prepare(self) -> None:
-        """Start what the first trial needs; returns at once."""
+    @property
+    def workers(self) -> int:
+        """How many trials run at once."""
 
-    def evaluate(self, asked: Asked, bar: Bar | None, listener: Any) -> Record:
-        """Return the record of a trial."""
+    def prepare(self) -> None:
+        """Start what the first trial needs; returns at once where it can."""
+
+    def refuses(self, plan: Plan) -> str | None:
+        """Return why the resources that a plan asks for can never be given, None if they can."""
+
+    def run(self, feed: Feed) -> None:
+        """Evaluate what the feed asks, and tell it, until it is finished."""
 
     def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
         """Return new measurements of records by trial, the first record being the baseline."""
@@ -73,7 +80,8 @@ class Search:
         """
         self.executor.prepare()
         folder.begin(self.folder, self.experiment, self.command)
-        study = Study.open(self.folder, self.experiment, self._refuser())
+        parallel = self.executor.workers > 1
+        study = Study.open(self.folder, self.experiment, self._refuser(), parallel=parallel)
         study.close_stale()
         folder.store_records(self.folder, study.records)
         self.console.begin(self.experiment, study, self.folder)
@@ -87,13 +95,7 @@ class Search:
                 raise self._interrupted(study, signal.SIGTERM) from None
 
     def _loop(self, study: Study) -> None:
-        deadline = time.monotonic() + (self.experiment.time or float("inf"))
-        while study.paid < self.experiment.trials and time.monotonic() < deadline:
-            asked = study.ask()
-            if asked is None:
-                self.console.say("Every point near the front is known; the search ends early.")
-                return
-            record = self._one(study, asked)
+        def told(record: Record) -> None:
             folder.append_record(self.folder, record)
             summary = self.summary(study.records, study.front(), study.baseline)
             self.console.trial(record, study, summary)
@@ -101,14 +103,19 @@ class Search:
                 self.tracker().sync(summary)
             self._give_up_early(study)
 
-    def _one(self, study: Study, asked: Asked) -> Record:
-        self.console.started(asked)
-        bar = None if asked.forced else bar_of(study.records, study.baseline)
+        feed = Feed(
+            study,
+            seconds=self.experiment.time,
+            told=told,
+            started=self.console.started,
+            progress=self.console.stage,
+        )
         try:
-            return study.tell(asked, self.executor.evaluate(asked, bar, self.console.stage))
-        except BaseException:
-            study.abandon(asked)
-            raise
+            self.executor.run(feed)
+        finally:
+            feed.close()
+        if feed.exhausted:
+            self.console.say("Every point near the front is known; the search ends early.")
 
     def _give_up_early(self, study: Study) -> None:
         """Stop when the first trials all fail: the fault is then not in the points."""
@@ -149,7 +156,7 @@ class Search:
                 return
             members = [baseline, *(r for r in pending if r.trial != baseline.trial)]
             self.console.confirming(len(members))
-            answers = self.executor.confirm(members, self.console.stage)
+            answers = self.executor.confirm(members, functools.partial(self.console.stage, None))
             revised = [confirm.revised(r, answers[str(r.trial)]) for r in members]
             study.revise(revised)
 
@@ -189,7 +196,7 @@ class Search:
             key = (plan.runtime, plan.encoding)
             if key not in known:
                 known[key] = refusal(self.experiment, plan, kinds)
-            return known[key]
+            return known[key] or self.executor.refuses(plan)
 
         return refuse
 
@@ -219,16 +226,6 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def bar_of(records: Sequence[Record], baseline: Record | None) -> Bar | None:
-    """Return what a new trial is held against; None before there is a baseline."""
-    if baseline is None:
-        return None
-    finished = [
-        Incumbent(trial=r.trial, measurements=dict(r.measurements)) for r in feasible(records)
-    ]
-    return Bar(baseline=dict(baseline.measurements), incumbents=tuple(finished))
 
 
 def summary_of(

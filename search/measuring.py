@@ -65,7 +65,7 @@ def measured(program: Program, goals: Sequence[Goal], examples: Examples) -> dic
     found = {}
     for goal in goals:
         if isinstance(goal.objective, Latency):
-            with exclusive():
+            with exclusive(program.target.device):
                 found[goal.name] = goal.objective.measure(program, examples)
         else:
             found[goal.name] = goal.objective.measure(program, examples)
@@ -92,7 +92,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in programs}
     order = list(programs)
     shuffle = random.Random(experiment.seed)
-    with exclusive():
+    with exclusive(experiment.target.device):
         for _ in range(rounds):
             shuffle.shuffle(order)
             for name in order:

@@ -41,20 +41,27 @@ class Asked:
 class Study:
     """The trials of one experiment in a SQLite file of its run folder; one process writes."""
 
-    def __init__(self, study: optuna.Study, experiment: Experiment, refuse: Refuse) -> None:
+    def __init__(
+        self, study: optuna.Study, experiment: Experiment, refuse: Refuse, *, parallel: bool
+    ) -> None:
         self._study, self.experiment, self._refuse = study, experiment, refuse
+        self._parallel = parallel
         self._codec = Codec(experiment.space)
         self._open: dict[int, optuna.Trial] = {}
+        self._pending: dict[int, str] = {}
         self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.goals)
         self._records: dict[int, Record] = {}
         self._by_point: dict[str, Record] = {}
         for record in self._stored():
             self._keep(record)
+        self._judge_early()
         self._opening = opening(experiment)
 
     @classmethod
-    def open(cls, folder: Path, experiment: Experiment, refuse: Refuse) -> "Study":
-        """Create the study of a run folder, or continue it.
+    def open(
+        cls, folder: Path, experiment: Experiment, refuse: Refuse, *, parallel: bool = False
+    ) -> "Study":
+        """Create the study of a run folder, or continue it; `parallel` asks before all is told.
 
         Raises BadRun when the folder holds the study of another experiment.
         """
@@ -64,7 +71,7 @@ class Study:
             storage=storage,
             study_name=experiment.name,
             directions=[g.objective.direction.value for g in experiment.goals],
-            sampler=sampler(experiment.seed, parallel=False),
+            sampler=sampler(experiment.seed, parallel=parallel),
             load_if_exists=True,
         )
         known = study.user_attrs.get("key")
@@ -75,7 +82,7 @@ class Study:
                 f"{folder} holds a search of {experiment.name!r} with other settings than those "
                 "asked now; choose another folder with --out, or undo the change"
             )
-        return cls(study, experiment, refuse)
+        return cls(study, experiment, refuse, parallel=parallel)
 
     # What is known
 
@@ -119,6 +126,8 @@ class Study:
             point = self.experiment.space.canonical(self._codec.decode(trial.params))
             if record := self._answer(point):
                 self._tell(trial, record)
+            elif _key(point) in self._pending.values():
+                self._study.tell(trial, state=TrialState.FAIL)  # it is being answered elsewhere
             elif reason := self._refuse(point):
                 self._record(trial, self._infeasible(trial.number, point, reason))
             else:
@@ -130,10 +139,14 @@ class Study:
 
     def tell(self, asked: Asked, record: Record) -> Record:
         """Store a record, with the limits judged against the baseline, and return it."""
-        return self._record(self._open.pop(asked.trial), record)
+        self._pending.pop(asked.trial, None)
+        stored = self._record(self._open.pop(asked.trial), record)
+        self._judge_early()
+        return stored
 
     def abandon(self, asked: Asked) -> None:
         """Give a point back that was not evaluated: it will be asked again."""
+        self._pending.pop(asked.trial, None)
         trial = self._open.pop(asked.trial, None)
         if trial is not None:  # else the record is stored already, and only telling it failed
             self._study.tell(trial, state=TrialState.FAIL)
@@ -174,7 +187,7 @@ class Study:
             self._record(trial, self._infeasible(trial.number, point, reason))
             return False
         budget = max(len(first), int(SHARE * self.experiment.trials))
-        return _key(point) in first or self.paid < budget
+        return _key(point) in first or self.paid + len(self._pending) < budget
 
     def _neighbour(self) -> Point | None:
         """Return a new executable point near the front, or any where those are all known."""
@@ -192,13 +205,16 @@ class Study:
         what an uninterrupted one would have drawn.
         """
         count = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = sampler(self.experiment.seed * 100_003 + count, parallel=False)
+        self._study.sampler = sampler(
+            self.experiment.seed * 100_003 + count, parallel=self._parallel
+        )
         if point is not None:
             self._study.enqueue_trial(self._codec.encode(point))
         return self._study.ask(fixed_distributions=self._codec.distributions)
 
     def _asked(self, trial: optuna.Trial, point: Point) -> Asked:
         self._open[trial.number] = trial
+        self._pending[trial.number] = _key(point)
         forced = _key(point) in {_key(p) for p in baselines(self.experiment)}
         return Asked(trial=trial.number, point=point, forced=forced)
 
@@ -207,7 +223,7 @@ class Study:
         self._by_point[_key(record.point)] = record
 
     def _known(self, point: Point) -> bool:
-        return self._answer(point) is not None
+        return self._answer(point) is not None or _key(point) in self._pending.values()
 
     def _answer(self, point: Point) -> Record | None:
         return self._by_point.get(_key(point))
@@ -224,6 +240,14 @@ class Study:
         trial.set_user_attr("record", record.line())
         self._tell(trial, record)
         return record
+
+    def _judge_early(self) -> None:
+        """Judge what was recorded before there was a baseline, as happens with several workers."""
+        if self.baseline is None:
+            return
+        for record in list(self._records.values()):
+            if record.state == "complete" and not record.limits:
+                self._keep(dataclasses.replace(record, limits=self._limits(record)))
 
     def _limits(self, record: Record) -> dict[str, float]:
         base = self.baseline

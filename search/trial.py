@@ -4,7 +4,6 @@ Pure: it knows no study, no Ray and no MLflow. Everything it needs comes in, a R
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import time
@@ -16,12 +15,14 @@ import torch
 from torch import nn
 
 from objectives import Export, Measurement
-from objectives._artifact import annotate, signature_of, versions, write, write_json
-from objectives._data import cached, calibration, fingerprint
-from search.bar import Bar, hopeless
+from objectives._artifact import annotate, signature_of, write, write_json
+from objectives._data import Examples, cached, calibration
+from search.cache import Cache
+from search.estimate import estimated
 from search.experiment import Experiment
 from search.lane import Lane
 from search.record import Record
+from search.rungs import PROBE, Rung, rungs
 from spaces import Encoding, Infeasible, Plan, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
@@ -42,8 +43,8 @@ class Bench:
     trial: int
     lane: Lane
     progress: Progress
-    bar: Bar | None = None
-    """What is to be beaten; None means that the trial is run to its end."""
+    judge: Callable[[Rung], str | None] = lambda rung: None
+    """Says at a rung why the trial is to stop, None if it goes on."""
 
     @property
     def cache(self) -> Path:
@@ -52,7 +53,7 @@ class Bench:
 
 
 class Pruned(Exception):
-    """A trial that cannot reach the front, stopped before it was trained; the message says why."""
+    """A trial that was stopped because it cannot reach the front; the message says why."""
 
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
@@ -112,7 +113,9 @@ class _Work:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.experiment.seed)
             reference = self.experiment.task.model().eval()
-            self.identity = self._identity(reference)
+        self.cache = Cache.of(
+            self.bench.cache, self.experiment, reference, self._validation(), self.bench.trial
+        )
         self.clock["reference"] = time.perf_counter() - start
         if reason := refusal(self.experiment, self.plan, kinds_of(reference)):
             return "infeasible", reason
@@ -158,14 +161,14 @@ class _Work:
             setting == type(setting)() or setting == self._base(setting) for setting in settings
         ):
             return self._copy(reference)
-        folder = self.bench.cache / "shape" / self.key(shape=space.shape(self.point))
-        if (folder / "done").is_file():
-            model = surgery.load(folder, self._fresh())
-        else:
-            model = self._copy(reference)
-            for setting in settings:
-                model = setting.apply(model, task)
-            self._store(folder, reference, model)
+        place = self.cache.place("shape", shape=space.shape(self.point))
+        with self.cache.alone(place):
+            model = self.cache.load(place, self._fresh())
+            if model is None:
+                model = self._copy(reference)
+                for setting in settings:
+                    model = setting.apply(model, task)
+                self.cache.store(place, reference, model)
         self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
         return model.eval()
 
@@ -174,7 +177,8 @@ class _Work:
 
         `final` says that the model will not be trained: the export is then the artifact itself.
         """
-        file = self.bench.cache / "probe" / f"{self.key(plan=self.plan, shape=self._shape())}.json"
+        place = self.cache.place("probe", plan=self.plan, shape=self._shape())
+        file = place.with_suffix(".json")
         if not final and file.is_file():
             found = json.loads(file.read_text())
             self.measurements = {k: Measurement(**v) for k, v in found.items()}
@@ -189,35 +193,44 @@ class _Work:
             write_json(file, {k: m.to_json() for k, m in self.measurements.items()})
             if not final:
                 shutil.rmtree(folder)
-        goals = self.experiment.goals
-        if self.bench.bar and (reason := hopeless(goals, self.measurements, self.bench.bar)):
-            raise Pruned(reason)
+        self._judged(PROBE, self.measurements)
 
     def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
         """Return the model after recovery training against the reference."""
         recipe = self.plan.recovery
-        folder = self.bench.cache / "train" / self.key(shape=self._shape(), recovery=recipe)
-        if (folder / "done").is_file():
-            self.facts["train"] = "from the cache of this run"
-            return surgery.load(folder, self._fresh()).eval()
+        place = self.cache.place("train", shape=self._shape(), recovery=recipe)
+        with self.cache.alone(place):
+            known = self.cache.load(place, self._fresh())
+            if known is not None:
+                self.facts["train"] = "from the cache of this run"
+                return known.eval()
+            trained = self._recovered(reference, model)
+            self.cache.store(place, reference, trained)
+        return trained.eval()
+
+    def _recovered(self, reference: nn.Module, model: nn.Module) -> nn.Module:
+        """Train, and be held against other trials at the rungs of the training."""
+        recipe = self.plan.recovery
         losses: list[float] = []
+        heights = rungs(recipe.steps)
 
         def told(done: int, of: int, loss: float) -> None:
             losses.append(loss)
             self.bench.progress("train", done, of, f"loss {loss:.3f}")
+            if done in heights:
+                self._judged(heights[done], self.measurements | self._estimate(model))
 
         model = recovery.recover(
             model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
         )
-        self._store(folder, reference, model)
         if losses:
             self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
-        return model.eval()
+        return model
 
     def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
         """Export the candidate into `folder`, encoded as the plan asks."""
-        task, target, encoding = self.experiment.task, self.experiment.target, self.plan.encoding
-        examples = cached(task, "validation", self.bench.cache / "data")
+        target, encoding = self.experiment.target, self.plan.encoding
+        examples = self._validation()
         if len(examples) < target.batch_size:
             raise ValueError(
                 f"the validation split has {len(examples)} samples, a batch of the target has "
@@ -250,25 +263,17 @@ class _Work:
             )
             self.measurements |= found
 
-    # Identity: what decides whether a stage's result can be used again
+    def _estimate(self, model: nn.Module) -> dict[str, Measurement]:
+        return estimated(self.experiment, model, self._validation(), self.artifact)
 
-    def key(self, **parts: Any) -> str:
-        """Return a sha256 over the reference, the data, the seed, the libraries and `parts`."""
-        return _digest(self.identity | {k: _plain(v) for k, v in parts.items()})
+    def _judged(self, rung: str, found: Mapping[str, Measurement]) -> None:
+        if reason := self.bench.judge(Rung(name=rung, found=dict(found))):
+            raise Pruned(reason)
 
-    def _identity(self, reference: nn.Module) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(reference.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        examples = cached(self.experiment.task, "validation", self.bench.cache / "data")
-        return {
-            "weights": digest.hexdigest(),
-            "data": fingerprint(examples),
-            "seed": self.experiment.seed,
-            "target": dataclasses.asdict(self.experiment.target),
-            "versions": versions(),
-        }
+    # What the stages share
+
+    def _validation(self) -> Examples:
+        return cached(self.experiment.task, "validation", self.bench.cache / "data")
 
     def _shape(self) -> dict[str, Any]:
         return self.experiment.space.shape(self.point)
@@ -285,15 +290,6 @@ class _Work:
         model = self._fresh()
         model.load_state_dict(reference.state_dict())
         return model
-
-    def _store(self, folder: Path, reference: nn.Module, model: nn.Module) -> None:
-        draft = folder.with_name(f".{folder.name}.{self.bench.trial}.tmp")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        surgery.save(draft, reference, model)
-        (draft / "done").touch()
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
 
     def _calibration(self, encoding: Encoding) -> Sequence[Any]:
         if encoding.activation_bits == 32:
@@ -316,12 +312,3 @@ class _Work:
             or "inputs exactly as the task's batches() yields them",
             "facts": self.facts,
         }
-
-
-def _plain(value: Any) -> Any:
-    return repr(value) if dataclasses.is_dataclass(value) else value
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from objectives._lane import enrolled
 from search import confirm, trial
-from search.bar import Bar
 from search.experiment import Experiment
 from search.lane import Lane, die_with_parent
+from search.rungs import Rung
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
@@ -41,9 +42,11 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
         # computed on several threads: those would not survive a fork.
         lane = Lane()
         try:
-            _send(connection, result=_do(job, experiment, lane, connection))
+            with enrolled():
+                result = _do(job, experiment, lane, connection)
         finally:
             lane.close()
+        _send(connection, result=result)
     except Exception as error:
         traceback.print_exc()
         _send(connection, error=f"{type(error).__name__}: {_first_line(error)}")
@@ -72,13 +75,18 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
     def progress(stage: str, done: int, of: int, detail: str) -> None:
         _send(connection, stage=stage, done=done, of=of, detail=detail)
 
+    def judge(rung: Rung) -> str | None:
+        _send(connection, rung=rung.to_json())
+        stop: str | None = json.loads(connection.recv_bytes())["stop"]
+        return stop
+
     bench = trial.Bench(
         experiment=experiment,
         folder=Path(job["run"]),
         trial=job["trial"],
         lane=lane,
         progress=progress,
-        bar=Bar.from_json(job["bar"]) if job["bar"] else None,
+        judge=judge,
     )
     return trial.evaluate(bench, job["point"]).to_json()
 

@@ -1,0 +1,102 @@
+"""What travels between the driver's machine and those of a cluster, where no disk is shared."""
+
+import dataclasses
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from search import catalogue
+from search.experiment import Experiment
+
+PACKAGES = ("search", "spaces", "objectives")
+PRIVATE = (".git", ".env*", "*.pem", "id_*", "runs", "mlruns", "mlartifacts", "*.db", "__pycache__")
+"""What lies beside a task and is none of the workers' business."""
+MARK = ".shared"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Station:
+    """Where a worker finds the experiment, and where its results go; plain data."""
+
+    text: str
+    folder: str
+    """The experiment's folder on the driver's machine."""
+    run: str
+    """The run folder on the driver's machine."""
+    key: str
+    token: str
+    """Content of a file in the run folder: a worker that reads it there shares the disk."""
+    shared_by_all: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment, run: Path, *, remote: bool) -> Self:
+        """Return the station of a search, and mark its run folder."""
+        token = uuid.uuid4().hex
+        (run / MARK).write_text(token)
+        return cls(
+            text=experiment.text,
+            folder=str(experiment.folder),
+            run=str(run.resolve()),
+            key=f"{experiment.name}-{experiment.key}",
+            token=token,
+            shared_by_all=not remote,
+        )
+
+    @staticmethod
+    def environment(experiment: Experiment) -> dict[str, Any]:
+        """Return what Ray is to ship to workers: the user's folder and this project's packages."""
+        return {
+            "working_dir": str(experiment.folder),
+            "excludes": list(PRIVATE),
+            "py_modules": [str(catalogue.home(name)) for name in PACKAGES],
+        }
+
+    @property
+    def depot(self) -> str:
+        """The name of the actor that receives what workers send."""
+        return f"paretune-depot-{self.token}"
+
+    def here(self) -> tuple[Experiment, Path, bool]:
+        """Return the experiment, a run folder to work in, and whether it is the driver's own.
+
+        On a machine without the driver's disk the user's files lie in the current folder, where
+        Ray has put them, and the run folder is a temporary one that all its workers share.
+        """
+        run = Path(self.run)
+        mark = run / MARK
+        if mark.is_file() and mark.read_text() == self.token:
+            return Experiment.parse(self.text, Path(self.folder)), run, True
+        scratch = Path(tempfile.gettempdir()) / f"paretune-{self.key}-{self.token[:8]}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return Experiment.parse(self.text, Path.cwd()), scratch, False
+
+
+def shipped(run: Path, trial: int) -> Iterator[tuple[str, bytes]]:
+    """Yield (name relative to the run folder, content) of a trial's artifact and log."""
+    artifact, log = run / "artifacts" / str(trial), run / "logs" / f"{trial}.log"
+    for file in (*sorted(artifact.rglob("*")), log):
+        if file.is_file():
+            yield str(file.relative_to(run)), file.read_bytes()
+
+
+class Depot:
+    """Receives files of trials on the driver's machine, and hands them out again."""
+
+    def __init__(self, run: str) -> None:
+        self._run = Path(run)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store a file; its name is relative to the run folder and stays inside of it."""
+        file = (self._run / name).resolve()
+        if not file.is_relative_to(self._run.resolve()):
+            raise ValueError(f"{name} is not a file of the run folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.tmp")
+        draft.write_bytes(content)
+        draft.replace(file)
+
+    def get(self, trial: int) -> list[tuple[str, bytes]]:
+        """Return the files of a trial."""
+        return list(shipped(self._run, trial))
