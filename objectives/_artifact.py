@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from objectives._target import Target
+from objectives.placement._job import Job
+from objectives.placement._placed import Placed
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
-from spaces import Task
+from spaces import Encoding, Placement, Task
 from spaces._inputs import call, flatten, names
 
 MANIFEST = "manifest.json"
@@ -130,11 +132,28 @@ def signature_from(manifest: Mapping[str, Any]) -> Signature:
     return Signature(**fields)
 
 
-def load(folder: Path, runtime: Runtime, task: Task) -> Program:
-    """Load an artifact afresh, its files checked first."""
+def load(folder: Path, runtime: Runtime, task: Task, *, apart: bool = False) -> Program:
+    """Load an artifact afresh, its files checked first.
+
+    On several devices, or if `apart` is asked for, it is loaded in processes of its own.
+    """
     manifest = manifest_of(folder)
-    target = Target(**manifest["target"])
-    return runtime.load(folder, signature_from(manifest), target, task, manifest["notes"])
+    job = Job(
+        folder=folder,
+        runtime=runtime,
+        task=task,
+        signature=signature_from(manifest),
+        target=Target(**manifest["target"]),
+        notes=manifest["notes"],
+        quantized=Encoding(**manifest["encoding"]).quantized,
+    )
+    placement = placement_from(manifest)
+    return Placed(job, placement) if apart or placement.count > 1 else job.load()
+
+
+def placement_from(manifest: Mapping[str, Any]) -> Placement:
+    """Return on how many devices an artifact runs: one unless its manifest says otherwise."""
+    return Placement(**manifest.get("placement", {}))
 
 
 def versions() -> dict[str, str]:

@@ -4,10 +4,8 @@ A forked process has no model, no thread pool and no warmed-up cache of the tria
 import anything: importing torch takes longer than most measurements.
 """
 
-import ctypes
 import json
 import multiprocessing
-import signal
 import sys
 import traceback
 import warnings
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives import Measurement
+from objectives._lane import die_with_parent
 from search import measuring
 from search.experiment import Experiment
 
@@ -102,12 +101,6 @@ class Lane:
             print(answer.get("trace", ""), file=sys.stderr)
             raise Crashed(answer["error"])
         return dict(answer["result"])
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _serve(connection: Connection, kind: str) -> None:

@@ -1,7 +1,7 @@
 """What may change: techniques with their dimensions, and the space they span."""
 
 from spaces._dimension import Choice, Dimension, Interval, Value, axis, choice
-from spaces._plan import Encoding, Plan, Precision, Recovery
+from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
 from spaces._technique import Infeasible, Stage, Technique
@@ -13,6 +13,7 @@ __all__ = [
     "Infeasible",
     "Inputs",
     "Interval",
+    "Placement",
     "Plan",
     "Point",
     "Precision",

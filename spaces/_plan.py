@@ -24,6 +24,8 @@ class Recovery:
     """Samples a step; 0 lets the loop choose by the model's operations."""
     constraints: tuple[Constraint, ...] = ()
     """What training must not undo, in the order in which it is put on the model."""
+    devices: int = 1
+    """Devices that share each step's batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,24 @@ class Encoding:
         return self.weight_bits < 32 or self.activation_bits < 32
 
 
+STRATEGIES = ("auto", "data", "tensor", "pipeline")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """On how many devices the artifact runs, and how they share the work."""
+
+    count: int = 1
+    """Devices: GPUs, or on a CPU processes with cores of their own."""
+    strategy: str = "auto"
+    """One of STRATEGIES; auto is decided when the artifact is loaded."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything asked of a candidate once its shape is settled."""
 
     recovery: Recovery = Recovery()
     encoding: Encoding = Encoding()
+    placement: Placement = Placement()
     runtime: str = "eager"

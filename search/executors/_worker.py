@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from objectives._lane import die_with_parent
 from search import confirm, trial
 from search.bar import Bar
 from search.experiment import Experiment
-from search.lane import Lane, die_with_parent
+from search.lane import Lane
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
