@@ -97,7 +97,8 @@ def _tested(
 
 def strategy_of(record: Record) -> str | None:
     """Return how a record's devices shared the work when it was measured first."""
-    return record.facts.get("placement", {}).get("strategy")
+    strategy: str | None = record.facts.get("placement", {}).get("strategy")
+    return strategy
 
 
 def revised(record: Record, answer: Mapping[str, Any]) -> Record:

@@ -45,7 +45,7 @@ def settle(target: Target, devices: int) -> None:
 
     Processes that it starts for several devices have those cores between them.
     """
-    pin(target.threads * (devices if target.device == "cpu" else 1))
+    pin(target.threads * devices)
     torch.set_num_threads(target.threads)
 
 

@@ -31,7 +31,7 @@ class Replayed:
         if self._device.type != "cuda":
             return
         self._inputs = [t.clone() for t in tensors]
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), torch.inference_mode():
             for _ in range(WARM_UP):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from objectives.placement._graph import Replayed
 from objectives.placement._job import Job
-from objectives.placement._share import Share
+from objectives.placement._share import Share, gather
 from objectives.placement._stages import Parcel, cut
 from objectives.runtimes._torch import cast, dtype_of, owned
 from spaces._inputs import call, flatten, plain, unflatten
@@ -32,8 +32,7 @@ class Pipeline(Share):
         with torch.inference_mode():
             self._expected = flatten(call(model, plain(unflatten(batch, structure))))[0]
         self._batch = batch
-        self._stage = cut(model, structure, batch, rank, count)
-        self._stage.module.to(device)
+        self._stage = cut(model, structure, batch, rank, count, device)
         self._compute = Replayed(self._computed, device)
         self._sent: collections.deque[tuple[Any, list[Tensor]]] = collections.deque()
         self.said = f"{count} stages, the first with {self._stage.share:.0%} of the cost"
@@ -78,7 +77,7 @@ class Pipeline(Share):
     def settle(self) -> None:
         """Wait for the others."""
         self.finish()
-        dist.barrier()
+        gather(self._rank)
 
     def _computed(self, tensors: Any) -> list[Tensor]:
         return list(self._stage.module(*tensors))

@@ -113,7 +113,7 @@ class Placed(Program):
     def memory(self, feeds: Sequence[_Feed]) -> int:
         """Return the most bytes that one of the devices needs while `feeds` are run."""
         answers = self._ask("memory", keys=[feed.key for feed in feeds])
-        return max(header["bytes"] for header, _ in answers)
+        return max(int(header["bytes"]) for header, _ in answers)
 
     def _drop(self, key: int) -> None:
         self._live.pop(key, None)
@@ -140,9 +140,13 @@ class Placed(Program):
         return [t for header, _ in answers for t in header["times"]]
 
     def _spans(self, keys: list[int], count: int) -> list[float]:
-        """Return the seconds from the first process' start of each batch to the last one's end."""
+        """Return the seconds of single batches: from where the inputs are to where outputs are.
+
+        That is in the first process, or from it to the last stage; one clock serves the host.
+        """
         answers = [header["spans"] for header, _ in self._ask("time", keys=keys, count=count)]
-        return [max(end for _, end in spans) - spans[0][0] for spans in zip(*answers, strict=True)]
+        last = answers[0] if self._strategy == "tensor" else answers[-1]
+        return [done - begun for (begun, _), (_, done) in zip(answers[0], last, strict=True)]
 
     def _rates(
         self, keys: list[int], seconds: float, only: Sequence[int] | None = None

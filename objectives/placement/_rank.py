@@ -111,6 +111,8 @@ class Worker:
         self._share = None
         self._feeds.clear()
         _resident.trim()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
         try:
             self._share = self._taken_up(request["strategy"])
         except (torch.OutOfMemoryError, MemoryError):
@@ -139,7 +141,7 @@ class Worker:
         gpu = self._device.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            store=dist.FileStore(str(self._store), self._count),
+            store=dist.FileStore(str(self._store), self._count),  # type: ignore[attr-defined]
             rank=self._rank,
             world_size=self._count,
             timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS),

@@ -42,7 +42,7 @@ class Ranks:
             self, _end, self._processes, self._connections, self._folder, os.getpid()
         )
         """Ends the processes; safe to call again."""
-        context = multiprocessing.get_context(how())
+        context: Any = multiprocessing.get_context(how())
         for rank in range(count):
             ours, theirs = context.Pipe()
             # A spawned process has no copies of what is open here, a forked one has.
@@ -107,14 +107,24 @@ class Ranks:
             found = answers[rank][0]
             if "error" in found:
                 print(found["trace"], file=sys.stderr)
-                raise self._failed(found["error"])
+                raise self._failed(self._first_ended() or found["error"])
+
+    def _first_ended(self) -> str | None:
+        """Return which process has ended: others then fail as well, in what they share with it."""
+        for rank, process in enumerate(self._processes):
+            process.join(timeout=0)
+            if process.exitcode is not None:
+                return f"device {rank}: {self._ending(rank)}"
+        return None
 
     def _ending(self, rank: int) -> str:
         self._processes[rank].join(timeout=5)
         code = self._processes[rank].exitcode
         if code is None:
             return "its process closed its end without ending"
-        return f"its process {'was killed by signal ' if code < 0 else 'ended with code '}{abs(code)}"
+        return (
+            f"its process {'was killed by signal ' if code < 0 else 'ended with code '}{abs(code)}"
+        )
 
     def _failed(self, message: str) -> DeviceFailed:
         self.close()
@@ -129,18 +139,18 @@ def how() -> str:
     neither, as a measuring process before it has loaded anything: it forks in milliseconds what
     takes seconds to spawn, because the libraries need not be imported again.
     """
-    if sys.platform != "linux" or torch.cuda.is_initialized():
+    if sys.platform != "linux" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "spawn"
     return "fork" if psutil.Process().num_threads() == 1 else "spawn"
 
 
 def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
     """Return the cores of each device's process; raises Infeasible where they do not suffice."""
-    if device != "cpu":
-        return [()] * count
     if not hasattr(os, "sched_getaffinity"):
         return [()] * count
     cores = sorted(os.sched_getaffinity(0))
+    if device != "cpu" and len(cores) < count * threads:
+        return [()] * count  # they only feed the GPUs
     if count > 1 and len(cores) < count * threads:
         raise Infeasible(
             f"{count} devices of {threads} threads each need {count * threads} cores, this process "

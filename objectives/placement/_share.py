@@ -5,10 +5,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from objectives.placement._job import Job
 from objectives.runtimes._runtime import Program
+
+SLACK = 3e-4
+"""Seconds in which all leave a barrier: in a service the others wait for the first one too."""
 
 
 class Share(abc.ABC):
@@ -40,11 +44,13 @@ class Share(abc.ABC):
         """
         return 0.0
 
+    @abc.abstractmethod
     def finish(self) -> None:
         """Wait until all that was started is done."""
 
+    @abc.abstractmethod
     def settle(self) -> None:
-        """Wait for the other processes, so that the next batch starts from rest."""
+        """Wait until the other processes wait for a batch."""
 
     def timed(self, feed: Any) -> tuple[float, float]:
         """Return when a batch was begun and done here, in seconds of the host's clock."""
@@ -75,6 +81,12 @@ class Replica(Share):
         """Return the outputs."""
         return self.program.read(raw)
 
+    def finish(self) -> None:
+        """Do nothing: the runtime has finished when it returns."""
+
+    def settle(self) -> None:
+        """Do nothing: replicas do not wait for each other."""
+
     def burst(self, feeds: Sequence[Any], seconds: float, most: int) -> list[float]:
         """Return the seconds of runs, one after another until `seconds` have passed."""
         found: list[float] = []
@@ -82,3 +94,10 @@ class Replica(Share):
         while not found or (time.monotonic() < end and len(found) < most):
             found.append(self.program.seconds(feeds[len(found) % len(feeds)]))
         return found
+
+
+def gather(rank: int) -> None:
+    """Return when all processes have come here, in the first one a little after the others."""
+    dist.barrier()
+    if rank == 0:
+        time.sleep(SLACK)

@@ -17,6 +17,8 @@ _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, Asse
 """What torch.export raises on models that it cannot take."""
 _ROOM = 0.15
 """A cut may be off its ideal place by this share of a stage where that sends fewer bytes."""
+_CHECK = torch.ops.aten._assert_tensor_metadata.default
+"""What torch.export writes down of a tensor that is converted; nothing uses it."""
 _ATTENTION = "scaled_dot_product_attention"
 _PRODUCTS = frozenset({"matmul", "bmm", "mm", "baddbmm", "einsum"})
 
@@ -59,20 +61,33 @@ def prepare() -> None:
 
 
 def cut(
-    model: nn.Module, structure: Any, tensors: Sequence[Tensor], rank: int, count: int
+    model: nn.Module,
+    structure: Any,
+    tensors: Sequence[Tensor],
+    rank: int,
+    count: int,
+    device: torch.device,
 ) -> Stage:
-    """Return stage `rank` of `count`; it owns its weights. The same at every call.
+    """Return stage `rank` of `count` on `device`; it owns its weights. The same at every call.
 
     `structure` and `tensors` are the inputs of a full batch. Raises Infeasible when the model
     cannot be exported or has too few operations.
     """
     program = _exported(_Flat(model, structure).eval(), tensors)
-    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    nodes = [n for n in program.graph.nodes if n.op == "call_function" and n.target is not _CHECK]
     if any(n.op in ("get_attr", "call_module") for n in program.graph.nodes):
-        raise Infeasible("the model has parts that torch.export keeps whole; no stage can hold them")
+        raise Infeasible(
+            "the model has parts that torch.export keeps whole; no stage can hold them"
+        )
     costs = _costs(program, nodes)
     ends = _ends(program, nodes, costs, count)
-    return _stage(program, nodes, [0, *ends, len(nodes)], rank, costs)
+    stage = _stage(program, nodes, [0, *ends, len(nodes)], rank, costs)
+    for node in stage.module.graph.nodes:
+        if "device" in node.kwargs:  # tensors that are made on the way
+            node.kwargs = {**node.kwargs, "device": device}
+    stage.module.recompile()
+    stage.module.to(device)
+    return stage
 
 
 def _exported(module: nn.Module, tensors: Sequence[Tensor]) -> ExportedProgram:
@@ -200,8 +215,9 @@ def _stage(
     weights = _weights(program)
     root, graph = nn.Module(), fx.Graph()
     made: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in incoming}
+    within = set(nodes[first:end])
     for node in program.graph.nodes:
-        used = [u for u in node.users if u in set(nodes[first:end])]
+        used = not within.isdisjoint(node.users)
         if node.name in weights and (used or node in outgoing):
             # A copy: a view would keep the whole file in memory.
             root.register_buffer(node.name, weights[node.name].detach().clone())
@@ -225,5 +241,3 @@ def _results(program: ExportedProgram) -> Iterator[fx.Node]:
 def _parcel(node: fx.Node) -> Parcel:
     value = node.meta["val"]
     return Parcel(name=node.name, shape=tuple(value.shape), dtype=value.dtype)
-
-

@@ -8,6 +8,7 @@ of two kinds of layers are known beforehand; here they are found by tracing.
 """
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from objectives.placement._graph import Replayed
 from objectives.placement._job import Job
-from objectives.placement._share import Share
+from objectives.placement._share import Share, gather
 from objectives.runtimes._torch import cast, dtype_of, owned
 from spaces import Infeasible
 from spaces._inputs import call, flatten, plain, unflatten
@@ -79,7 +80,21 @@ class Tensors(Share):
     def settle(self) -> None:
         """Wait for the others."""
         self.finish()
-        dist.barrier()
+        gather(self._rank)
+
+    def timed(self, feed: list[Tensor]) -> tuple[float, float]:
+        """Return when a batch was begun and done here: on a GPU by its own clock."""
+        if self._device.type != "cuda":
+            return super().timed(feed)
+        self.settle()
+        kind: Any = torch.cuda.Event
+        events = [kind(enable_timing=True) for _ in range(2)]
+        start = time.monotonic()
+        events[0].record()
+        self.run(feed)
+        events[1].record()
+        events[1].synchronize()
+        return start, start + 1e-3 * events[0].elapsed_time(events[1])
 
     def finish(self) -> None:
         """Wait for the GPU."""
@@ -170,7 +185,7 @@ def _divides(family: Family, count: int) -> bool:
 
 def _readers(family: Family) -> list[Any]:
     """Return the layers whose outputs are sums over the units."""
-    found = []
+    found: list[Any] = []
     for member in family.members:
         if isinstance(member.module, nn.MultiheadAttention):
             found.append(member.module.out_proj)

@@ -112,7 +112,7 @@ class Program(abc.ABC):
         """Return how the devices share the work and why, as JSON; nothing where there is one."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """End what runs on behalf of the program; it cannot be used afterwards."""
 
     def __enter__(self) -> Self:
