@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from objectives._target import Target
+from objectives.placement._job import Job
+from objectives.placement._placed import Placed
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
-from spaces import Task
+from spaces import Encoding, Placement, Task
 from spaces._inputs import call, flatten, names
 
 MANIFEST = "manifest.json"
@@ -102,22 +104,35 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     Raises Altered when the manifest or a file is missing, or a file's content differs.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        raise Altered(f"{folder} is not an artifact: it has no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        files = manifest["files"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise Altered(f"{path} cannot be read: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise Altered(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
-    for name, entry in files.items():
+    manifest = _read(path)
+    for name, entry in manifest["files"].items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
             raise Altered(f"{path} names a file outside the artifact: {name}")
         if not file.is_file() or _entry(file) != entry:
             raise Altered(f"{file} is missing or was altered since it was exported")
     return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise Altered(f"{path.parent} is not an artifact: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest["files"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise Altered(f"{path} cannot be read: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise Altered(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
+    return manifest
+
+
+def placement_of(folder: Path) -> Placement:
+    """Return on how many devices an artifact runs; its files are not checked.
+
+    Raises Altered when its manifest is missing or cannot be read.
+    """
+    return Placement(**_read(folder / MANIFEST).get("placement", {}))
 
 
 def signature_from(manifest: Mapping[str, Any]) -> Signature:
@@ -130,11 +145,34 @@ def signature_from(manifest: Mapping[str, Any]) -> Signature:
     return Signature(**fields)
 
 
-def load(folder: Path, runtime: Runtime, task: Task) -> Program:
-    """Load an artifact afresh, its files checked first."""
+def load(
+    folder: Path,
+    runtime: Runtime,
+    task: Task,
+    *,
+    apart: bool = False,
+    strategy: str | None = None,
+) -> Program:
+    """Load an artifact afresh, its files checked first.
+
+    On several devices, or if `apart` is asked for, it is loaded in processes of its own.
+    `strategy` is how devices share the work instead of what the manifest says, such as what was
+    decided when it was loaded before.
+    """
     manifest = manifest_of(folder)
-    target = Target(**manifest["target"])
-    return runtime.load(folder, signature_from(manifest), target, task, manifest["notes"])
+    job = Job(
+        folder=folder,
+        runtime=runtime,
+        task=task,
+        signature=signature_from(manifest),
+        target=Target(**manifest["target"]),
+        notes=manifest["notes"],
+        quantized=Encoding(**manifest["encoding"]).quantized,
+    )
+    placement = placement_of(folder)
+    if strategy is not None:
+        placement = dataclasses.replace(placement, strategy=strategy)
+    return Placed(job, placement) if apart or placement.count > 1 else job.load()
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The exclusive lane: one timed measurement at a time on a host, with nothing beside it."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +118,9 @@ def pin(threads: int) -> tuple[int, ...]:
     chosen = tuple(sorted(cores, key=lambda c: busy[c] if c < len(busy) else 0.0)[:threads])
     os.sched_setaffinity(0, chosen)
     return chosen
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -4,10 +4,18 @@ import abc
 import dataclasses
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from objectives._data import Examples
+from objectives._statistics import of_median
 from objectives.runtimes._runtime import Program
+from spaces._inputs import flatten, rows
+
+BATCHES = 8
+"""Different batches that are run in turn."""
 
 
 class Direction(enum.StrEnum):
@@ -50,7 +58,41 @@ class Objective(abc.ABC):
     """Whether the value depends on trained weights; if not, it is measured before training."""
     positive: ClassVar[bool] = False
     """Whether zero and below are physically impossible, hence a failed measurement."""
+    timed: ClassVar[bool] = False
+    """Whether the value is a median of observations of time: taken with the host's lane to
+    itself, and taken again in turns with others when a front is confirmed."""
+    apart: ClassVar[bool] = False
+    """Whether the artifact must have been loaded in processes of its own."""
 
     @abc.abstractmethod
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Measure a loaded artifact on a split's examples, at the program's target."""
+
+    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
+        """Return observations in the objective's unit, taken for about `seconds`.
+
+        Only of objectives that are `timed`; `summary` makes a measurement of them.
+        """
+        del program, examples, seconds
+        raise TypeError(f"{type(self).__name__} is not observed over time")
+
+    def summary(self, observations: Sequence[float]) -> Measurement:
+        """Return the median with a block-bootstrap interval."""
+        low, high = of_median(observations)
+        middle = float(np.median(observations))
+        return Measurement(
+            value=middle, unit=self.unit, low=low, high=high, samples=len(observations)
+        )
+
+
+def feeds(program: Program, examples: Examples) -> list[Any]:
+    """Return up to BATCHES full batches in the runtime's own form, so that no input is special.
+
+    Raises ValueError where the examples do not fill one batch.
+    """
+    size = program.target.batch_size
+    count = max(1, min(BATCHES, len(examples) // size))
+    if len(examples) < size:
+        raise ValueError(f"the split has {len(examples)} samples, one batch needs {size}")
+    chunks = [rows(examples.inputs, slice(i * size, (i + 1) * size)) for i in range(count)]
+    return [program.feed([t.contiguous() for t in flatten(chunk)[0]]) for chunk in chunks]

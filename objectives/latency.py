@@ -4,54 +4,36 @@ import dataclasses
 import time
 from typing import Any
 
-import numpy as np
-
 from objectives._data import Examples
-from objectives._objective import Direction, Measurement, Objective
-from objectives._statistics import of_median
+from objectives._objective import Direction, Measurement, Objective, feeds
 from objectives.runtimes._runtime import Program
-from spaces._inputs import flatten, rows
-
-BATCHES = 8
-"""Different batches that are timed in turn, so that no input is special."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency(Objective):
-    """Median time of one batch at the target, in milliseconds."""
+    """Median time of one batch at the target, in milliseconds.
+
+    On several devices it is the time of a batch that all work on together, or of one replica's
+    batch while the others are working too.
+    """
 
     unit = "ms"
     direction = Direction.MINIMIZE
     trained = False
     positive = True
+    timed = True
     seconds: float = 0.8
     """Time to spend on timed runs, once 20 have been taken."""
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Return the median over timed runs with a block-bootstrap interval."""
-        return self.summary(self.times(program, examples, self.seconds))
+        return self.summary(self.observe(program, examples, self.seconds))
 
-    def times(self, program: Program, examples: Examples, seconds: float) -> list[float]:
+    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
         """Return the milliseconds of at least 20 single runs, after a warm-up."""
-        feeds = self.feeds(program, examples)
-        _repeat(program, feeds, seconds=min(0.2, seconds), least=5)
-        return _repeat(program, feeds, seconds=seconds, least=20)
-
-    def feeds(self, program: Program, examples: Examples) -> list[Any]:
-        """Return batches in the runtime's own form."""
-        size = program.target.batch_size
-        count = max(1, min(BATCHES, len(examples) // size))
-        if len(examples) < size:
-            raise ValueError(f"the split has {len(examples)} samples, one batch needs {size}")
-        chunks = [rows(examples.inputs, slice(i * size, (i + 1) * size)) for i in range(count)]
-        return [program.feed([t.contiguous() for t in flatten(chunk)[0]]) for chunk in chunks]
-
-    def summary(self, times: list[float]) -> Measurement:
-        """Return the median of milliseconds."""
-        low, high = of_median(times)
-        return Measurement(
-            value=float(np.median(times)), unit=self.unit, low=low, high=high, samples=len(times)
-        )
+        batches = feeds(program, examples)
+        _repeat(program, batches, seconds=min(0.2, seconds), least=5)
+        return _repeat(program, batches, seconds=seconds, least=20)
 
 
 def _repeat(program: Program, feeds: list[Any], *, seconds: float, least: int) -> list[float]:

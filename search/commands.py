@@ -164,14 +164,14 @@ def measure(artifact: Path, split: Split, task_file: Path | None) -> dict[str, A
     manifest = measuring.checked(artifact)
     task = _task_of(manifest, task_file)
     target = Target(**manifest["target"])
-    measuring.settle(target)
+    measuring.settle(target, measuring.placement(artifact).count)
     goals = [
         Goal(name=name, objective=catalogue.find("objectives", name, Objective)(**fields))
         for name, fields in manifest["objectives"].items()
     ]
-    program = measuring.opened(artifact, task)
-    found = measuring.measured(program, goals, read(task, split))
-    return {"split": split, "measurements": {k: m.to_json() for k, m in found.items()}}
+    found, placed = measuring.measured(artifact, task, goals, read(task, split))
+    answer = {"split": split, "measurements": {k: m.to_json() for k, m in found.items()}}
+    return answer | ({"placement": placed} if placed else {})
 
 
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:

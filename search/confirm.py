@@ -10,6 +10,7 @@ from objectives._artifact import annotate
 from search.experiment import Experiment
 from search.lane import Crashed, Lane
 from search.record import Record
+from spaces import Infeasible
 
 ROUNDS = 5
 GROUP = 8
@@ -57,19 +58,22 @@ def _together(
     experiment: Experiment, group: Sequence[Record], run: Path, lane: Lane
 ) -> list[dict[str, Measurement] | str]:
     """Return what was found of each: all in turns, or alone when one of them brings all down."""
-    folders = [run / str(record.artifact) for record in group]
+    folders = {run / str(record.artifact): strategy_of(record) for record in group}
     data = run / "cache" / "data"
     try:
         found = lane.interleave(experiment, folders, rounds=ROUNDS, data=data)
         return [found[str(folder)] for folder in folders]
-    except Crashed:
-        return [_apart(experiment, folder, data, lane) for folder in folders]
+    except (Crashed, Infeasible):
+        return [_apart(experiment, f, s, data, lane) for f, s in folders.items()]
 
 
-def _apart(experiment: Experiment, folder: Path, data: Path, lane: Lane) -> Any:
+def _apart(
+    experiment: Experiment, folder: Path, strategy: str | None, data: Path, lane: Lane
+) -> Any:
     try:
-        return lane.interleave(experiment, [folder], rounds=ROUNDS, data=data)[str(folder)]
-    except Crashed as error:
+        found = lane.interleave(experiment, {folder: strategy}, rounds=ROUNDS, data=data)
+        return found[str(folder)]
+    except (Crashed, Infeasible) as error:
         return str(error)
 
 
@@ -80,8 +84,21 @@ def _tested(
     if record.test:
         return {k: m.to_json() for k, m in record.test.items()}
     artifact = run / str(record.artifact)
-    found = lane.measure(experiment, artifact, names, split="test", data=run / "cache" / "data")
-    return {k: m.to_json() for k, m in found.items()}
+    found = lane.measure(
+        experiment,
+        artifact,
+        names,
+        split="test",
+        data=run / "cache" / "data",
+        strategy=strategy_of(record),
+    )
+    return {k: m.to_json() for k, m in found.measurements.items()}
+
+
+def strategy_of(record: Record) -> str | None:
+    """Return how a record's devices shared the work when it was measured first."""
+    strategy: str | None = record.facts.get("placement", {}).get("strategy")
+    return strategy
 
 
 def revised(record: Record, answer: Mapping[str, Any]) -> Record:

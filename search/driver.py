@@ -193,7 +193,7 @@ class Search:
 
         def refuse(point: Point) -> str | None:
             plan = self.experiment.space.plan(point)
-            key = (plan.runtime, plan.encoding)
+            key = (plan.runtime, plan.encoding, plan.placement)
             if key not in known:
                 known[key] = refusal(self.experiment, plan, kinds)
             return known[key] or self.executor.refuses(plan)
@@ -266,10 +266,11 @@ def _several(values: Sequence[Any] | None) -> bool:
 
 
 def _order(record: Record, experiment: Experiment) -> float:
-    """Order a front by its first timed objective, or else by the first of all."""
+    """Order a front by its first timed objective, or else by the first of all, the best first."""
     goals = experiment.goals
-    goal = next((g for g in goals if g.name == "latency"), goals[0])
-    return record.measurements[goal.name].value
+    goal = next((g for g in goals if g.objective.timed), goals[0])
+    value = record.measurements[goal.name].value
+    return -value if goal.rising else value
 
 
 def limits_in_words(goal: Goal) -> dict[str, str]:

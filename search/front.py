@@ -160,6 +160,7 @@ def hypervolume_history(
 EXTREMES = {
     "fastest": ("throughput", "latency"),
     "smallest": ("memory", "size"),
+    "cheapest": ("cost",),
     "most-accurate": ("accuracy",),
 }
 """Words for the best on an axis, by the axes they may mean; of several searched, the last."""
@@ -175,7 +176,7 @@ def picks(axes: Sequence[Axis]) -> dict[str, Axis | None]:
 
 
 def pick(front: Sequence[Record], how: str, axes: Sequence[Axis], baseline: Record) -> Record:
-    """Return one member: knee, fastest, smallest, most-accurate, an axis' name, or trial=N.
+    """Return one member: knee, one of EXTREMES, an axis' name, or trial=N.
 
     The knee is nearest to the ideal point (the best of every axis at once), each axis in steps
     and scaled to the extent of the front. Equals are decided by the axes in their order.

@@ -4,23 +4,33 @@ A forked process has no model, no thread pool and no warmed-up cache of the tria
 import anything: importing torch takes longer than most measurements.
 """
 
-import ctypes
+import dataclasses
 import json
 import multiprocessing
-import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from objectives import Measurement
+from objectives._lane import die_with_parent
 from search import measuring
 from search.experiment import Experiment
+from spaces import Infeasible
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a measuring process found out about an artifact."""
+
+    measurements: dict[str, Measurement]
+    placement: dict[str, Any]
+    """How several devices shared the work, and why; empty with one."""
 
 
 class Crashed(Exception):
@@ -53,26 +63,42 @@ class Lane:
         *,
         split: str,
         data: Path,
-    ) -> dict[str, Measurement]:
-        """Return the measurements of an artifact, loaded afresh; raises Crashed."""
+        strategy: str | None = None,
+    ) -> Found:
+        """Return the measurements of an artifact, loaded afresh.
+
+        `strategy` is how its devices were found to share the work best, if that is known.
+        Raises Crashed, and Infeasible when its devices cannot share it.
+        """
         answer = self._ask(
             job="measure",
-            artifact=str(artifact),
+            artifacts=[str(artifact)],
+            strategies={str(artifact): strategy} if strategy else {},
             names=list(names),
             split=split,
             data=str(data),
             text=experiment.text,
             folder=str(experiment.folder),
         )
-        return {name: Measurement(**fields) for name, fields in answer.items()}
+        values = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
+        return Found(measurements=values, placement=answer["placement"])
 
     def interleave(
-        self, experiment: Experiment, artifacts: Sequence[Path], *, rounds: int, data: Path
+        self,
+        experiment: Experiment,
+        artifacts: Mapping[Path, str | None],
+        *,
+        rounds: int,
+        data: Path,
     ) -> dict[str, dict[str, Measurement] | str]:
-        """Return new latencies of artifacts measured in turns, or why one cannot be measured."""
+        """Return new times of artifacts measured in turns, or why one cannot be measured.
+
+        `artifacts` come with the strategies that their devices use, None where there is none.
+        """
         answer = self._ask(
             job="interleave",
             artifacts=[str(a) for a in artifacts],
+            strategies={str(a): s for a, s in artifacts.items() if s},
             rounds=rounds,
             data=str(data),
             text=experiment.text,
@@ -98,16 +124,12 @@ class Lane:
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except EOFError as error:
             raise Crashed("the measuring server ended unexpectedly") from error
+        if "infeasible" in answer:
+            raise Infeasible(answer["infeasible"])
         if "error" in answer:
             print(answer.get("trace", ""), file=sys.stderr)
             raise Crashed(answer["error"])
         return dict(answer["result"])
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _serve(connection: Connection, kind: str) -> None:
@@ -142,6 +164,8 @@ def _work(connection: Connection, request: bytes) -> None:
     die_with_parent()
     try:
         answer: dict[str, Any] = {"result": measuring.do(json.loads(request))}
+    except Infeasible as error:
+        answer = {"infeasible": str(error)}
     except Exception as error:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         answer = {"error": message, "trace": traceback.format_exc()}

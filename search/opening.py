@@ -53,8 +53,9 @@ def _recipes(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
 
 
 def _alone(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
-    """Yield the first usual setting of each shape and training technique alone, in one runtime."""
-    for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN)):
+    """Yield the first usual setting of each other technique alone, in one runtime."""
+    placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != RUNTIME]
+    for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN), *placed):
         for part in list(_usual(slot))[:1]:
             yield starts[-1] | part
 

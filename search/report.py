@@ -242,5 +242,5 @@ def trust(summary: Summary) -> list[str]:
         "Every number was measured on the exported file, loaded by its own runtime.",
         again,
         split,
-        "Latency holds for the target and machine below, not for others: measure there again.",
+        "Times hold for the target and machine below, not for others: measure there again.",
     ]

@@ -17,6 +17,7 @@ from torch import nn
 from objectives import Export, Measurement
 from objectives._artifact import annotate, signature_of, write, write_json
 from objectives._data import Examples, cached, calibration
+from objectives.placement._limits import refuses
 from search.cache import Cache
 from search.estimate import estimated
 from search.experiment import Experiment
@@ -58,7 +59,10 @@ class Pruned(Exception):
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
-    return experiment.runtime(plan.runtime).refuses(plan.encoding, experiment.target, kinds)
+    runtime, target = experiment.runtime(plan.runtime), experiment.target
+    return runtime.refuses(plan.encoding, target, kinds) or refuses(
+        plan.placement, plan.encoding, target, plan.runtime, runtime
+    )
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:
@@ -259,9 +263,16 @@ class _Work:
         names = [g.name for g in self.experiment.goals if g.objective.trained is trained]
         if names:
             found = self.bench.lane.measure(
-                self.experiment, folder, names, split="validation", data=self.bench.cache / "data"
+                self.experiment,
+                folder,
+                names,
+                split="validation",
+                data=self.bench.cache / "data",
+                strategy=self.facts.get("placement", {}).get("strategy"),
             )
-            self.measurements |= found
+            self.measurements |= found.measurements
+            if found.placement:
+                self.facts.setdefault("placement", found.placement)
 
     def _estimate(self, model: nn.Module) -> dict[str, Measurement]:
         return estimated(self.experiment, model, self._validation(), self.artifact)
@@ -303,6 +314,7 @@ class _Work:
         return {
             "trial": self.bench.trial,
             "point": self.point,
+            "placement": dataclasses.asdict(self.plan.placement),
             "task": {
                 "name": described["name"],
                 "settings": dataclasses.asdict(self.experiment.task),  # type: ignore[call-overload]

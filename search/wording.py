@@ -11,7 +11,7 @@ WORDS = {
     "steps": "{value} steps",
     "temperature": "T{value}",
     "teacher_weight": "teacher {value}",
-    "devices": "{value} devices",
+    "count": "{value} devices",
 }
 """How a dimension's value reads in short, by the last part of its name."""
 

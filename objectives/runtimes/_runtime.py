@@ -5,13 +5,13 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from objectives._target import Target
-from spaces import Encoding, Task
+from spaces import Encoding, Infeasible, Task
 from spaces._inputs import flatten, length, unflatten
 
 
@@ -52,8 +52,15 @@ class Export:
     """An existing empty folder: every file written into it belongs to the artifact."""
 
 
+ROUNDS = 10
+"""Parts of a stream of batches whose rates are told apart."""
+
+
 class Program(abc.ABC):
     """A loaded artifact. Calling it takes and returns what the user's model takes and returns."""
+
+    devices = 1
+    """How many devices it runs on."""
 
     def __init__(self, signature: Signature, target: Target, folder: Path) -> None:
         self.signature = signature
@@ -77,6 +84,44 @@ class Program(abc.ABC):
         start = time.perf_counter()
         self.run(feed)
         return time.perf_counter() - start
+
+    def stream(self, feeds: Sequence[Any], seconds: float) -> list[float]:
+        """Return ROUNDS rates in batches per second, over all devices, in about `seconds`.
+
+        Batches follow one another without a pause, as in a service that always has a next one.
+        """
+        return [self._rate(feeds, seconds / ROUNDS) for _ in range(ROUNDS)]
+
+    def _rate(self, feeds: Sequence[Any], seconds: float) -> float:
+        taken, count = 0.0, 0
+        end = time.perf_counter() + seconds
+        while count == 0 or (time.perf_counter() < end and taken < seconds):
+            taken += self.seconds(feeds[count % len(feeds)])
+            count += 1
+        return count / taken
+
+    def memory(self, feeds: Sequence[Any]) -> int:
+        """Return the most bytes that a device needs for the artifact while `feeds` are run.
+
+        Raises ValueError unless the artifact was loaded in processes of its own.
+        """
+        del feeds
+        raise ValueError("memory is measured in a process of its own: load the artifact apart")
+
+    def placement(self) -> dict[str, Any]:
+        """Return how the devices share the work and why, as JSON; nothing where there is one."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """End what runs on behalf of the program; it cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        """Return the program, to be closed at the end of the block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the program."""
+        self.close()
 
     def __call__(self, inputs: Any) -> Any:
         """Return the outputs for inputs of any number of samples.
@@ -105,6 +150,9 @@ def _chunks(inputs: Any, size: int) -> Iterator[list[Tensor]]:
 class Runtime(abc.ABC):
     """How artifacts are exported and loaded; one instance is one way to do so."""
 
+    splits: ClassVar[bool] = False
+    """Whether `module` returns a model that can be split over devices."""
+
     @abc.abstractmethod
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return in one sentence why `encoding` has no real kernels here, None if it has.
@@ -124,3 +172,11 @@ class Runtime(abc.ABC):
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
         """Load an artifact afresh; `notes` are those that `export` returned."""
+
+    def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
+        """Return an artifact as a module on the CPU in its floating-point type, to be split.
+
+        Raises Infeasible where the runtime executes something else than modules.
+        """
+        del folder, task, notes
+        raise Infeasible(f"{type(self).__name__} does not execute modules that could be split")

@@ -41,6 +41,8 @@ class Eager(Runtime):
     activations is found at every call, so nothing is calibrated.
     """
 
+    splits = True
+
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding has no real kernels here."""
         if target.device != "cpu":
@@ -78,12 +80,16 @@ class Eager(Runtime):
     ) -> Program:
         """Rebuild the model from the task's code, and let PyTorch use the target's threads."""
         torch.set_num_threads(target.threads)
+        model = self.module(folder, task, notes)
         dtype = dtype_of(notes["dtype"])
-        model, layers = _stored.read(folder, task.model())
-        model = _with_integers(model.eval().requires_grad_(False).to(dtype), layers)
-        if notes["channels_last"]:
-            model = _channels_last(model)
         return ModuleProgram(signature, target, folder, model=model, dtype=dtype)
+
+    def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
+        """Rebuild the model from the task's code."""
+        model, layers = _stored.read(folder, task.model())
+        model = model.eval().requires_grad_(False).to(dtype_of(notes["dtype"]))
+        model = _with_integers(model, layers)
+        return _channels_last(model) if notes["channels_last"] else model
 
 
 class _IntegerLinear(nn.Module):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from objectives._lane import enrolled
+from objectives._lane import die_with_parent, enrolled
 from search import confirm, trial
 from search.experiment import Experiment
-from search.lane import Lane, die_with_parent
+from search.lane import Lane
 from search.rungs import Rung
 
 

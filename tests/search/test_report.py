@@ -10,7 +10,12 @@ import pytest
 from _examples import AXES, LATENCY, NEUTRAL, SIZE, measured, record, study, summary
 
 from objectives import Direction
+from objectives.accuracy import Accuracy
+from objectives.cost import Cost
+from objectives.memory import Memory
+from objectives.throughput import Throughput
 from search import charts, report
+from search.console import front_table
 from search.front import Axis, front
 from search.picture import draw
 from search.plane import placed, plane, staircase, ticks
@@ -135,6 +140,31 @@ def test_any_number_of_objectives(count, tmp_path):
     told = summary(tuple(records), axes=axes, front=tuple(front(records, axes)), bounds={})
     assert len(report.write(tmp_path, told)) == 4
     assert told.front
+
+
+@pytest.mark.parametrize(
+    "names", [("accuracy", "throughput", "cost"), ("throughput", "cost", "memory"), ("cost",)]
+)
+def test_fronts_need_no_latency(tmp_path, names):
+    kinds = {"accuracy": Accuracy(), "throughput": Throughput(), "cost": Cost(), "memory": Memory()}
+    axes = tuple(Axis.of(name, kinds[name]) for name in names)
+    records = []
+    for i, old in enumerate(study()[:9]):
+        rate = 900.0 + 70 * (i * 5 % 9)
+        values = {"accuracy": 0.9 - 0.01 * i, "throughput": rate, "cost": (1 + i % 2) * 1000 / rate}
+        values["memory"] = 1e6 * (10 - i)
+        found = {a.name: measured(values[a.name], a.unit, 0.01 * values[a.name]) for a in axes}
+        records.append(dataclasses.replace(old, measurements=found, limits={}))
+    members = tuple(front(records, axes))
+    told = summary(tuple(records), axes=axes, front=members, bounds={}, goal="", limits={})
+    assert len(report.write(tmp_path, told)) == 4
+    table = pd.read_csv(tmp_path / "front.csv")
+    assert len(table) == len(members) > 0
+    assert {f"{a.name}_{a.unit}" for a in axes} <= set(table.columns)
+    assert set(told.picked) >= {"knee"} if len(axes) > 1 else {"cheapest"}
+    printed = front_table(told)
+    assert all(name in printed for name in names)
+    assert title(told)
 
 
 def test_plane_takes_quality_upwards_and_latency_across():

@@ -1,0 +1,33 @@
+"""What a thousand samples cost in devices' time."""
+
+import dataclasses
+
+from objectives._data import Examples
+from objectives._objective import Direction, Measurement, Objective
+from objectives.runtimes._runtime import Program
+from objectives.throughput import Throughput
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost(Objective):
+    """Device-seconds per 1,000 samples, with batches streaming: 1000 x devices / throughput.
+
+    A second device costs as much as the first, so that it must double the throughput to be free.
+    """
+
+    unit = "device-s"
+    direction = Direction.MINIMIZE
+    trained = False
+    positive = True
+    timed = True
+    seconds: float = 0.8
+    """Time for which batches stream."""
+
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the median over parts of the stream with a block-bootstrap interval."""
+        return self.summary(self.observe(program, examples, self.seconds))
+
+    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
+        """Return the costs in parts of a stream, after a warm-up."""
+        rates = Throughput().observe(program, examples, seconds)
+        return [1000 * program.devices / rate for rate in rates]

@@ -1,0 +1,32 @@
+"""How many samples all devices get through in a second."""
+
+import dataclasses
+
+from objectives._data import Examples
+from objectives._objective import Direction, Measurement, Objective, feeds
+from objectives.runtimes._runtime import Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Throughput(Objective):
+    """Samples per second over all devices, with batches of the target's size streaming."""
+
+    unit = "samples/s"
+    direction = Direction.MAXIMIZE
+    trained = False
+    positive = True
+    timed = True
+    seconds: float = 0.8
+    """Time for which batches stream."""
+
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the median over parts of the stream with a block-bootstrap interval."""
+        return self.summary(self.observe(program, examples, self.seconds))
+
+    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
+        """Return the rates of parts of a stream, after a warm-up."""
+        batches = feeds(program, examples)
+        for batch in batches[:2]:
+            program.seconds(batch)
+        size = program.target.batch_size
+        return [size * rate for rate in program.stream(batches, seconds)]
