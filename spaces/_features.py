@@ -18,10 +18,9 @@ RIDGE = 1e-3
 
 
 class Tap:
-    """What the named modules put out in the last forward pass."""
+    """What watched modules put out in the last forward pass."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(names)
+    def __init__(self) -> None:
         self._seen: dict[str, Tensor] = {}
 
     def keep(self, name: str, output: Any) -> None:
@@ -39,7 +38,7 @@ class Tap:
 @contextlib.contextmanager
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[Tap]:
     """Watch what the named modules of `model` put out inside the block."""
-    tap = Tap(names)
+    tap = Tap()
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda module, inputs, output, name=name: tap.keep(name, output)
