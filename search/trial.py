@@ -26,6 +26,7 @@ from spaces import Encoding, Infeasible, Plan, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
+from spaces._mixed import refusal as untrainable
 from spaces._space import Point
 
 Progress = Callable[[str, int, int, str], None]
@@ -57,6 +58,8 @@ class Pruned(Exception):
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
+    if reason := untrainable(plan.recovery, experiment.target.device):
+        return reason
     return experiment.runtime(plan.runtime).refuses(plan.encoding, experiment.target, kinds)
 
 
@@ -196,7 +199,9 @@ class _Work:
     def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
         """Return the model after recovery training against the reference."""
         recipe = self.plan.recovery
-        folder = self.bench.cache / "train" / self.key(shape=self._shape(), recovery=recipe)
+        # On how many devices it is trained changes a model by rounding alone.
+        alone = dataclasses.replace(recipe, devices=1, sharding="auto")
+        folder = self.bench.cache / "train" / self.key(shape=self._shape(), recovery=alone)
         if (folder / "done").is_file():
             self.facts["train"] = "from the cache of this run"
             return surgery.load(folder, self._fresh()).eval()
@@ -210,6 +215,10 @@ class _Work:
             model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
         )
         self._store(folder, reference, model)
+        if recipe.devices > 1:
+            kind = next(model.parameters()).device.type
+            held = recovery.sharing(model, reference, recipe, kind)
+            self.facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
         if losses:
             self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
         return model.eval()

@@ -32,7 +32,9 @@ def batches_joined(model: nn.Module) -> Iterator[None]:
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
-    y, mean, variance, count = _Normalise.apply(x, norm.weight, norm.bias, norm.eps)
+    y, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.bias, norm.eps
+    )
     if norm.running_mean is not None and norm.running_var is not None:
         _remember(norm, mean, variance * count / (count - 1).clamp_min(1))
     return y  # type: ignore[no-any-return]
@@ -78,7 +80,7 @@ class _Normalise(torch.autograd.Function):
         return y.to(x.dtype), mean, variance, count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias; those of the parameters are this device's."""
         x, weight, mean, scale, count = ctx.saved_tensors

@@ -95,7 +95,9 @@ class Match(nn.Module):
             layer, projection = self._layers[name], self.projections[index]
             assert isinstance(projection, nn.Linear)
             assert layer.axis is not None
-            solution = _least_squares(_table(mine[name], layer.axis), _table(taught[name], layer.axis))
+            solution = _least_squares(
+                _table(mine[name], layer.axis), _table(taught[name], layer.axis)
+            )
             projection.weight.copy_(solution[:-1].T)
             projection.bias.copy_(solution[-1])
 
@@ -228,7 +230,8 @@ def _least_squares(inputs: Tensor, outputs: Tensor) -> Tensor:
     design = torch.cat([inputs, ones], 1)
     gram = design.T @ design
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    return torch.linalg.solve(gram, design.T @ outputs)
+    solution: Tensor = torch.linalg.solve(gram, design.T @ outputs)
+    return solution
 
 
 def _first(output: Any) -> Tensor | None:

@@ -88,7 +88,9 @@ def _placed(inputs: Inputs, targets: Targets, device: torch.device, share: float
     """Return a batch on `device`; on the CPU targets stay whatever the task made them."""
     if device.type != "cpu":
         targets = transform(targets, lambda t: t.to(device))
-    return Batch(inputs=transform(inputs, lambda t: _float(t, device)), targets=targets, share=share)
+    return Batch(
+        inputs=transform(inputs, lambda t: _float(t, device)), targets=targets, share=share
+    )
 
 
 def _float(tensor: Tensor, device: torch.device) -> Tensor:

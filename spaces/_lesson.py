@@ -66,9 +66,7 @@ class Lesson(nn.Module):
         if weight < 1:
             loss = (1 - weight) * self._task.loss(outputs, targets)
         if taught is not None and weight > 0:
-            term = distillation(
-                outputs, taught.outputs, asked.temperature, hard=asked.hard_labels
-            )
+            term = distillation(outputs, taught.outputs, asked.temperature, hard=asked.hard_labels)
             loss = loss + weight * term
         if taught is not None and self.match is not None and self._tap is not None:
             loss = loss + asked.feature_weight * self.match(self._tap.take(), taught.features)
@@ -91,11 +89,12 @@ def lesson(
     """Give the lesson and its teacher; inside the block both models' features are watched."""
     dtype = autocast_type(recovery.dtype, device)
     with contextlib.ExitStack() as held:
-        taps = [None, None]
+        mine = theirs = None
         if match is not None and teacher is not None:
-            taps = [held.enter_context(tapped(m, match.names)) for m in (student, teacher)]
-        given = Lesson(student, task, recovery, dtype, match, taps[0])
-        yield given, None if teacher is None else Teacher(teacher, dtype, taps[1])
+            mine = held.enter_context(tapped(student, match.names))
+            theirs = held.enter_context(tapped(teacher, match.names))
+        given = Lesson(student, task, recovery, dtype, match, mine)
+        yield given, None if teacher is None else Teacher(teacher, dtype, theirs)
 
 
 def forward(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> Any:

@@ -78,9 +78,7 @@ def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
             f"multiples of {FLOAT8_MULTIPLE}"
         )
     config = Float8LinearConfig(pad_inner_dim=True, emulate=emulate)
-    convert_to_float8_training(
-        model, module_filter_fn=lambda _, name: name in plain, config=config
-    )
+    convert_to_float8_training(model, module_filter_fn=lambda _, name: name in plain, config=config)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from spaces._recovery import train
 from spaces._seeding import seeded
 from spaces._steps import Diverged
 from spaces._technique import Infeasible
-from spaces._world import World, whole
+from spaces._world import World
 
 TIMEOUT = datetime.timedelta(minutes=5)
 """How long one process waits for the others before it gives up."""
@@ -80,16 +80,18 @@ def _work(folder: Path, rank: int, connection: Connection) -> None:
     world = World(rank=rank, count=job["count"], sharded=sharded)
     with seeded(job["seed"]), torch.enable_grad():
         train(model.float(), reference, task, decode(job["recovery"]), world, device, told)
-    _hand_in(model, folder, rank)
+    _hand_in(model, folder, world)
     dist.destroy_process_group()
 
 
 @torch.no_grad()
-def _hand_in(model: nn.Module, folder: Path, rank: int) -> None:
+def _hand_in(model: nn.Module, folder: Path, world: World) -> None:
     """Write what was learned; every process gives its part."""
     found: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    learned = {name: whole(tensor).cpu().contiguous().clone() for name, tensor in found.items()}
-    if rank == 0:
+    learned = {
+        name: world.whole(tensor).cpu().contiguous().clone() for name, tensor in found.items()
+    }
+    if world.rank == 0:
         save_file(learned, folder / RESULT)
 
 

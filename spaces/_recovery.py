@@ -14,14 +14,14 @@ from spaces._feeding import example
 from spaces._lesson import lay_out, lesson, teacher_of
 from spaces._mixed import in_float8, refusal
 from spaces._plan import Recovery
-from spaces._ranks import train_together
+from spaces._ranks import Broken, sharing, train_together
 from spaces._seeding import seeded
 from spaces._steps import Course, Diverged, Progress, run, schedule
 from spaces._task import Task
 from spaces._technique import Infeasible
 from spaces._world import World
 
-__all__ = ["Diverged", "Progress", "recover", "schedule", "train"]
+__all__ = ["Broken", "Diverged", "Progress", "recover", "schedule", "sharing", "train"]
 
 FITTED = 64
 """Training samples on which projections between features are fitted."""
@@ -100,11 +100,9 @@ def train(
         if recovery.dtype == "float8":
             held.enter_context(in_float8(model))
         held.enter_context(world.joined(model))
-        if teacher is not None and world.sharded:
+        if teacher is not None:
             world.shard(teacher, device)
-        given, taught = held.enter_context(
-            lesson(model, teacher, task, recovery, match, device)
-        )
+        given, taught = held.enter_context(lesson(model, teacher, task, recovery, match, device))
         run(
             Course(
                 lesson=given,

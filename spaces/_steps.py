@@ -14,7 +14,7 @@ from spaces._lesson import Lesson, Teacher
 from spaces._mixed import scaler
 from spaces._plan import Recovery
 from spaces._task import Task
-from spaces._world import World, whole
+from spaces._world import World
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with the steps done, all steps and the step's loss."""
@@ -85,7 +85,8 @@ def run(course: Course) -> None:
         overflow = scale.is_enabled() and scale.get_scale() > 1
         if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
             raise Diverged(step, value, rate)
-        scale.step(optimizer)
+        if math.isfinite(norm):  # not the scaler's step: fused SGD starts from garbage after it
+            optimizer.step()
         scale.update()
         for project in course.projects:
             project()
@@ -108,7 +109,7 @@ def _differentiate(
         torch.autograd.backward(scale.scale(course.world.weigh(loss, batch.share)))
         scale.unscale_(optimizer)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    return value, whole(nn.utils.clip_grad_norm_(weights, CLIP)).item()
+    return value, course.world.whole(nn.utils.clip_grad_norm_(weights, CLIP)).item()
 
 
 def _probe(course: Course) -> torch.Tensor:

@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from spaces._batchnorm import batches_joined
-from spaces._features import blocks
 from spaces._feeding import Batch, endless, parts
 from spaces._task import Task
 
@@ -60,11 +56,20 @@ class World:
         )
 
     def shard(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Shard `model` in place, wherever it was, over the devices and return it."""
-        mesh = init_device_mesh(device.type, (self.count,))
-        for name in reversed(blocks(model)):
-            fully_shard(model.get_submodule(name), mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        """Return `model`, sharded in place where the devices share it."""
+        if not self.sharded:
+            return model
+        from spaces._sharded import shard  # two seconds of imports
+
+        return shard(model, device, self.count)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that may be sharded as a plain one; every device must call this."""
+        if not self.sharded:
+            return tensor
+        from spaces._sharded import gathered
+
+        return gathered(tensor)
 
     def mean(self, loss: Tensor, share: float) -> float:
         """Return the loss of the whole batch."""
@@ -77,8 +82,3 @@ class World:
     def weigh(self, loss: Tensor, share: float) -> Tensor:
         """Return what to differentiate, since gradients are averaged over the devices."""
         return loss if self.count == 1 else loss * (share * self.count)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor that may be sharded as a plain one; every device must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -33,6 +33,7 @@ def curve(
     """The losses of a recovery, and the model."""
     reference, losses = task.model(), []
     model = copy.deepcopy(student) if student else damaged(reference)
+    reference.to(next(model.parameters()).device)
     told = lambda step, steps, loss: losses.append(loss)  # noqa: E731
     return losses, recover(model, reference, task, recovery, seed=0, progress=told)
 
@@ -47,7 +48,7 @@ def assert_same(
     assert together == pytest.approx(alone, abs=1e-3)
     assert together[-1] != pytest.approx(together[0], abs=1e-3)
     for name, tensor in expected.state_dict().items():
-        assert torch.allclose(model.state_dict()[name].float(), tensor.float(), atol=1e-3), name
+        assert torch.allclose(model.state_dict()[name].float(), tensor.float(), atol=2e-3), name
     return model
 
 
@@ -65,7 +66,6 @@ class TestTheResultIsThatOfOneDevice:
         model = assert_same(Images(), recipe)
         zeros = [float((p == 0).float().mean()) for p in model.parameters() if p.dim() > 1]
         assert all(share >= 0.5 for share in zeros)
-        # A last batch of 29 of 60 and more: kept where it is at least half a batch.
 
     def test_with_dicts_unused_weights_frozen_weights_and_features(self) -> None:
         student = damaged(Dicts().model())
@@ -220,8 +220,9 @@ class TestBatchNormalisation:
             with batches_joined(norm) if norm is joined else torch.enable_grad():
                 (norm(x) * slope).sum().backward()
         pairs = [(inputs[0].grad, inputs[1].grad)]
-        pairs += list(zip(plain.state_dict().values(), joined.state_dict().values(), strict=True))
-        pairs += [(p.grad, q.grad) for p, q in zip(plain.parameters(), joined.parameters(), strict=True)]
+        pairs += zip(plain.state_dict().values(), joined.state_dict().values(), strict=True)
+        weights = zip(plain.parameters(), joined.parameters(), strict=True)
+        pairs += [(p.grad, q.grad) for p, q in weights]
         for expected, found in pairs:
             assert torch.allclose(expected.float(), found.float(), atol=1e-5)
 
@@ -231,3 +232,23 @@ class TestBatchNormalisation:
         with batches_joined(norm):
             assert torch.equal(norm(x), nn.BatchNorm1d(3).eval()(x))
         assert "forward" not in vars(norm)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+class TestOnTwoGpus:
+    """Loss curves within 1e-3 of those of one GPU, over 20 steps in float32."""
+
+    @pytest.mark.parametrize("sharding", ["replicate", "shard"])
+    @pytest.mark.parametrize("task", [Images(), Dicts()])
+    def test_the_result_is_that_of_one(self, task: Task, sharding: str) -> None:
+        recipe = Recovery(
+            steps=STEPS, batch_size=45, teacher_weight=0.5, feature_weight=0.1, dtype="float32"
+        )
+        assert_same(task, recipe, damaged(task.model()).cuda(), sharding=sharding)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_mixed_precision_trains(self, dtype: str) -> None:
+        recipe = Recovery(steps=STEPS, batch_size=45, teacher_weight=0.5, dtype=dtype, devices=2)
+        losses, _ = curve(Images(), recipe, damaged(Images().model()).cuda())
+        assert losses[-1] < losses[0]
