@@ -193,7 +193,7 @@ class Search:
 
         def refuse(point: Point) -> str | None:
             plan = self.experiment.space.plan(point)
-            key = (plan.runtime, plan.encoding, plan.placement)
+            key = (plan.runtime, plan.encoding, plan.placement, plan.recovery.dtype)
             if key not in known:
                 known[key] = refusal(self.experiment, plan, kinds)
             return known[key] or self.executor.refuses(plan)

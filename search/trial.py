@@ -28,6 +28,7 @@ from spaces import Encoding, Infeasible, Plan, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
+from spaces._mixed import refusal as untrainable
 from spaces._space import Point
 
 Progress = Callable[[str, int, int, str], None]
@@ -60,8 +61,10 @@ class Pruned(Exception):
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
     runtime, target = experiment.runtime(plan.runtime), experiment.target
-    return runtime.refuses(plan.encoding, target, kinds) or refuses(
-        plan.placement, plan.encoding, target, plan.runtime, runtime
+    return (
+        untrainable(plan.recovery, target.device)
+        or runtime.refuses(plan.encoding, target, kinds)
+        or refuses(plan.placement, plan.encoding, target, plan.runtime, runtime)
     )
 
 
@@ -202,7 +205,9 @@ class _Work:
     def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
         """Return the model after recovery training against the reference."""
         recipe = self.plan.recovery
-        place = self.cache.place("train", shape=self._shape(), recovery=recipe)
+        # On how many devices it is trained changes a model by rounding alone.
+        alone = dataclasses.replace(recipe, devices=1, sharding="auto")
+        place = self.cache.place("train", shape=self._shape(), recovery=alone)
         with self.cache.alone(place):
             known = self.cache.load(place, self._fresh())
             if known is not None:
@@ -216,7 +221,8 @@ class _Work:
         """Train, and be held against other trials at the rungs of the training."""
         recipe = self.plan.recovery
         losses: list[float] = []
-        heights = rungs(recipe.steps)
+        # Several devices train in processes of their own, whose weights are not at hand here.
+        heights = rungs(recipe.steps) if recipe.devices == 1 else {}
 
         def told(done: int, of: int, loss: float) -> None:
             losses.append(loss)
@@ -227,6 +233,10 @@ class _Work:
         model = recovery.recover(
             model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
         )
+        if recipe.devices > 1:
+            kind = next(model.parameters()).device.type
+            held = recovery.sharing(model, reference, recipe, kind)
+            self.facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
         if losses:
             self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
         return model

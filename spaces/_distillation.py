@@ -13,12 +13,14 @@ TINY = 1e-12
 """Probability whose logarithm is still finite and whose share of a divergence is nothing."""
 
 
-def distillation(outputs: Any, taught: Any, temperature: float) -> Tensor:
+def distillation(outputs: Any, taught: Any, temperature: float, *, hard: bool = False) -> Tensor:
     """Return the mean over the heads of T^2 KL(teacher || student) of softened classes, in nats.
 
-    T^2 keeps the size of the gradients when T changes (Hinton et al. 2015, section 2). A head
-    with a single column is a logit or a regressed value, which has no classes to soften; its term
-    is the mean squared difference (Ba and Caruana 2014, section 2.2), whatever T is.
+    T^2 keeps the size of the gradients when T changes (Hinton et al. 2015, section 2). With
+    `hard` it is instead the cross-entropy with the teacher's most probable class as the label,
+    and T is not used (Touvron et al. 2021, section 4). A head with a single column is a logit or
+    a regressed value, which has no classes; its term is the mean squared difference (Ba and
+    Caruana 2014, section 2.2) in either case.
     """
     pairs = _heads(outputs, taught)
     if not pairs:
@@ -26,7 +28,11 @@ def distillation(outputs: Any, taught: Any, temperature: float) -> Tensor:
             "there is nothing to distill: no output is a floating-point tensor with the shape of "
             "the uncompressed model's; set distill.logits weight = 0 for plain fine-tuning"
         )
-    return torch.stack([_term(s.float(), t.float(), temperature) for s, t in pairs]).mean()
+    terms = [
+        _hard(s.float(), t.float()) if hard else _soft(s.float(), t.float(), temperature)
+        for s, t in pairs
+    ]
+    return torch.stack(terms).mean()
 
 
 def _heads(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
@@ -46,7 +52,17 @@ def _heads(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def _term(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def _hard(student: Tensor, teacher: Tensor) -> Tensor:
+    axis = _class_axis(student)
+    if axis is None:
+        return F.mse_loss(student, teacher)
+    if _probabilities(teacher, axis):
+        student = student.clamp_min(TINY).log()
+    logarithms = student.log_softmax(axis)
+    return -logarithms.gather(axis, teacher.argmax(axis, keepdim=True)).mean()
+
+
+def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     axis = _class_axis(student)
     if axis is None:
         return F.mse_loss(student, teacher)

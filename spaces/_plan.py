@@ -22,10 +22,20 @@ class Recovery:
     """Peak of the schedule; 0 lets the loop choose by the kind of model."""
     batch_size: int = 0
     """Samples a step; 0 lets the loop choose by the model's operations."""
+    hard_labels: bool = False
+    """Whether the teacher's term takes the teacher's most probable class for a label."""
+    feature_weight: float = 0.0
+    """Factor of the features' term, which is added to the loss; 0 compares no features."""
+    feature_layers: int = 0
+    """Most layers whose features are compared; 0 is all that the rule names."""
+    dtype: str = "auto"
+    """Type of the arithmetic: auto, float32, bfloat16, float16 or float8; weights stay float32."""
+    devices: int = 1
+    """Devices that share each batch; the result is that of one, up to rounding."""
+    sharding: str = "auto"
+    """On several devices: replicate the model, shard it, or auto: shard where it does not fit."""
     constraints: tuple[Constraint, ...] = ()
     """What training must not undo, in the order in which it is put on the model."""
-    devices: int = 1
-    """Devices that share each step's batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,13 @@ class Space:
         return plan
 
     def canonical(self, point: Mapping[str, Value]) -> Point:
-        """Return the simplest point that builds the same candidate: dead dimensions neutral."""
-        return {k: v for s in self.slots for k, v in s.values(s.at(point).canonical()).items()}
+        """Return the simplest point that builds the same candidate: dead dimensions neutral.
+
+        First each technique by itself, then in view of what all of them together ask for.
+        """
+        alone = {k: v for s in self.slots for k, v in s.values(s.at(point).canonical()).items()}
+        plan = self.plan(alone)
+        return {k: v for s in self.slots for k, v in s.values(s.at(alone).settled(plan)).items()}
 
     def name_of(self, setting: Technique) -> str:
         """Return the name of the slot that a setting belongs to."""

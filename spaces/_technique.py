@@ -51,6 +51,15 @@ class Technique(abc.ABC):
         """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
         return self
 
+    def settled(self, plan: Plan) -> Self:
+        """Return the simplest setting that builds the same candidate where all ask for `plan`.
+
+        `canonical` knows this setting alone; here dimensions become neutral that are dead because
+        of what others ask, such as anything about training where nothing is trained.
+        """
+        del plan
+        return self
+
     def usual(self) -> tuple[Self, ...]:
         """Return settings that practice recommends; the search tries them before it samples."""
         return ()

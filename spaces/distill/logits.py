@@ -14,12 +14,15 @@ class Logits(Technique):
 
     The loss is (1 - weight) x the task's loss + weight x T^2 x the Kullback-Leibler divergence
     between the classes of teacher and student, softened by T. Source: Hinton et al. 2015,
-    Distilling the Knowledge in a Neural Network, section 2.
+    Distilling the Knowledge in a Neural Network, section 2. With hard labels the teacher's term is
+    the cross-entropy with its most probable class instead. Source: Touvron et al. 2021, Training
+    data-efficient image transformers, section 4.
     """
 
     stage = Stage.TRAIN
     temperature: float = axis(1.0, choice(1.0, 2.0, 4.0, 8.0), unit="divisor of logits")
     steps: int = axis(0, choice(0, 50, 200), unit="optimizer steps")
+    labels: str = axis("soft", choice("soft", "hard"), unit="kind of the teacher's labels")
     weight: float = 0.9
     """Share of the teacher's term in the loss, 0..1; 0 is plain fine-tuning, 1 uses no labels."""
     learning_rate: float = 0.0
@@ -33,6 +36,8 @@ class Logits(Technique):
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.steps < 0:
             raise ValueError(f"steps must be 0 or more optimizer steps, got {self.steps}")
+        if self.labels not in ("soft", "hard"):
+            raise ValueError(f"labels must be soft or hard, got {self.labels!r}")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight must be between 0 and 1, got {self.weight}")
         if self.learning_rate < 0:
@@ -51,14 +56,17 @@ class Logits(Technique):
             steps=self.steps,
             temperature=self.temperature,
             teacher_weight=self.weight,
+            hard_labels=self.labels == "hard",
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
         )
         return dataclasses.replace(plan, recovery=recovery)
 
     def canonical(self) -> Self:
-        """Return the setting without a temperature that nothing is divided by."""
+        """Return the setting without labels of no teacher and temperatures that divide nothing."""
         if self.steps == 0 or self.weight == 0:
+            return dataclasses.replace(self, temperature=1.0, labels="soft")
+        if self.labels == "hard":
             return dataclasses.replace(self, temperature=1.0)
         return self
 

@@ -24,10 +24,26 @@ def test_plan_keeps_what_others_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [Logits(temperature=8.0), Logits(temperature=8.0, steps=50, weight=0.0)]
+    "setting",
+    [
+        Logits(temperature=8.0),
+        Logits(temperature=8.0, steps=50, weight=0.0),
+        Logits(temperature=8.0, steps=50, labels="hard"),
+    ],
 )
 def test_a_temperature_that_divides_nothing_is_neutral(setting: Logits) -> None:
     assert setting.canonical() == dataclasses.replace(setting, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    "setting", [Logits(labels="hard"), Logits(labels="hard", steps=5, weight=0)]
+)
+def test_labels_of_no_teacher_are_neutral(setting: Logits) -> None:
+    assert setting.canonical().labels == "soft"
+
+
+def test_hard_labels_are_asked_for() -> None:
+    assert Logits(steps=5, labels="hard").plan(Plan()).recovery.hard_labels
 
 
 def test_a_temperature_that_matters_is_kept() -> None:
@@ -51,6 +67,7 @@ def test_recommendations_train_ever_longer_and_are_in_range() -> None:
     ("wrong", "message"),
     [
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"labels": "firm"}, "labels must be soft or hard, got 'firm'"),
         ({"steps": -1}, "steps must be 0 or more optimizer steps, got -1"),
         ({"weight": 1.5}, "weight must be between 0 and 1, got 1.5"),
         ({"learning_rate": -1.0}, "learning_rate must be 0 .* got -1.0"),

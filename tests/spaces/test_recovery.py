@@ -156,6 +156,19 @@ class TestDistillation:
         )
         assert distillation(student, teacher, 1.0).item() == pytest.approx((4 + 0) / 2)
 
+    def test_hard_labels_are_the_teachers_most_probable_classes(self) -> None:
+        student, teacher = torch.randn(6, 3), torch.randn(6, 3)
+        expected = F.cross_entropy(student, teacher.argmax(1)).item()
+        for temperature in (1.0, 8.0):
+            term = distillation(student, teacher, temperature, hard=True)
+            assert term.item() == pytest.approx(expected)
+        ends = distillation(student.softmax(1), teacher.softmax(1), 1.0, hard=True)
+        assert ends.item() == pytest.approx(expected, rel=1e-4)
+        maps = [t.T.reshape(1, 3, 2, 3) for t in (student, teacher)]
+        assert distillation(*maps, 1.0, hard=True).item() == pytest.approx(expected)
+        single = distillation(torch.zeros(2, 1), torch.ones(2, 1), 1.0, hard=True)
+        assert single.item() == pytest.approx(1)
+
     def test_nothing_to_distill_is_a_reason(self) -> None:
         with pytest.raises(Infeasible, match=r"nothing to distill.*weight = 0"):
             distillation(torch.zeros(2, 3), torch.zeros(2, 4), 1.0)

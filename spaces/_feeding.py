@@ -1,0 +1,124 @@
+"""Training batches without end, on the device, and the part of each that a device gets."""
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaces._inputs import flatten, length, transform
+from spaces._seeding import seeded
+from spaces._task import Inputs, Targets, Task
+from spaces._technique import Infeasible
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one device computes of a step."""
+
+    inputs: Inputs
+    targets: Targets
+    share: float = 1.0
+    """Its samples as a share of the whole batch's, 0..1."""
+
+
+def endless(task: Task, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Yield training batches, one pass after another, in float32 on `device`.
+
+    The rest at the end of a pass is left out if it is under half a batch: its gradient and the
+    batch normalisation's statistics are too noisy.
+    """
+    for inputs, targets in _passes(task, batch_size):
+        yield _placed(inputs, targets, device)
+
+
+def parts(
+    task: Task, batch_size: int, device: torch.device, rank: int, count: int
+) -> Iterator[Batch]:
+    """Yield the part of each batch of `endless` that device `rank` of `count` computes.
+
+    Every process reads whole batches and keeps its rows, so that they are those of one device
+    whatever the task draws while it reads; what is drawn elsewhere does not change them. Raises
+    Infeasible when a batch cannot be divided.
+    """
+    stream = _passes(task, batch_size)
+    state = _drawn()
+    while True:
+        outside = _drawn()
+        _draw_from(state)
+        inputs, targets = next(stream)
+        state = _drawn()
+        _draw_from(outside)
+        total = length(inputs)
+        if total < count:
+            raise Infeasible(
+                f"a batch of {total} samples cannot be shared by {count} devices; set "
+                f"distill.logits batch_size to {count} or more"
+            )
+        start, end = total * rank // count, total * (rank + 1) // count
+        yield _placed(
+            _rows(inputs, start, end, total),
+            _rows(targets, start, end, total),
+            device,
+            (end - start) / total,
+        )
+
+
+def example(task: Task, samples: int, device: torch.device) -> Batch:
+    """Return a first training batch; what it draws at random leaves no trace."""
+    with seeded(0):
+        return next(endless(task, samples, device))
+
+
+def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
+    while True:
+        full = 0
+        for inputs, targets in task.batches("train", batch_size):
+            full = max(full, length(inputs))
+            if 2 * length(inputs) >= full:
+                yield inputs, targets
+        if full == 0:
+            raise ValueError('the task\'s batches("train", ...) yields nothing to train on')
+
+
+def _placed(inputs: Inputs, targets: Targets, device: torch.device, share: float = 1.0) -> Batch:
+    """Return a batch on `device`; on the CPU targets stay whatever the task made them."""
+    if device.type != "cpu":
+        targets = transform(targets, lambda t: t.to(device))
+    return Batch(
+        inputs=transform(inputs, lambda t: _float(t, device)), targets=targets, share=share
+    )
+
+
+def _float(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+
+def _rows(tree: Any, start: int, end: int, total: int) -> Any:
+    """Return samples of a batch; a tensor that is the same for all of them is passed on whole."""
+    try:
+        flatten(tree)
+    except TypeError as error:
+        raise Infeasible(
+            f"several devices cannot share a batch: {error}; yield tensors, or set "
+            "placement.devices count = [1]"
+        ) from error
+    return transform(tree, lambda t: t[start:end] if t.dim() and len(t) == total else t)
+
+
+_State = tuple[Any, Any, Tensor]
+
+
+def _drawn() -> _State:
+    """Return the states of Python's, NumPy's and torch's global generators."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _draw_from(state: _State) -> None:
+    python, numeric, tensor = state
+    random.setstate(python)
+    np.random.set_state(numeric)
+    torch.set_rng_state(tensor)
