@@ -21,6 +21,9 @@ ROWS = 8192
 """Places of a layer that are looked at, over all samples; more where a layer reads more values."""
 PLACES_PER_COLUMN = 4
 """Places for each value that a layer reads, if there are so many."""
+WIDEST = 2048
+"""Columns whose moments are taken together. What a wider layer reads is divided into blocks, and
+the moments between blocks are taken as zero: inverting takes time in the cube of the columns."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -46,6 +49,13 @@ class Reader:
     def columns(self, channels: Tensor) -> Tensor:
         """Return the columns of `channels`, (channels x kernel,)."""
         return (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
+
+
+def ranges(columns: int) -> list[tuple[int, int]]:
+    """Return the bounds of equal blocks of at most WIDEST columns, in order."""
+    count = -(-columns // WIDEST)
+    bounds = [round(i * columns / count) for i in range(count + 1)]
+    return list(zip(bounds, bounds[1:], strict=False))
 
 
 def readable(module: nn.Module) -> bool:
@@ -104,7 +114,8 @@ def pick(
     by nobody, and in sentences filled up to one length it is the greater part.
     """
     shape = _placed(module, output.shape)
-    wanted = max(ROWS, PLACES_PER_COLUMN * module.weight[0].numel()) * BATCH // SAMPLES  # type: ignore[index]
+    columns = min(WIDEST, module.weight[0].numel())  # type: ignore[index]
+    wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
     total = math.prod(shape)
     flat = torch.arange(total)
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
