@@ -25,6 +25,12 @@ def achieved(reference: nn.Module, model: nn.Module) -> float:
     return 1 - after / before
 
 
+def zeros(model: nn.Module) -> float:
+    """Return the fraction of the weights of `model` that are zero, 0..1."""
+    weights = list(model.parameters())
+    return sum(int((w == 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1)
+
+
 def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
     """Return, JSON-serialisable, how the structure of `model` differs from `reference`'s.
 

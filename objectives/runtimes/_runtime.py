@@ -124,3 +124,11 @@ class Runtime(abc.ABC):
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
         """Load an artifact afresh; `notes` are those that `export` returned."""
+
+    def dense(self, encoding: Encoding, target: Target) -> str | None:
+        """Return in one sentence why weights that are zero take as long as others, None if not."""
+        del encoding
+        return (
+            f"The runtime {type(self).__name__.lower()} has no kernels that skip zero weights on "
+            f"{target.device}, so the latency is that of the dense model."
+        )
