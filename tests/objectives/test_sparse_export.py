@@ -69,7 +69,7 @@ def test_nine_of_ten_zeros_shrink_the_artifact(
 
 def test_nothing_of_it_is_left_when_onnx_runtime_runs(tmp_path: Path) -> None:
     notes = Onnxruntime().export(request(network(0.9), images(4), tmp_path))
-    assert notes["sparse_weights"] == 3
+    assert notes["sparse_weights"] == 4
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
