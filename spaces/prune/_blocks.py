@@ -94,9 +94,7 @@ def _kind(given: Tensor | None, output: Any) -> int | None:
     return len(output) if isinstance(output, tuple) else 0
 
 
-def _survives(
-    model: nn.Module, example: Any, block: Block, expected: list[torch.Size]
-) -> bool:
+def _survives(model: nn.Module, example: Any, block: Block, expected: list[torch.Size]) -> bool:
     whole = Snapshot(model)
     drop(block.module, block.returns)
     try:
@@ -106,9 +104,7 @@ def _survives(
         return False
     finally:
         whole.restore()
-    return [t.shape for t in tensors] == expected and all(
-        bool(t.isfinite().all()) for t in tensors
-    )
+    return [t.shape for t in tensors] == expected and all(bool(t.isfinite().all()) for t in tensors)
 
 
 def least(model: nn.Module, blocks: list[Block], outputs: Outputs) -> tuple[Block, float]:

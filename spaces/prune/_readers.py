@@ -1,6 +1,7 @@
 """What the layers that read removable channels see."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -64,7 +65,7 @@ def ranges(columns: int) -> list[tuple[int, int]]:
     """Return the bounds of equal blocks of at most WIDEST columns, in order."""
     count = -(-columns // WIDEST)
     bounds = [round(i * columns / count) for i in range(count + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(itertools.pairwise(bounds))
 
 
 def readable(module: nn.Module) -> bool:

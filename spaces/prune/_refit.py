@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from spaces._inputs import call, concatenate, flatten, length, plain
 from spaces._task import Task
-from spaces.prune._readers import batches, matrix, pick, read, readable, ranges, written
+from spaces.prune._readers import batches, matrix, pick, ranges, read, readable, written
 from spaces.prune._removal import Removal, Snapshot
 
 DAMPING = 0.01
 """Ridge towards the present weights, as a share of the mean diagonal of the moments."""
 BYTES = 2**29
 """Largest input or output of a layer over all samples; of larger ones fewer samples are used."""
+SWEEPS = 3
+"""Times that the blocks of columns of a wide layer take turns."""
 ITERATIONS = 20
 """Steps of conjugate gradients where each output may use columns of its own."""
 
@@ -36,7 +38,7 @@ class _Goal:
 
 
 def refit(model: nn.Module, whole: Snapshot, task: Task, removals: Sequence[Removal]) -> None:
-    """Refit the layers of `model` from which columns were removed; `whole` is what it was before."""
+    """Refit the layers of `model` that lost columns; `whole` is what it was before."""
     kept = _kept(removals)
     cut = {name for (name, side) in kept if side == "in"}
     rows = {name: channels for (name, side), channels in kept.items() if side == "out"}
@@ -189,13 +191,14 @@ def _fitted(
 ) -> Tensor:
     """Return the matrix with which `module` comes closest to `wanted` from what it has `seen`.
 
-    Wide layers are fitted block of columns by block, each to what the others leave.
+    Wide layers are fitted block of columns by block, each to what the others leave, several times.
     """
     new = matrix(module)
     if mask is not None and seen.shape[1] > mask.shape[1]:
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     rest = wanted - seen @ new.float().T
-    for start, end in ranges(seen.shape[1]):
+    bounds = ranges(seen.shape[1])
+    for start, end in bounds * (1 if len(bounds) == 1 else SWEEPS):
         part = seen[:, start:end]
         moments = (part.T @ part).double()
         scale = damping * moments.diagonal().mean()

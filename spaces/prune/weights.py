@@ -35,9 +35,7 @@ class Weights(Technique):
     pattern: str = axis("single", choice("single", "2:4"), unit="arrangement of zeros")
     """Any single weight may go ("single"), or two of each four consecutive inputs do ("2:4"):
     half of the weights, whatever `sparsity` says, in the form that sparse tensor cores take."""
-    scope: str = axis(
-        "global", choice("global", "layer"), unit="who competes", on_request=True
-    )
+    scope: str = axis("global", choice("global", "layer"), unit="who competes", on_request=True)
     """All layers' weights compete ("global"), or each layer loses the same share ("layer")."""
     refit: bool = True
     """Refit the weights that stay to the layers' old outputs, by least squares."""
