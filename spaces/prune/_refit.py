@@ -200,17 +200,26 @@ def _fitted(
     bounds = ranges(seen.shape[1])
     for start, end in bounds * (1 if len(bounds) == 1 else SWEEPS):
         part = seen[:, start:end]
-        moments = (part.T @ part).double()
-        scale = damping * moments.diagonal().mean()
-        moments += scale * torch.eye(len(moments), dtype=torch.float64)
-        slope = (part.T @ rest).double().T
-        if mask is None:
-            change = torch.linalg.solve(moments, slope.T).T
-        else:
-            change = _masked(moments, slope, mask[:, start:end])
+        allowed = None if mask is None else mask[:, start:end]
+        change = _step(part, rest, allowed, damping)
         new[:, start:end] += change
         rest = rest - part @ change.float().T
     return new
+
+
+def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Tensor:
+    """Return the change of some columns' weights that comes closest to writing `rest`."""
+    scale = damping * float(part.double().square().sum()) / part.shape[1]
+    if mask is None and len(part) < part.shape[1]:  # fewer places than columns: the smaller system
+        products = (part @ part.T).double()
+        products += scale * torch.eye(len(part), dtype=torch.float64)
+        return torch.linalg.solve(products, rest.double()).T @ part.double()
+    moments = (part.T @ part).double()
+    moments += scale * torch.eye(len(moments), dtype=torch.float64)
+    slope = (part.T @ rest).double()
+    if mask is None:
+        return torch.linalg.solve(moments, slope).T
+    return _masked(moments, slope.T, mask)
 
 
 def _masked(moments: Tensor, slope: Tensor, mask: Tensor) -> Tensor:

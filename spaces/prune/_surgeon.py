@@ -153,13 +153,15 @@ def _matrices(states: Sequence[_State]) -> dict[str, Tensor]:
 def _costs(state: _State) -> Tensor:
     """Return the share of the outputs' power that is lost if each unit went alone, (units,)."""
     b = state.blocks
+    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
+        pivots = state.inverse.diagonal()[b[:, 0]]
+        energy = state.matrix.square().sum(0)[b[:, 0]].double()
+        return energy / (pivots + RIDGE * pivots.amax()) / state.power
     corners = state.inverse[b[:, :, None], b[:, None, :]]  # (units, columns, columns)
     weights = state.matrix[:, b].double().permute(1, 2, 0)  # (units, columns, outputs)
     # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
     ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
     corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype)
-    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
-        return (weights.square() / corners).sum((1, 2)) / state.power
     lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
     return lost / state.power
 
