@@ -219,12 +219,13 @@ def _slot(name: str, fields: Any) -> tuple[Slot, list[str]]:
             if field not in searchable:
                 raise BadExperiment(f"space.{name}.{field} cannot be searched, give it one value")
             ranges[field] = _dimension(f"space.{name}.{field}", given)
-        elif field in searchable:
+        elif field in searchable and not searchable[field].metadata["on_request"]:
             ranges[field] = _dimension(f"space.{name}.{field}", [given])
         else:
             fixed[field] = given
-    if not fields.keys() & searchable.keys():
-        ranges = {n: f.metadata["dimension"] for n, f in searchable.items()}
+    usual = {n: f for n, f in searchable.items() if not f.metadata["on_request"]}
+    if not fields.keys() & usual.keys():
+        ranges |= {n: f.metadata["dimension"] for n, f in usual.items()}
     base = _built(kind, f"space.{name}", fixed)
     notices = []
     for field, dimension in ranges.items():

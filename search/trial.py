@@ -177,6 +177,11 @@ class _Work:
                     model = setting.apply(model, task)
                 self.cache.store(place, reference, model)
         self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
+        if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
+            self.facts["weights_zero"] = round(zeros, 4)
+            runtime = self.experiment.runtime(self.plan.runtime)
+            if reason := runtime.dense(self.plan.encoding, self.experiment.target):
+                self.facts["zeros"] = reason
         return model.eval()
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:

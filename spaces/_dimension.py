@@ -75,6 +75,11 @@ def choice(*options: Value) -> Choice:
     return Choice(options)
 
 
-def axis(neutral: Any, dimension: Dimension, *, unit: str) -> Any:
-    """Declare a searched field of a technique: `neutral` is the value at which nothing changes."""
-    return dataclasses.field(default=neutral, metadata={"dimension": dimension, "unit": unit})
+def axis(neutral: Any, dimension: Dimension, *, unit: str, on_request: bool = False) -> Any:
+    """Declare a searched field of a technique: `neutral` is the value at which nothing changes.
+
+    One that is searched `on_request` says how something is done that another field decides: it is
+    searched where an experiment lists its values, and fixed where it gives one.
+    """
+    metadata = {"dimension": dimension, "unit": unit, "on_request": on_request}
+    return dataclasses.field(default=neutral, metadata=metadata)

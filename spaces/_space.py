@@ -58,7 +58,7 @@ class Space:
 
     def settings(self, point: Mapping[str, Value]) -> tuple[Technique, ...]:
         """Return the settings of a point in the order in which they take effect."""
-        return tuple(sorted((s.at(point) for s in self.slots), key=lambda t: t.stage))
+        return tuple(sorted((s.at(point) for s in self.slots), key=lambda t: (t.stage, t.rank)))
 
     def plan(self, point: Mapping[str, Value]) -> Plan:
         """Return what a point asks of training, encoding and deployment."""

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces._attention import PrunedAttention
+from spaces._dropped import Dropped, drop
 
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 _FORMAT = 1
-_REPLACEMENTS: dict[str, type[nn.Module]] = {"PrunedAttention": PrunedAttention}
+_REPLACEMENTS: dict[str, type[nn.Module]] = {"PrunedAttention": PrunedAttention, "Dropped": Dropped}
 """The only classes an edit may give a module, by the name that stands for them in a file."""
 
 _Attributes = dict[str, int | bool | tuple[int, ...]]
@@ -25,19 +26,27 @@ def achieved(reference: nn.Module, model: nn.Module) -> float:
     return 1 - after / before
 
 
+def zeros(model: nn.Module) -> float:
+    """Return the fraction of the weights of `model` that are zero, 0..1."""
+    weights = list(model.parameters())
+    return sum(int((w == 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1)
+
+
 def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
     """Return, JSON-serialisable, how the structure of `model` differs from `reference`'s.
 
     For each module: its new class, if any, and the integer, boolean and tuple-of-integer
     attributes that differ. For each parameter and buffer: its new shape. Values are not described.
+    What was below a module that is Dropped is gone.
     Raises ValueError on a difference of any other kind.
     """
     old, new = dict(reference.named_modules()), dict(model.named_modules())
-    _require_same("modules", set(old), set(new))
-    _require_same("tensors", set(_tensors(reference)), set(_tensors(model)))
+    gone = tuple(f"{name}." for name, module in new.items() if isinstance(module, Dropped))
+    before = {name: t for name, t in _tensors(reference).items() if not name.startswith(gone)}
+    _require_same("modules", {name for name in old if not name.startswith(gone)}, set(new))
+    _require_same("tensors", set(before), set(_tensors(model)))
     attributes = {name: _changed(old[name], module) for name, module in new.items()}
     classes = {name: _replacement(name, old[name], module) for name, module in new.items()}
-    before = _tensors(reference)
     return {
         "format": _FORMAT,
         "classes": {name: kind for name, kind in classes.items() if kind is not None},
@@ -84,6 +93,8 @@ def rebuild(
     for name, kind in description["classes"].items():
         if kind not in _REPLACEMENTS:
             raise ValueError(f"unknown class {kind!r} for {name!r}, know {sorted(_REPLACEMENTS)}")
+        if kind == Dropped.__name__:
+            drop(modules[name])
         modules[name].__class__ = _REPLACEMENTS[kind]
     for name, changed in description["attributes"].items():
         for key, value in changed.items():

@@ -33,6 +33,8 @@ class Technique(abc.ABC):
     """
 
     stage: ClassVar[Stage]
+    rank: ClassVar[int] = 0
+    """Order within the stage: the coarsest edit first, or the next one undoes what was fitted."""
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the model to use from here on; `model` is a copy and may be edited in place.

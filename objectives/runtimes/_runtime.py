@@ -180,3 +180,11 @@ class Runtime(abc.ABC):
         """
         del folder, task, notes
         raise Infeasible(f"{type(self).__name__} does not execute modules that could be split")
+
+    def dense(self, encoding: Encoding, target: Target) -> str | None:
+        """Return in one sentence why weights that are zero take as long as others, None if not."""
+        del encoding
+        return (
+            f"The runtime {type(self).__name__.lower()} has no kernels that skip zero weights on "
+            f"{target.device}, so the latency is that of the dense model."
+        )

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from objectives.runtimes._sparse import packed, unpacked
 from spaces import Infeasible
 from spaces._surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
 
@@ -50,14 +51,14 @@ def write(
     for key in {f"{layer}.weight" for layer in layers} & set(kept):
         whole = rounded(kept[key])
         kept |= {key: whole.values, key + _SCALE: whole.scale}
-    save_file(kept, folder / WEIGHTS)
+    save_file(packed(kept), folder / WEIGHTS)
     (folder / ARCHITECTURE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def read(folder: Path, reference_copy: nn.Module) -> tuple[nn.Module, dict[str, Integers]]:
     """Return the model that `write` wrote, and by layer the integers behind its weights."""
     description = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
-    kept = load_file(folder / WEIGHTS)
+    kept = unpacked(load_file(folder / WEIGHTS))
     scales = {key: kept.pop(key) for key in list(kept) if key.endswith(_SCALE)}
     layers: dict[str, Integers] = {}
     for key, scale in scales.items():

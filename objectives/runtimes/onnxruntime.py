@@ -19,6 +19,7 @@ from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._onnx import exported, feeds, refuses_bits, save, session_of
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
+from objectives.runtimes._sparse_graphs import store_onnx
 from spaces import Encoding, Infeasible, Task
 
 FILE = "model.onnx"
@@ -103,6 +104,8 @@ class Onnxruntime(Runtime):
                         f"none of the {total} convolution and linear layers could be quantized to "
                         f"{export.encoding.weight_bits} bits in ONNX"
                     )
+            else:
+                notes["sparse_weights"] = store_onnx(model)
             save(model, export.folder / FILE)
         return notes
 

@@ -29,18 +29,20 @@ def allocate(
     families: Sequence[Family],
     curves: Sequence[Curve | None],
     operations: Mapping[str, float],
-    ratio: float,
+    ratios: Sequence[float],
     round_to: int,
 ) -> list[int]:
     """Return the units that each family keeps.
 
-    Together they need about the operations of a model of which every family keeps 1 - `ratio`,
-    and do little damage: widths fall step by step, always where the damage for each
-    saved operation is smallest. Families without a curve keep the uniform number.
+    Together they need about the operations of a model of which every family loses its share of
+    `ratios`, and do little damage: widths fall step by step, always where the damage for each
+    saved operation is smallest. Families without a curve keep the number by their ratio. A ratio
+    below zero is that of a family that has lost more than its share already.
     """
-    uniform = [keep(f.units, f.size, ratio, round_to) for f in families]
+    pairs = list(zip(families, ratios, strict=True))
+    uniform = [keep(f.units, f.size, max(r, 0.0), round_to) for f, r in pairs]
     layers = list(_layers(families, operations))
-    budget = _total(layers, families, [f.units * (1 - ratio) for f in families])
+    budget = _total(layers, families, [f.units * (1 - r) for f, r in pairs])
     kept = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
     while (now := _total(layers, families, kept)) > budget:
         step = min(_steps(layers, families, curves, kept, round_to, budget), default=None)

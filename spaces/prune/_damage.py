@@ -50,11 +50,15 @@ class Outputs:
         try:
             for name, matrix in matrices.items():
                 write(layers[name], matrix)
-            pairs = zip(self._inputs, self._whole, strict=True)
-            terms = [float(distillation(self._outputs(i), whole, 1.0)) for i, whole in pairs]
+            return self.moved()
         finally:
             for name, parameters in saved.items():
                 layers[name]._parameters.update(parameters)
+
+    def moved(self) -> float:
+        """Return the mean distillation term at temperature 1 of the model as it is now."""
+        pairs = zip(self._inputs, self._whole, strict=True)
+        terms = [float(distillation(self._outputs(i), whole, 1.0)) for i, whole in pairs]
         return sum(terms) / len(terms)
 
     def _outputs(self, inputs: Any) -> Any:

@@ -1,10 +1,12 @@
 """How much a channel matters: by its weights, or by what the loss would miss without it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces._automatic import normalised
 from spaces._inputs import call, length, plain, rows
@@ -19,7 +21,7 @@ BATCH = 8
 
 Scores = Mapping[tuple[str, str], Tensor]
 """Score of each channel (channels,) by a member's name and side."""
-CRITERIA = ("auto", "taylor", "l2")
+CRITERIA = ("auto", "taylor", "l2", "scale", "random")
 
 
 def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Family]) -> Scores:
@@ -30,13 +32,24 @@ def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Fami
     set to zero (Molchanov et al. 2019, equation 8), summed over batches and over the group. "auto"
     takes the weights where batch normalisation keeps them on one scale, else the loss: without
     any training a 6-layer BERT pruned by 0.3 keeps 0.875 of 0.884 by the loss and 0.829 by the
-    weights, a ResNet-20 pruned by 0.3 keeps 0.41 and 0.47 of 0.90.
+    weights, a ResNet-20 pruned by 0.3 keeps 0.41 and 0.47 of 0.90. "scale" is the size of the
+    batch normalisation's scale (Liu et al. 2017, Network slimming, section 3, without its learned
+    shrinkage), and "l2" in a group that has no such normalisation. "random" is the control: the
+    same numbers every time, which know nothing of the model.
     """
     if criterion == "auto":
         criterion = "l2" if normalised(model) else "taylor"
+    if criterion == "scale":
+        families = [_scaled(family) for family in families]
     members = {(m.name, m.side): m for family in families for m in family.members}
-    if criterion == "l2":
+    if criterion in ("l2", "scale"):
         return _per_channel(members, torch.square)
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(0)
+        return {
+            key: torch.rand(m.unit.numel(), dtype=torch.float64, generator=generator)
+            for key, m in sorted(members.items())
+        }
     total: dict[tuple[str, str], Tensor] = {}
     for _ in _gradients(model, task):
         for key, found in _per_channel(members, _change).items():
@@ -54,6 +67,12 @@ def weakest(family: Family, count: int, channels: Scores) -> tuple[int, ...]:
             total.index_add_(0, member.unit[used], found[used])
     order = torch.sort(total, stable=True).indices[:count]
     return tuple(sorted(int(i) for i in order))
+
+
+def _scaled(family: Family) -> Family:
+    """Return a family with only its batch normalisations, the whole if it has none."""
+    norms = tuple(m for m in family.members if isinstance(m.module, _BatchNorm) and m.module.affine)
+    return dataclasses.replace(family, members=norms or family.members)
 
 
 def _gradients(model: nn.Module, task: Task) -> Iterable[None]:

@@ -1,6 +1,7 @@
 """What the layers that read removable channels see."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -21,6 +22,11 @@ ROWS = 8192
 """Places of a layer that are looked at, over all samples; more where a layer reads more values."""
 PLACES_PER_COLUMN = 4
 """Places for each value that a layer reads, if there are so many."""
+WIDEST = 2048
+"""Columns whose moments are taken together. What a wider layer reads is divided into blocks, and
+the moments between blocks are taken as zero: inverting takes time in the cube of the columns."""
+ALIGNED = 128
+"""Channels of which a part of a wide layer has a multiple: heads lie in one part."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -32,10 +38,12 @@ class Reader:
     """
 
     module: nn.Linear | nn.Conv1d | nn.Conv2d
-    matrix: Tensor
-    """Weights and bias as one matrix, (outputs, columns), float64."""
-    moments: Tensor
-    """Mean outer product of the columns, (columns, columns), float64."""
+    parts: list[Tensor]
+    """Columns that are seen together, ascending; each part of a wide layer has the constant."""
+    moments: list[Tensor]
+    """Mean outer product of each part's columns, (columns, columns), float64."""
+    power: float = 0.0
+    """Mean squared length of what is written at a place."""
     places: int = 0
 
     @property
@@ -43,9 +51,21 @@ class Reader:
         """Columns of one channel."""
         return self.module.weight[0, 0].numel()
 
+    @property
+    def matrix(self) -> Tensor:
+        """Weights and bias as one matrix, (outputs, columns), float64."""
+        return matrix(self.module)
+
     def columns(self, channels: Tensor) -> Tensor:
         """Return the columns of `channels`, (channels x kernel,)."""
         return (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
+
+
+def ranges(columns: int) -> list[tuple[int, int]]:
+    """Return the bounds of equal blocks of at most WIDEST columns, in order."""
+    count = -(-columns // WIDEST)
+    bounds = [round(i * columns / count) for i in range(count + 1)]
+    return list(itertools.pairwise(bounds))
 
 
 def readable(module: nn.Module) -> bool:
@@ -79,7 +99,9 @@ def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Rea
         for hook in hooks:
             hook.remove()
     for reader in readers.values():
-        reader.moments /= max(reader.places, 1)
+        reader.power /= max(reader.places, 1)
+        for moments in reader.moments:
+            moments /= max(reader.places, 1)
     return {name: reader for name, reader in readers.items() if reader.places}
 
 
@@ -104,7 +126,8 @@ def pick(
     by nobody, and in sentences filled up to one length it is the greater part.
     """
     shape = _placed(module, output.shape)
-    wanted = max(ROWS, PLACES_PER_COLUMN * module.weight[0].numel()) * BATCH // SAMPLES  # type: ignore[index]
+    columns = min(WIDEST, module.weight[0].numel())  # type: ignore[index]
+    wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
     total = math.prod(shape)
     flat = torch.arange(total)
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
@@ -145,13 +168,20 @@ def matrix(module: nn.Module) -> Tensor:
 
 def _empty(module: nn.Module) -> Reader:
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    whole = matrix(module)
-    columns = whole.shape[1]
-    return Reader(
-        module=module,
-        matrix=whole,
-        moments=torch.zeros(columns, columns, dtype=torch.float64),
-    )
+    parts = _parts(module.weight[0].numel(), module.weight[0, 0].numel())
+    if module.bias is not None:
+        constant = torch.tensor([module.weight[0].numel()])
+        parts = [torch.cat([part, constant]) for part in parts]
+    moments = [torch.zeros(len(part), len(part), dtype=torch.float64) for part in parts]
+    return Reader(module=module, parts=parts, moments=moments)
+
+
+def _parts(columns: int, kernel: int) -> list[Tensor]:
+    """Return the columns in parts of at most WIDEST, of whole channels and, if it can be, heads."""
+    aligned = kernel * ALIGNED
+    step = WIDEST // aligned * aligned or max(WIDEST // kernel, 1) * kernel
+    step = columns if columns <= WIDEST else step
+    return list(torch.arange(columns).split(step))
 
 
 def _watch(
@@ -160,8 +190,12 @@ def _watch(
     """Return a hook that adds what the layer reads."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen = read(module, args[0], pick(module, output, generator, current["inputs"]))
-        reader.moments += (seen.T @ seen).double()
+        places = pick(module, output, generator, current["inputs"])
+        seen = read(module, args[0], places)
+        for part, moments in zip(reader.parts, reader.moments, strict=True):
+            own = seen if len(reader.parts) == 1 else seen[:, part]
+            moments += (own.T @ own).double()
+        reader.power += float(written(module, output, places).double().square().sum())
         reader.places += len(seen)
 
     return hook

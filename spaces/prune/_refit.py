@@ -1,42 +1,85 @@
 """Least squares: what stays of a layer is refitted to write what the whole layer wrote."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaces._inputs import call
+from spaces._inputs import call, concatenate, flatten, length, plain
 from spaces._task import Task
-from spaces.prune._readers import batches, matrix, pick, read, readable, written
+from spaces.prune._readers import batches, matrix, pick, ranges, read, readable, written
 from spaces.prune._removal import Removal, Snapshot
-from spaces.prune._surgeon import DAMPING
+
+DAMPING = 0.01
+"""Ridge towards the present weights, as a share of the mean diagonal of the moments."""
+BYTES = 2**29
+"""Largest input or output of a layer over all samples; of larger ones fewer samples are used."""
+SWEEPS = 3
+"""Times that the blocks of columns of a wide layer take turns."""
+ITERATIONS = 20
+"""Steps of conjugate gradients where each output may use columns of its own."""
 
 
 class _Seen(Exception):
-    """Raised by a hook once a layer was seen: what follows need not be computed."""
+    """Raised by a hook once the last layer was seen: what follows need not be computed."""
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _Goal:
+    """What a layer of the whole model writes at some places, batch by batch."""
+
+    places: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
+    outputs: list[Tensor] = dataclasses.field(default_factory=list)
+    calls: int = 0
+    bytes: int = 0
+    """Of the larger of input and output, over all samples so far."""
 
 
 def refit(model: nn.Module, whole: Snapshot, task: Task, removals: Sequence[Removal]) -> None:
-    """Refit the layers of `model` from which columns were removed; `whole` is what it was before.
+    """Refit the layers of `model` that lost columns; `whole` is what it was before."""
+    kept = _kept(removals)
+    cut = {name for (name, side) in kept if side == "in"}
+    rows = {name: channels for (name, side), channels in kept.items() if side == "out"}
+    fit(model, whole, task, sorted(cut), rows=rows)
+
+
+def fit(
+    model: nn.Module,
+    whole: Snapshot,
+    task: Task,
+    names: Sequence[str],
+    *,
+    rows: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    damping: float = DAMPING,
+) -> None:
+    """Refit the layers `names` of `model` to write what they wrote in `whole`.
 
     Layer by layer in the order of the computation: the weights become those with which the layer,
-    reading what the pruned model gives it, comes closest to what it wrote in the whole model (He
+    reading what the changed model gives it, comes closest to what it wrote in the whole model (He
     et al. 2017, Channel pruning for accelerating very deep networks, section 3.2), with a ridge
-    towards the weights that it has.
+    towards the weights that it has. `rows` are the outputs that a layer still has; `masks` say
+    which columns each output may use, (outputs, columns of the weight). Layers that cannot be
+    read, that share their weight, or that are not used exactly once stay as they are.
     """
-    kept = _kept(removals)
     shared = _shared(model)
-    cut = [
-        name
-        for (name, side), channels in kept.items()
-        if side == "in"
-        and readable(model.get_submodule(name))
-        and id(model.get_submodule(name).weight) not in shared
-    ]
-    data = list(batches(task))
-    for name in _order(model, cut, data[0]):
-        _layer(model, whole, name, kept.get((name, "out")), data)
+    usable = [n for n in names if _usable(model.get_submodule(n), shared)]
+    changed = Snapshot(model)
+    data = list(_alike(batches(task)))
+    whole.restore()
+    try:
+        goals = _record(model, usable, data)
+    finally:
+        changed.restore()
+    goals = {name: goal for name, goal in goals.items() if goal.calls == len(data)}
+    if goals:
+        _adjust(model, goals, data, rows or {}, masks or {}, damping)
+
+
+def _usable(module: nn.Module, shared: set[int]) -> bool:
+    return readable(module) and id(module.weight) not in shared
 
 
 def _kept(removals: Sequence[Removal]) -> dict[tuple[str, str], Tensor]:
@@ -61,68 +104,145 @@ def _shared(model: nn.Module) -> set[int]:
     return {key for key, times in seen.items() if times > 1}
 
 
-def _order(model: nn.Module, names: Sequence[str], inputs: Any) -> list[str]:
-    """Return those of `names` that are used exactly once in a pass, in their order."""
-    calls: list[str] = []
+def _alike(data: Iterator[Any]) -> Iterator[Any]:
+    """Yield the first batches as long as their samples have equal shapes, so that they join."""
+    shapes = None
+    for inputs in data:
+        found = [t.shape[1:] for t in flatten(inputs)[0]]
+        shapes = shapes or found
+        if found != shapes:
+            return
+        yield inputs
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda *_: calls.append(name)
 
-    hooks = [model.get_submodule(name).register_forward_hook(note(name)) for name in names]
+def _record(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> dict[str, _Goal]:
+    """Return what the layers write at some places of each batch, the same ones for every call."""
+    goals = {name: _Goal() for name in names}
+    generator = torch.Generator().manual_seed(0)
+    current: dict[str, Any] = {}
+
+    def watch(goal: _Goal) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            goal.calls += 1
+            places = pick(module, output, generator, current["inputs"])
+            goal.outputs.append(written(module, output, places))
+            goal.places.append((places[0] + current["start"], *places[1:]))
+            goal.bytes += 4 * max(output.numel(), args[0].numel())
+
+        return hook
+
+    hooks = [model.get_submodule(n).register_forward_hook(watch(g)) for n, g in goals.items()]
     try:
-        with torch.no_grad():
-            call(model, inputs)
+        start = 0
+        for inputs in data:
+            current.update(inputs=inputs, start=start)
+            with torch.no_grad():
+                call(model, inputs)
+            start += length(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return [name for name in dict.fromkeys(calls) if calls.count(name) == 1]
+    return goals
 
 
-def _layer(
-    model: nn.Module, whole: Snapshot, name: str, outputs: Tensor | None, data: Sequence[Any]
+def _adjust(
+    model: nn.Module,
+    goals: Mapping[str, _Goal],
+    data: Sequence[Any],
+    rows: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    damping: float,
 ) -> None:
-    """Give one layer its new weights, in place of the old ones."""
-    pruned = Snapshot(model)
-    present = matrix(model.get_submodule(name))
-    moments = torch.zeros(present.shape[1], present.shape[1], dtype=torch.float64)
-    products = torch.zeros(present.shape[1], present.shape[0], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    for inputs in data:
-        whole.restore()
-        (_, goal) = _at(model, name, inputs)
-        places = pick(model.get_submodule(name), goal, generator, inputs)
-        wanted = written(model.get_submodule(name), goal, places)
-        pruned.restore()
-        module = model.get_submodule(name)
-        (given, _) = _at(model, name, inputs)
-        seen = read(module, given, places)
-        if outputs is not None:
-            wanted = wanted[:, outputs]
-        moments += (seen.T @ seen).double()
-        products += (seen.T @ wanted).double()
-    ridge = DAMPING * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
-    change = torch.linalg.solve(moments + ridge, products - moments @ present.T).T
-    if bool(change.isfinite().all()):
-        write(model.get_submodule(name), present + change)
+    """Run all samples at once; each layer gets its new weights just before it uses them."""
+    largest = max(goal.bytes for goal in goals.values())
+    count = max(1, min(len(data), int(len(data) * BYTES / max(largest, 1))))
+    left = set(goals)
 
+    def adjust(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            goal = goals[name]
+            wanted = torch.cat(goal.outputs[:count])
+            places = tuple(torch.cat(p) for p in zip(*goal.places[:count], strict=True))
+            if name in rows:
+                wanted = wanted[:, rows[name]]
+            seen = read(module, args[0], places)
+            new = _fitted(module, seen, wanted, masks.get(name), damping)
+            if bool(new.isfinite().all()):
+                write(module, new)
+            left.discard(name)
+            if not left:
+                raise _Seen
 
-def _at(model: nn.Module, name: str, inputs: Any) -> tuple[Tensor, Tensor]:
-    """Return what a layer reads and writes for `inputs`."""
-    found: list[tuple[Tensor, Tensor]] = []
+        return hook
 
-    def stop(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        found.append((args[0], output))
-        raise _Seen
-
-    hook = model.get_submodule(name).register_forward_hook(stop)
+    hooks = [model.get_submodule(n).register_forward_pre_hook(adjust(n)) for n in goals]
     try:
         with torch.no_grad():
-            call(model, inputs)
+            call(model, plain(concatenate(data[:count])))
     except _Seen:
         pass
     finally:
-        hook.remove()
-    return found[0]
+        for hook in hooks:
+            hook.remove()
+
+
+def _fitted(
+    module: nn.Module, seen: Tensor, wanted: Tensor, mask: Tensor | None, damping: float
+) -> Tensor:
+    """Return the matrix with which `module` comes closest to `wanted` from what it has `seen`.
+
+    Wide layers are fitted block of columns by block, each to what the others leave, several times.
+    """
+    new = matrix(module)
+    if mask is not None and seen.shape[1] > mask.shape[1]:
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    rest = wanted - seen @ new.float().T
+    bounds = ranges(seen.shape[1])
+    for start, end in bounds * (1 if len(bounds) == 1 else SWEEPS):
+        part = seen[:, start:end]
+        allowed = None if mask is None else mask[:, start:end]
+        change = _step(part, rest, allowed, damping)
+        new[:, start:end] += change
+        rest = rest - part @ change.float().T
+    return new
+
+
+def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Tensor:
+    """Return the change of some columns' weights that comes closest to writing `rest`."""
+    scale = damping * float(part.double().square().sum()) / part.shape[1]
+    if mask is None and len(part) < part.shape[1]:  # fewer places than columns: the smaller system
+        products = (part @ part.T).double()
+        products += scale * torch.eye(len(part), dtype=torch.float64)
+        return torch.linalg.solve(products, rest.double()).T @ part.double()
+    moments = (part.T @ part).double()
+    moments += scale * torch.eye(len(moments), dtype=torch.float64)
+    slope = (part.T @ rest).double()
+    if mask is None:
+        return torch.linalg.solve(moments, slope).T
+    return _masked(moments, slope.T, mask)
+
+
+def _masked(moments: Tensor, slope: Tensor, mask: Tensor) -> Tensor:
+    """Return the change x, zero outside of `mask`, with x moments = slope inside of it.
+
+    Conjugate gradients for all rows together, preconditioned by the diagonal: a direct solution
+    needs a factorization for each row, since each has columns of its own.
+    """
+    diagonal = moments.diagonal().clamp(min=torch.finfo(torch.float64).tiny)
+    change = torch.zeros_like(slope)
+    left = slope * mask
+    step = direction = left / diagonal
+    size = (left * step).sum(1, keepdim=True)
+    for _ in range(ITERATIONS):
+        ahead = (direction @ moments) * mask
+        curvature = (direction * ahead).sum(1, keepdim=True)
+        pace = torch.where(curvature > 0, size / curvature, 0)
+        change += pace * direction
+        left = left - pace * ahead
+        step = left / diagonal
+        before, size = size, (left * step).sum(1, keepdim=True)
+        direction = step + torch.where(before > 0, size / before, 0) * direction
+    return change
 
 
 def write(module: nn.Module, new: Tensor) -> None:

@@ -37,15 +37,20 @@ class Curve:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _State:
-    """One reader while units go: its weights, refitted, and the inverse of its moments."""
+    """Columns of one reader while units go: their weights, refitted, and their inverse moments."""
 
     name: str
     matrix: Tensor
+    """(outputs, columns); the constant's column is what is added to the bias, but in the first."""
     inverse: Tensor
     power: float
     """Mean squared output of the whole layer."""
+    units: Tensor
+    """The units that lie in these columns, (units,)."""
     blocks: Tensor
-    """Columns of each unit, (units, columns of one)."""
+    """Columns of each of them, (units, columns of one)."""
+    columns: Tensor
+    """Columns of the whole matrix that these are, (columns,)."""
 
 
 def curve(
@@ -61,12 +66,12 @@ def curve(
     Stork 1993; Kurtic et al. 2023, ZipLM, section 3.1). When as many units are gone as `marks`
     say, the `damage` to the model's outputs is measured.
     """
-    found = [
-        _state(member.name, member.unit, family.units, readers[member.name])
+    states = [
+        state
         for member in family.members
         if member.side == "in" and member.name in readers
+        for state in _states(member.name, member.unit, family.units, readers[member.name])
     ]
-    states = [state for state in found if state is not None]
     if not states:
         return None
     left = torch.ones(family.units, dtype=torch.bool)
@@ -75,60 +80,100 @@ def curve(
     at_once = max(1, family.units // AT_ONCE)
     last = max(marks, default=0) if damage else family.units - 1
     while len(order) < last:
-        cost = torch.stack([_costs(state) for state in states]).sum(0)
+        cost = torch.zeros(family.units, dtype=torch.float64)
+        for state in states:
+            cost.index_add_(0, state.units, _costs(state))
         cost[~left] = torch.inf
         until = min([m for m in marks if m > len(order)], default=last)
         going = torch.sort(cost, stable=True).indices[: min(at_once, until - len(order))]
         order += going.tolist()
         left[going] = False
         for state in states:
-            _eliminate(state, going)
+            _eliminate(state, torch.isin(state.units, going).nonzero().flatten())
         if damage is not None and len(order) in marks:
-            measured.append((len(order), damage({s.name: s.matrix for s in states})))
+            measured.append((len(order), damage(_matrices(states))))
     rest = left.nonzero().flatten().tolist()
     return Curve(order=(*order, *rest), measured=tuple(measured))
 
 
-def _state(name: str, unit: Tensor, units: int, reader: Reader) -> _State | None:
-    """Return a reader's state; None where its channels are not divided evenly among the units."""
+def _states(name: str, unit: Tensor, units: int, reader: Reader) -> list[_State]:
+    """Return a reader's states, one for each part of its columns.
+
+    None where its channels are not divided evenly among the units, or a unit lies in two parts.
+    """
     channels = [(unit == u).nonzero().flatten() for u in range(units)]
     if len({len(c) for c in channels}) != 1 or not len(channels[0]):
-        return None
-    moments, whole = reader.moments, reader.matrix
-    power = float(((whole @ moments) * whole).sum())
-    scale = float(moments.diagonal().mean())
-    if not (power > 0 and scale > 0):
-        return None
-    damped = moments + DAMPING * scale * torch.eye(len(moments), dtype=torch.float64)
-    return _State(
-        name=name,
-        matrix=whole.clone(),
-        inverse=torch.linalg.inv(damped),
-        power=power,
-        blocks=torch.stack([reader.columns(c) for c in channels]),
-    )
+        return []
+    columns = torch.stack([reader.columns(c) for c in channels])
+    whole, states = reader.matrix, []
+    for number, (part, moments) in enumerate(zip(reader.parts, reader.moments, strict=True)):
+        inside = torch.isin(columns, part)
+        if bool((inside.any(1) != inside.all(1)).any()):
+            return []
+        scale = float(moments.diagonal().mean())
+        if not (reader.power > 0 and scale > 0):
+            return []
+        own = inside.all(1).nonzero().flatten()
+        damped = moments + DAMPING * scale * torch.eye(len(moments), dtype=torch.float64)
+        matrix = whole[:, part]
+        if number > 0 and reader.module.bias is not None:
+            matrix[:, -1] = 0
+        states.append(
+            _State(
+                name=name,
+                # where outputs are many, half the bytes are half the time
+                matrix=matrix if len(reader.parts) == 1 else matrix.float(),
+                inverse=torch.linalg.inv(damped),
+                power=reader.power,
+                units=own,
+                blocks=torch.searchsorted(part, columns[own]),
+                columns=part,
+            )
+        )
+    return states
+
+
+def _matrices(states: Sequence[_State]) -> dict[str, Tensor]:
+    """Return the readers' whole matrices."""
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(state.name for state in states):
+        own = [state for state in states if state.name == name]
+        if len(own) == 1:
+            found[name] = own[0].matrix
+            continue
+        width = 1 + max(int(state.columns[-1]) for state in own)
+        matrix = torch.zeros(len(own[0].matrix), width, dtype=torch.float64)
+        for state in own:
+            # of columns, only the constant's is in several parts: there, they add up
+            matrix.index_add_(1, state.columns, state.matrix.double())
+        found[name] = matrix
+    return found
 
 
 def _costs(state: _State) -> Tensor:
     """Return the share of the outputs' power that is lost if each unit went alone, (units,)."""
     b = state.blocks
+    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
+        pivots = state.inverse.diagonal()[b[:, 0]]
+        energy = state.matrix.square().sum(0)[b[:, 0]].double()
+        return energy / (pivots + RIDGE * pivots.amax()) / state.power
     corners = state.inverse[b[:, :, None], b[:, None, :]]  # (units, columns, columns)
-    weights = state.matrix[:, b].permute(1, 2, 0)  # (units, columns, outputs)
+    weights = state.matrix[:, b].double().permute(1, 2, 0)  # (units, columns, outputs)
     # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
     ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
     corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype)
-    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
-        return (weights.square() / corners).sum((1, 2)) / state.power
     lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
     return lost / state.power
 
 
 def _eliminate(state: _State, units: Tensor) -> None:
-    """Take the columns of `units` out and refit the other columns."""
+    """Take the columns of `units`, numbers in the state, out and refit the other columns."""
+    if not len(units):
+        return
     gone = state.blocks[units].flatten()
     corner = state.inverse[gone][:, gone]
     across = torch.linalg.solve(corner, state.inverse[gone])  # (gone, columns)
-    state.matrix -= state.matrix[:, gone] @ across
+    state.matrix -= state.matrix[:, gone] @ across.to(state.matrix.dtype)
     state.inverse -= state.inverse[:, gone] @ across
     state.matrix[:, gone] = 0
     state.inverse[gone] = 0

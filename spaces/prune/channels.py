@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from spaces._dimension import Interval, axis
+from spaces._dimension import Interval, axis, choice
 from spaces._statistics import reestimate
 from spaces._task import Task
 from spaces._technique import Infeasible, Stage, Technique
@@ -23,7 +23,7 @@ from spaces.prune._refit import refit
 from spaces.prune._removal import Removal, Snapshot, attempt
 from spaces.prune._surgeon import Curve, curve
 
-IMPORTANCES = ("surgery", "taylor", "l2")
+IMPORTANCES = ("surgery", "taylor", "l2", "scale", "random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,24 @@ class Channels(Technique):
     """
 
     stage = Stage.SHAPE
+    rank = 1
     ratio: float = axis(0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels")
     round_to: int = 8
     """Keep a multiple of this many channels: speed is a staircase in the width."""
-    importance: str = "surgery"
+    importance: str = axis(
+        "surgery", choice(*IMPORTANCES), unit="criterion of importance", on_request=True
+    )
     """Which channels go first: those for which the layers that read them can best make up on 256
-    training samples ("surgery"), those that the loss misses least to first order ("taylor"), or
-    those with the smallest weights ("l2")."""
+    training samples ("surgery"), those that the loss misses least to first order ("taylor"),
+    those with the smallest weights ("l2"), those with the smallest scale in batch normalisation
+    ("scale"), or, as a control, any ("random")."""
     widths: str = "measured"
     """Every layer loses `ratio` of its channels ("uniform"), or the layers share out the
     operations that this would save so that the damage is smallest ("measured")."""
     refit: bool = True
     """Refit the layers that read removed channels to their old outputs, by least squares."""
+    rounds: int = 1
+    """Steps in which the ratio is reached; importance and damage are measured anew in each."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -59,49 +65,72 @@ class Channels(Technique):
             raise ValueError(f"widths must be measured or uniform, got {self.widths!r}")
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1 channel, got {self.round_to}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return `model` with the weakest channels removed and its statistics estimated anew."""
         if self.ratio == 0:
             return model
         example = next(iter(task.batches("validation", 2)))[0]
+        units: dict[str, int] = {}
+        for number in range(1, self.rounds + 1):
+            self._round(model, task, example, number, units)
+        return model
+
+    def _round(
+        self, model: nn.Module, task: Task, example: Any, number: int, units: dict[str, int]
+    ) -> None:
+        """Prune to this round's share of the ratio; `units` are those of the whole model."""
         with torch.random.fork_rng(devices=[]), _traceable(model):
             torch.manual_seed(0)
             coupled = find(model, example)
             if not coupled:
                 raise Infeasible("no layer of the model has channels that could be removed")
+            for group in coupled:
+                units.setdefault(group.name, group.ways[0].units)
+            target = self.ratio * number / self.rounds
+            ratios = [1 - units[g.name] * (1 - target) / g.ways[0].units for g in coupled]
             whole = Snapshot(model)
-            removed = _prune(model, example, self._options(model, task, example, coupled))
+            removed = _prune(model, example, self._options(model, task, example, coupled, ratios))
             if removed and self.refit:
                 refit(model, whole, task, removed)
         if removed:
             reestimate(model, task)
-        return model
+
+    def canonical(self) -> Self:
+        """Return the setting without a criterion by which nothing is removed."""
+        return dataclasses.replace(self, importance="surgery") if self.ratio == 0 else self
 
     def usual(self) -> tuple[Self, ...]:
         """Return moderate and strong pruning."""
         return tuple(dataclasses.replace(self, ratio=ratio) for ratio in (0.2, 0.4))
 
     def _options(
-        self, model: nn.Module, task: Task, example: Any, coupled: list[Coupled]
+        self,
+        model: nn.Module,
+        task: Task,
+        example: Any,
+        coupled: list[Coupled],
+        ratios: Sequence[float],
     ) -> list[tuple[Removal, ...]]:
         """Return what to remove from each coupled set, in each way that it may be divided."""
         first = [group.ways[0] for group in coupled]
         curves = self._curves(model, task, first)
-        kept = [self._keep(family) for family in first]
+        kept = [self._keep(family, ratio) for family, ratio in zip(first, ratios, strict=True)]
         if any(known is not None and known.measured for known in curves):
             operations = count(model, example, first)
-            kept = allocate(first, curves, operations, self.ratio, self.round_to)
+            kept = allocate(first, curves, operations, ratios, self.round_to)
         surgery = self.importance == "surgery"
         blind = any(known is None for known in curves)
         criterion = ("auto" if blind else "l2") if surgery else self.importance
         found = scores(criterion, model, task, [way for group in coupled for way in group.ways])
         options = []
-        for group, left, known in zip(coupled, kept, curves, strict=True):
+        for group, left, known, ratio in zip(coupled, kept, curves, ratios, strict=True):
             going = group.ways[0].units - left
             order = known.order[:going] if known is not None and surgery else None
             options.append(
-                tuple(self._removal(way, going, group, order, found) for way in group.ways)
+                tuple(self._removal(way, going, group, order, found, ratio) for way in group.ways)
             )
         return options
 
@@ -112,10 +141,12 @@ class Channels(Technique):
         group: Coupled,
         order: tuple[int, ...] | None,
         found: Scores,
+        ratio: float,
     ) -> Removal:
         """Return what to remove in one way: what was chosen for the first, if the units are its."""
         if way.units != group.ways[0].units:
-            return Removal(family=way, units=weakest(way, way.units - self._keep(way), found))
+            left = self._keep(way, ratio)
+            return Removal(family=way, units=weakest(way, way.units - left, found))
         units = weakest(way, going, found) if order is None else tuple(sorted(order))
         return Removal(family=way, units=units)
 
@@ -135,8 +166,8 @@ class Channels(Technique):
         at = [marks(family, self.round_to) for family in families]
         return [curve(f, readers, outputs.distance, m) for f, m in zip(families, at, strict=True)]
 
-    def _keep(self, family: Family) -> int:
-        return keep(family.units, family.size, self.ratio, self.round_to)
+    def _keep(self, family: Family, ratio: float) -> int:
+        return keep(family.units, family.size, max(ratio, 0.0), self.round_to)
 
 
 def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -> list[Removal]:

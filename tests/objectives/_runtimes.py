@@ -13,6 +13,9 @@ from objectives import Export, Program, Runtime, Signature, Target
 from spaces import Encoding, Split, Task
 from spaces._inputs import call, flatten, names
 
+ROOT = Path(__file__).parents[2]
+INTEGERS = Encoding(weight_bits=8, activation_bits=8)
+
 
 class Mixed(nn.Module):
     """{"a": (batch, 16) floats, "b": (batch, 16) integers 0..4} -> {"logits", "mean"}."""

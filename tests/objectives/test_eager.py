@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from _runtimes import Images, Mixed, Tiny, asked, elsewhere, ship, size, truth
+from _runtimes import INTEGERS, ROOT, Images, Mixed, Tiny, asked, elsewhere, ship, size, truth
 from torch import nn
 
 from objectives import Target
 from objectives.runtimes.eager import Eager
 from spaces import Encoding, Infeasible
 
-ROOT = Path(__file__).parents[2]
-INTEGERS = Encoding(weight_bits=8, activation_bits=8)
 LINEAR = frozenset({"Linear", "Embedding"})
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def test_float32_is_the_model_bit_for_bit(tmp_path):

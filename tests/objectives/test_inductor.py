@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from _runtimes import Images, Mixed, Tiny, asked, elsewhere, ship, truth
+from _runtimes import INTEGERS, ROOT, Images, Mixed, Tiny, asked, elsewhere, ship, truth
 from torch import Tensor, nn
 
 from objectives import Target
 from objectives.runtimes.inductor import Inductor
 from spaces import Encoding, Infeasible
 
-ROOT = Path(__file__).parents[2]
-INTEGERS = Encoding(weight_bits=8, activation_bits=8)
 KINDS = frozenset({"Linear", "Conv2d"})
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def _needs(encoding: Encoding) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from _models import Residual, convolutions
 from torch import Tensor, nn
 
 from search import catalogue
@@ -13,20 +14,12 @@ from spaces import Plan, Split, Stage, Task, Technique
 
 
 class Small(Task):
-    """A small convolutional network on random images."""
+    """A small network of convolutions and residual blocks, on random images."""
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(32, 4),
-        ).eval()
+        blocks = Residual(32), Residual(32)
+        return nn.Sequential(*convolutions(16, 32, pixels=1), *blocks, nn.Linear(32, 4)).eval()
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(len(split))

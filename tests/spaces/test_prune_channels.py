@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from _models import convolutions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,16 +76,7 @@ def outputs(model: nn.Module, inputs: Any) -> Tensor:
 
 def plain() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(256, 100),
-        nn.ReLU(),
-        nn.Linear(100, 5),
+        *convolutions(32, 64, pixels=2), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 5)
     )
 
 
@@ -109,6 +101,24 @@ class Grouped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(self.g(self.a(x).relu())).relu().mean((2, 3)))
+
+
+class Mobile(nn.Module):
+    """An inverted residual as in MobileNetV2: wide in between, one kernel for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)  # too narrow to lose a channel
+        self.expand, self.project = nn.Conv2d(8, 64, 1, bias=False), nn.Conv2d(64, 8, 1)
+        self.depth = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(64) for _ in range(2))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = F.relu6(self.norms[0](self.expand(x)))
+        y = F.relu6(self.norms[1](self.depth(y)))
+        return self.head((x + self.project(y)).mean((2, 3)))
 
 
 class SelfAttention(nn.Module):
@@ -208,6 +218,7 @@ ALL: dict[str, Made] = {
     "residual": Made(Residual, images),
     "grouped": Made(lambda: Grouped(4), images),
     "depthwise": Made(lambda: Grouped(64), images),
+    "mobile": Made(Mobile, images),
     "bert": Made(lambda: Encoder(SelfAttention), tokens),
     "fused": Made(lambda: Encoder(lambda: Fused(False)), tokens),
     "interleaved": Made(lambda: Encoder(lambda: Fused(True)), tokens),
@@ -286,6 +297,52 @@ def test_fused_projections_lose_whole_heads(name: str) -> None:
     model = prune(ALL[name], 0.5)
     assert tuple(model.attentions[0].qkv.weight.shape) == (48, 32)
     assert (model.attentions[0].heads, model.attentions[0].dim) == (2, 8)
+
+
+def kept_rows(whole: Tensor, pruned: Tensor) -> list[int]:
+    """Return which rows of a weight are still there."""
+    found = [int((whole == row).flatten(1).all(1).nonzero()[0, 0]) for row in pruned]
+    assert len(set(found)) == len(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "producer", "reader", "columns"),
+    [
+        ("mobile", "expand", "project", lambda kept: kept),
+        ("depthwise", "a", "head", lambda kept: kept),
+        ("bert", "attentions.0.query", "dense.0", lambda kept: kept),
+        ("fused", "attentions.0.qkv", "dense.0", lambda kept: [i for i in kept if i < 32]),
+        (
+            "interleaved",  # rows are (heads, 3, length)
+            "attentions.0.qkv",
+            "dense.0",
+            lambda kept: [i // 24 * 8 + i % 8 for i in kept if i % 24 < 8],
+        ),
+    ],
+)
+def test_the_pruned_model_computes_what_the_masked_one_does(
+    name: str, producer: str, reader: str, columns: Callable[[list[int]], list[int]]
+) -> None:
+    task = ALL[name]
+    pruned, masked = prune(task, 0.5, refit=False), task.model()
+    stay: set[int] = set()
+    for index in ("0", "1"):
+        first, second = (part.replace("0", index) for part in (producer, reader))
+        rows = masked.get_submodule(first).weight, pruned.get_submodule(first).weight
+        stay = set(columns(kept_rows(*rows)))
+        weight = masked.get_submodule(second).weight
+        assert 0 < len(stay) < weight.shape[1]
+        with torch.no_grad():
+            weight[:, [i for i in range(weight.shape[1]) if i not in stay]] = 0
+    for up, down in zip(getattr(masked, "up", ()), getattr(masked, "down", ()), strict=True):
+        index = [down is d for d in masked.down].index(True)
+        stay = set(kept_rows(up.weight, pruned.up[index].weight))
+        with torch.no_grad():
+            down.weight[:, [i for i in range(80) if i not in stay]] = 0
+    reestimate(masked, task)
+    x = task.inputs(5)
+    assert torch.allclose(outputs(pruned, x), outputs(masked, x), atol=1e-4)
 
 
 def test_torch_attention_loses_heads_and_behaves_as_before() -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Split, Task
+from spaces.prune import _readers
 from spaces.prune._damage import Outputs
 from spaces.prune._readers import batches, matrix, pick, read, readable, written
-from spaces.prune.channels import Channels
+from spaces.prune.channels import IMPORTANCES, Channels
 
 
 class Given(Task):
@@ -78,7 +79,7 @@ def test_widths_fall_where_it_does_the_least_damage() -> None:
     assert error(task, measured) < error(task, uniform)
 
 
-@pytest.mark.parametrize("importance", ["surgery", "taylor", "l2"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
 @pytest.mark.parametrize("widths", ["measured", "uniform"])
 def test_every_choice_of_channels_works(importance: str, widths: str) -> None:
     task = Given(doubled())
@@ -162,3 +163,55 @@ def test_layers_that_do_more_than_multiply_are_left_alone() -> None:
     weighted = nn.utils.parametrizations.weight_norm(nn.Linear(12, 7))
     assert readable(nn.Linear(12, 7))
     assert not any(map(readable, (Doubling(12, 7), weighted, nn.Conv2d(4, 8, 3, groups=2))))
+
+
+def test_the_scale_of_normalisation_decides_and_random_knows_nothing() -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5)
+    net = nn.Sequential(*layers)
+    with torch.no_grad():
+        net[1].weight[:] = torch.arange(16).flip(0) + 1.0
+        net[0].weight[8:] *= 100  # by the weights, others would go
+    task = Given(net)
+    fixed = {"ratio": 0.5, "refit": False, "widths": "uniform"}
+    kept = {
+        name: Channels(importance=name, **fixed).apply(task.model(), task)[1].weight.tolist()
+        for name in ("scale", "l2", "random")
+    }
+    assert kept["scale"] == [16, 15, 14, 13, 12, 11, 10, 9]
+    assert kept["l2"] != kept["scale"] != kept["random"]
+    again = Channels(importance="random", **fixed).apply(task.model(), task)
+    assert again[1].weight.tolist() == kept["random"]
+
+
+def test_a_criterion_by_which_nothing_goes_is_neutral() -> None:
+    assert Channels(importance="random").canonical() == Channels()
+    assert Channels(importance="random", ratio=0.2).canonical().importance == "random"
+
+
+@pytest.mark.parametrize("widths", ["measured", "uniform"])
+def test_rounds_lead_to_the_same_widths(widths: str) -> None:
+    task = Given(doubled())
+    once = Channels(ratio=0.75, widths=widths).apply(task.model(), task)
+    thrice = Channels(ratio=0.75, widths=widths, rounds=3).apply(task.model(), task)
+    assert once[0].out_features == thrice[0].out_features == 8
+    assert error(task, thrice) < 1
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        Channels(rounds=0)
+
+
+def test_wide_layers_are_pruned_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 5))
+    with torch.no_grad():  # twins stand side by side, hence in one part
+        net[0].weight[1::2], net[0].bias[1::2] = net[0].weight[::2], net[0].bias[::2]
+    task = Given(net)
+    monkeypatch.setattr(_readers, "WIDEST", 8)
+    monkeypatch.setattr(_readers, "ALIGNED", 4)
+    reader = _readers.observe(net, task, {"2"})["2"]
+    assert [len(part) for part in reader.parts] == [9, 9, 9, 9]
+    assert [m.shape[0] for m in reader.moments] == [9, 9, 9, 9]
+    pruned = Channels(ratio=0.5).apply(task.model(), task)
+    assert pruned[0].out_features == 16
+    blind = Channels(ratio=0.5, importance="l2", refit=False).apply(task.model(), task)
+    assert error(task, pruned) < 0.3 * error(task, blind)

@@ -1,0 +1,60 @@
+"""Depth pruning: whole residual or transformer blocks leave the model."""
+
+import dataclasses
+from typing import Self
+
+from torch import nn
+
+from spaces._dimension import axis, choice
+from spaces._dropped import drop
+from spaces._statistics import reestimate
+from spaces._task import Task
+from spaces._technique import Infeasible, Stage, Technique
+from spaces.prune._blocks import find, least
+from spaces.prune._damage import Outputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layers(Technique):
+    """Drop whole blocks, one by one, always that without which the outputs move least.
+
+    What a dropped block is given goes on to the next one; its weights are gone. The damage is
+    measured on training samples, without labels, after every block anew. Source: greedy removal
+    as in Song et al. 2024, SLEB, section 3; residual networks bear it by Veit et al. 2016.
+    """
+
+    stage = Stage.SHAPE
+    count: int = axis(0, choice(0, 1, 2, 3, 4), unit="blocks dropped")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
+            raise ValueError(f"count must be 0 or more blocks, got {self.count!r}")
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return `model` without `count` of its blocks and its statistics estimated anew."""
+        if self.count == 0:
+            return model
+        modes = [(m, m.training) for m in model.modules()]
+        model.eval()
+        example = next(iter(task.batches("validation", 2)))[0]
+        blocks = find(model, example)
+        if len(blocks) < self.count:
+            raise Infeasible(
+                f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
+                "return what they are given in the same shape and that it works without"
+            )
+        outputs = Outputs(model, task)
+        if reason := outputs.incomparable():
+            raise Infeasible(f"no block can be chosen: {reason}")
+        for _ in range(self.count):
+            block, _ = least(model, blocks, outputs)
+            drop(block.module, block.returns)
+            blocks.remove(block)
+        reestimate(model, task)
+        for module, training in modes:
+            module.training = training
+        return model
+
+    def usual(self) -> tuple[Self, ...]:
+        """Return one and two blocks less."""
+        return tuple(dataclasses.replace(self, count=count) for count in (1, 2))
