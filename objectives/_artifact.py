@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from objectives._coding import code_files, decoded_files
 from objectives._target import Target
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from spaces import Task
@@ -71,6 +72,8 @@ def write(
     draft.mkdir(parents=True)
     try:
         notes = runtime.export(dataclasses.replace(export, folder=draft))
+        if export.encoding.coding != "none":
+            code_files(draft)
         manifest = {
             "format": FORMAT,
             "runtime": runtime_name,
@@ -131,10 +134,16 @@ def signature_from(manifest: Mapping[str, Any]) -> Signature:
 
 
 def load(folder: Path, runtime: Runtime, task: Task) -> Program:
-    """Load an artifact afresh, its files checked first."""
+    """Load an artifact afresh, its files checked first, and decoded where they are coded."""
     manifest = manifest_of(folder)
-    target = Target(**manifest["target"])
-    return runtime.load(folder, signature_from(manifest), target, task, manifest["notes"])
+    target, signature = Target(**manifest["target"]), signature_from(manifest)
+    notes = manifest["notes"]
+    if manifest["encoding"].get("coding", "none") == "none":
+        return runtime.load(folder, signature, target, task, notes)
+    with decoded_files(folder) as place:
+        program = runtime.load(place, signature, target, task, notes)
+    program.folder = folder  # the coded files are what is shipped
+    return program
 
 
 def versions() -> dict[str, str]:

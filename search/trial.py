@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from objectives import Export, Measurement
-from objectives._artifact import annotate, signature_of, versions, write, write_json
+from objectives._artifact import annotate, manifest_of, signature_of, versions, write, write_json
 from objectives._data import cached, calibration, fingerprint
 from search.bar import Bar, hopeless
 from search.experiment import Experiment
@@ -27,6 +27,7 @@ from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
 from spaces._space import Point
+from spaces.quantize._encode import encoded
 
 Progress = Callable[[str, int, int, str], None]
 """Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
@@ -57,7 +58,8 @@ class Pruned(Exception):
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
-    return experiment.runtime(plan.runtime).refuses(plan.encoding, experiment.target, kinds)
+    runtime = experiment.runtime(plan.runtime)
+    return plan.encoding.clash or runtime.refuses(plan.encoding, experiment.target, kinds)
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:
@@ -224,6 +226,11 @@ class _Work:
                 f"{target.batch_size}"
             )
         example = rows(examples.inputs, slice(0, target.batch_size))
+        codes = {}
+        if encoding.packed:
+            whole = encoded(model, task, encoding)
+            model, codes = whole.model, whole.codes
+            self.facts |= whole.facts()
         write(
             folder,
             self.plan.runtime,
@@ -237,9 +244,12 @@ class _Work:
                 calibration=self._calibration(encoding),
                 target=target,
                 folder=folder,
+                codes=codes,
             ),
             self._provenance(),
         )
+        if remark := manifest_of(folder)["notes"].get("remark"):
+            self.facts["remark"] = remark
 
     def measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the artifact in `folder` in a fresh process: what needs training, or the rest."""

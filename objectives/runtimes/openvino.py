@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from objectives._target import Target
+from objectives.runtimes import _decompression
+from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from spaces import Encoding, Infeasible, Precision, Task
+from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
     import nncf
@@ -23,12 +27,10 @@ with absent("openvino_telemetry"):  # it reports every import over the network
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 FILE = "model.xml"
-GROUP = 64
-"""Inputs that share a 4-bit scale; narrower layers get the largest power of two that fits."""
-SMALLEST_GROUP = 16
 SMALL = 16_384
 """Weights below which a linear layer of a convolutional network stays in float32."""
 KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
 TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 """Operations that may stand between a layer and its stored weight."""
 
@@ -84,6 +86,7 @@ class Openvino(Runtime):
         return (
             _lacks(encoding.dtype)
             or refuses_bits(encoding, kinds, "OpenVINO")
+            or _lacks_calibration(encoding)
             or (_lacks_dynamic() if _dynamic(encoding) else None)
         )
 
@@ -92,13 +95,19 @@ class Openvino(Runtime):
         if export.encoding.activation_bits == 8 and not export.calibration:
             raise ValueError("8-bit activations need calibration batches, got none")
         half = export.encoding.dtype != "float32"
+        whole = coded_weights(export) if export.encoding.packed else None
+        if whole:
+            export = dataclasses.replace(export, model=whole.model)
         with exported(export) as path:
             model = openvino.Core().read_model(str(path))
             notes: dict[str, Any] = {"scheme": export.encoding.dtype}
-            if export.encoding.quantized:
+            if whole:
+                notes |= _store_codes(export, whole.codes, model)
+            elif export.encoding.quantized:
                 model, scheme = _encode(export, model)
                 notes["scheme"] = scheme
-            notes |= _count(model, export.encoding)
+            codes = int(notes.get("low_bit_layers", 0))
+            notes |= _count(model, export.encoding, codes)
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
             del model  # it maps the file about to be removed
         return notes | {
@@ -126,6 +135,10 @@ class Openvino(Runtime):
         return _Request(signature, target, folder, compiled)
 
 
+_RANGES = {
+    "min-max": RangeEstimatorParametersSet.MINMAX,
+    "percentile": RangeEstimatorParametersSet.MEAN_QUANTILE,
+}
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -149,6 +162,12 @@ def _lacks_dynamic() -> str | None:
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
+def _lacks_calibration(encoding: Encoding) -> str | None:
+    if encoding.calibration in _RANGES:
+        return None
+    return f"NNCF calibrates by {' or '.join(_RANGES)}, not by {encoding.calibration}"
+
+
 def _dynamic(encoding: Encoding) -> bool:
     return encoding.weight_bits == 4 and encoding.activation_bits == 8
 
@@ -161,8 +180,6 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
     encoding = export.encoding
     try:
         with quiet(DeprecationWarning, FutureWarning, UserWarning, RuntimeWarning):
-            if encoding.weight_bits == 4:
-                return _compress_int4(model), f"int4 weights in groups of up to {GROUP}"
             if encoding.activation_bits == 32:
                 mode = nncf.CompressWeightsMode.INT8_ASYM  # 43 dB on a BERT, symmetric 39 dB
                 return nncf.compress_weights(model, mode=mode), "uint8 weights per channel"
@@ -173,17 +190,17 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
         raise Infeasible(f"NNCF fails on this model with {first_line(error)}") from error
 
 
-def _compress_int4(model: openvino.Model) -> openvino.Model:
-    return nncf.compress_weights(
-        model,
-        mode=nncf.CompressWeightsMode.INT4_ASYM,
-        ratio=1.0,
-        group_size=GROUP,
-        advanced_parameters=nncf.AdvancedCompressionParameters(
-            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
-            min_adjusted_group_size=SMALLEST_GROUP,
-        ),
-    )
+def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
+    """Put codes in the place of weights, in place; return what was done."""
+    encoding = export.encoding
+    count = _decompression.store_codes(model, codes, encoding.coding)
+    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
+    convolutions = sum(node.get_type_name() in KERNELS[1:] for node in model.get_ops())
+    if encoding.cluster_bits < 32 or convolutions:
+        notes["remark"] = UNPACKED.format(
+            count=count if encoding.cluster_bits < 32 else convolutions
+        )
+    return notes
 
 
 def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
@@ -200,8 +217,8 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
     data = nncf.Dataset([{k: v for k, v in batch.items() if k in known} for batch in batches])
     convolutional = _convolutional(model)
     options = nncf.AdvancedQuantizationParameters()
-    if convolutional:
-        options.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
+    if convolutional or export.encoding.calibration != "min-max":
+        options.activations_range_estimator_params = _RANGES[export.encoding.calibration]
     small = _small(model) if convolutional else []
     quantized = nncf.quantize(
         model,
@@ -213,7 +230,10 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
         model_type=None if convolutional else nncf.ModelType.TRANSFORMER,
         advanced_parameters=options,
     )
-    return quantized, f"int8, NNCF {'extremes' if convolutional else 'transformer'}"
+    scheme = f"int8, NNCF {'extremes' if convolutional else 'transformer'}"
+    if export.encoding.calibration != "min-max":
+        scheme = f"int8, NNCF {export.encoding.calibration}"
+    return quantized, scheme
 
 
 def _small(model: openvino.Model) -> list[str]:
@@ -246,8 +266,8 @@ def _weight(node: Any, position: int) -> Any | None:
     return source if source.get_type_name() == "Constant" else None
 
 
-def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
-    """Return how many layers there are and how many have weights of the width asked for.
+def _count(model: openvino.Model, encoding: Encoding, codes: int) -> dict[str, int]:
+    """Return how many layers there are and how many have integer weights, or `codes` for some.
 
     Raises Infeasible when integers were asked for and no layer has them.
     """
@@ -257,11 +277,10 @@ def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
             weights = [w for w in (_weight(node, 1), _weight(node, 0)) if w is not None]
             types.update(w.get_element_type().get_type_name() for w in weights[:1])
     total = types.total()
-    integers = {4: ("i4", "u4"), 8: ("i8", "u8"), 32: ()}[encoding.weight_bits]
-    quantized = sum(types[name] for name in integers)
+    quantized = max(codes, sum(types[name] for name in INTEGERS))
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "
-            f"{encoding.weight_bits} bits by NNCF"
+            f"{spelled(encoding)} in OpenVINO"
         )
     return {"layers": total, "quantized_layers": quantized}
