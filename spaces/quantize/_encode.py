@@ -52,7 +52,7 @@ def encoded(model: nn.Module, task: Task | None, encoding: Encoding) -> Encoded:
     found = layers(model)
     kept = {name: codes for name, layer in found.items() if (codes := _kept(layer, encoding))}
     if len(kept) < len(found):
-        kept = _rounded(model, task, encoding, found)
+        kept = rounded(model, task, encoding)
         if task is not None:
             _fill(found, kept)
             _statistics.reestimate(model, task)
@@ -78,9 +78,12 @@ def _kept(layer: Layer, encoding: Encoding) -> Codes | None:
     return None
 
 
-def _rounded(
-    model: nn.Module, task: Task | None, encoding: Encoding, found: dict[str, Layer]
-) -> dict[str, Codes]:
+def rounded(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str, Codes]:
+    """Return the codes of the weights of `model`, which is in evaluation mode, by name.
+
+    Where there is a task, biases of layers take over what is left of their weights' errors.
+    """
+    found = layers(model)
     if encoding.cluster_bits < 32:
         return {n: clustered(layer.weight, encoding.cluster_bits) for n, layer in found.items()}
     bits = widths(model, task, encoding)

@@ -12,12 +12,14 @@ from spaces import _statistics
 from spaces._constraint import Constraint, Project
 from spaces._plan import Encoding, Plan
 from spaces._task import Task
-from spaces.quantize._allocation import widths
-from spaces.quantize._grid import fitted, pruned
+from spaces.quantize._codes import Codes
+from spaces.quantize._encode import rounded
 from spaces.quantize._layers import Layer, layers
 
 LEAST = 1e-3
 """Share of its first value below which a step must not shrink."""
+INSIDE = 0.01
+"""Steps between a weight that was moved and the end of the cell that it was moved into."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,11 @@ class Grid(Constraint):
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
         """Quantize the weights of `model` until the context ends."""
         encoding = Encoding(**dataclasses.asdict(self))
-        found = layers(model)
-        bits = widths(model, task, encoding)
+        signs = self.weight_bits == 1
+        codes = _start(model, task, encoding)
         held: list[tuple[Layer, _Steps]] = []
-        for name, layer in found.items():
-            steps = _Steps(layer, bits[name], encoding)
+        for name, layer in layers(model).items():
+            steps = _Steps(codes[name], signs=signs and codes[name].bits <= 2)
             parametrize.register_parametrization(layer.module, layer.field, steps)
             held.append((layer, steps))
         try:
@@ -61,23 +63,63 @@ def constrained(plan: Plan, constraint: Constraint) -> Plan:
     return dataclasses.replace(plan, recovery=recovery)
 
 
+def _start(model: nn.Module, task: Task, encoding: Encoding) -> dict[str, Codes]:
+    """Return the codes that rounding alone gives, and move the weights to where they round to.
+
+    A weight moves by no more than it must: into the cell of its code. So training starts from
+    the accuracy of the best rounding (a ResNet-20 with 2 bits: 0.855, to the nearest 0.285).
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        codes = rounded(model, task, encoding)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for name, layer in layers(model).items():
+        own = codes[name]
+        signs = encoding.weight_bits == 1 and own.bits <= 2
+        weight = layer.weight.detach()
+        moved = _signed(weight, own) if signs else _moved(weight, own)
+        layer.weight.data = moved.to(memory_format=_format(weight))
+    return codes
+
+
+def _signed(weight: Tensor, codes: Codes) -> Tensor:
+    grid = codes.floats()
+    return torch.where(grid.sign() == weight.sign(), weight, grid * INSIDE)
+
+
+def _moved(weight: Tensor, codes: Codes) -> Tensor:
+    grid = codes.floats()
+    reach = (codes.scale * (0.5 - INSIDE)).expand(codes.codes.shape).reshape(weight.shape)
+    moved = weight.clamp(grid - reach, grid + reach)
+    # what is beyond the last code rounds to it already
+    top = (codes.codes == 2**codes.bits - 1).reshape(weight.shape) & (weight > grid)
+    bottom = (codes.codes == 0).reshape(weight.shape) & (weight < grid)
+    return torch.where(top | bottom, weight, moved)
+
+
+def _format(weight: Tensor) -> torch.memory_format:
+    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class _Steps(nn.Module):
     """weight -> the nearest weight on the grid, with gradients to weight and step."""
 
-    def __init__(self, layer: Layer, bits: int, encoding: Encoding) -> None:
+    def __init__(self, codes: Codes, *, signs: bool) -> None:
         super().__init__()
-        weight = layer.weight.detach()
-        self.group = layer.group(encoding, bits)
-        self.top = 2**bits - 1
-        self.signs = bits == 1
-        values = weight.reshape(weight.shape[0], -1, self.group).float()
-        scale, zero = fitted(values, bits, symmetric=encoding.symmetric)
-        self.least = LEAST * scale.flatten()
+        rows, groups, self.group = codes.codes.shape
+        self.top = 2**codes.bits - 1
+        scale = codes.scale.expand(rows, groups, 1).flatten().clone()
+        self.least = LEAST * scale
         # one dimension, so that it is not decayed; see the optimizer of the loop
-        self.scale = nn.Parameter(scale.flatten().clone())
-        self.register_buffer("zero", zero)
+        self.scale = nn.Parameter(scale)
+        self.register_buffer("zero", codes.zero)
         self.factor = (self.group * max(1, self.top // 2)) ** -0.5
-        self.ternary = self.signs and pruned(weight)
+        self.signs = signs
+        self.ternary = signs and codes.bits == 2  # binary with the zeros of pruning beside it
 
     def forward(self, weight: Tensor) -> Tensor:
         values = weight.reshape(weight.shape[0], -1, self.group)
@@ -87,7 +129,7 @@ class _Steps(nn.Module):
         if self.signs:
             half = scale if self.ternary else scale / 2
             signs = values.sign() if self.ternary else (values > 0).float() * 2 - 1
-            # the gradient of all weights passes: a binary weight has no range to leave
+            # the gradient of all weights passes: a sign has no range that they could leave
             grid = (signs + (values - values.detach()) / half.detach()) * half
         else:
             inside = (values / scale + self.zero).clamp(0, self.top)
