@@ -24,24 +24,22 @@ class Layout:
     """The bytes that stand for a weight's codes."""
 
     parts: tuple[Tensor, ...]
-    """One uint8 tensor for each plane of bits, or the codes themselves, one a byte."""
-    packed: bool
+    """One uint8 tensor for each plane of bits (spaces.quantize._codes.pack)."""
+    bits: int
+    """Bits that a code takes there: its own, or more where the coder gains from it."""
 
 
 def layout(codes: Codes, coder: str) -> Layout:
-    """Return codes packed, or a byte each where the coder then makes less of them.
+    """Return codes packed, or where there is a coder as it makes least of them.
 
-    Packing hides from a coder of bytes how often each code occurs.
+    Planes hide from a coder of bytes how often each code occurs: half a byte or a whole one for
+    each shows it. What is smallest depends on how uneven the frequencies are.
     """
-    parts = tuple(pack(codes.codes, codes.bits))
-    if coder == "none":
-        return Layout(parts=parts, packed=True)
-    plain = codes.codes.flatten().contiguous()
-    loose = len(coded(plain.numpy().tobytes()))
-    tight = sum(len(coded(part.numpy().tobytes())) for part in parts)
-    return Layout(parts=(plain,), packed=False) if loose < tight else Layout(
-        parts=parts, packed=True
-    )
+    widths = {codes.bits} if coder == "none" else {codes.bits, 8, *([4] if codes.bits < 4 else [])}
+    made = [Layout(parts=tuple(pack(codes.codes, width)), bits=width) for width in sorted(widths)]
+    if len(made) == 1:
+        return made[0]
+    return min(made, key=lambda m: sum(len(coded(p.numpy().tobytes())) for p in m.parts))
 
 
 def zeros(codes: Codes) -> Tensor:

@@ -52,8 +52,7 @@ def _weight(values: torch.Tensor, known: Mapping[str, Codes], coder: str) -> Any
 
 def _floats(codes: Codes, coder: str) -> Any:
     """Return the node of (rows, groups, group) floats."""
-    loose = not layout(codes, coder).packed
-    kind = "u8" if loose else _TYPES[codes.bits]
+    kind = _TYPES[layout(codes, coder).bits]
     stored = _constant(codes.codes, kind)
     scale = ops.constant(codes.scale.contiguous().numpy())
     if codes.book is not None:

@@ -28,6 +28,8 @@ class Placed:
     """By a kernel that computes from the codes."""
     unpacked: int = 0
     """From floats, unpacked when the file is loaded."""
+    tables: int = 0
+    """Embedding tables, unpacked likewise; not counted with the layers."""
 
 
 def store_codes(
@@ -46,7 +48,7 @@ def store_codes(
     """
     left = list(codes.values())
     done: dict[tuple[str, int], str] = {}
-    kernel_count = unpacked = 0
+    kernel_count = unpacked = tables = 0
     for layer in layers(model):
         found = _matched(layer, left)
         if found is None:
@@ -59,9 +61,12 @@ def store_codes(
         if key not in done:
             done[key] = _unpacked(model, layer, found, coder)
         layer.node.input[layer.position] = done[key]
-        unpacked += 1
+        if layer.node.op_type != "Gather":
+            unpacked += 1
+        else:
+            tables += 1
     drop_unused(model)
-    return Placed(kernels=kernel_count, unpacked=unpacked)
+    return Placed(kernels=kernel_count, unpacked=unpacked, tables=tables)
 
 
 def _matched(layer: Layer, known: list[Codes]) -> Codes | None:
@@ -91,10 +96,9 @@ def _unpacked(model: onnx.ModelProto, layer: Layer, codes: Codes, coder: str) ->
     for part, tensor in parts.items():
         _constant(model, part, tensor.contiguous().numpy())
     booked = codes.book is not None
-    kind = function_name(codes.bits, packed=placed.packed, booked=booked)
+    kind = function_name(placed.bits, booked=booked)
     if kind not in {function.name for function in model.functions}:
-        function = function_of(codes.bits, packed=placed.packed, booked=booked)
-        model.functions.append(function)
+        model.functions.append(function_of(placed.bits, booked=booked))
         _import(model, DOMAIN)
     turned = layer.axis == 1 and len(layer.weight.dims) == 2
     node = helper.make_node(

@@ -94,10 +94,9 @@ def _coded(codes: Codes, coder: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     parts["|s"] = codes.scale.contiguous()
     parts |= {"|b": codes.book} if codes.book is not None else {"|z": zeros(codes).contiguous()}
     note = {
-        "bits": codes.bits,
+        "bits": placed.bits,
         "shape": list(codes.shape),
         "group": codes.codes.shape[-1],
-        "packed": placed.packed,
     }
     return parts, note
 
@@ -105,9 +104,8 @@ def _coded(codes: Codes, coder: str) -> tuple[dict[str, Tensor], dict[str, Any]]
 def _decoded(name: str, note: Mapping[str, Any], kept: dict[str, Tensor]) -> Tensor:
     """Return a weight out of the tensors that stand for it, which leave `kept`."""
     bits, shape = note["bits"], tuple(note["shape"])
-    count = len(planes(bits)) if note["packed"] else 1
-    parts = [kept.pop(f"{name}|{i}") for i in range(count)]
-    flat = unpack(parts, bits, torch.Size(shape).numel()) if note["packed"] else parts[0]
+    parts = [kept.pop(f"{name}|{i}") for i in range(len(planes(bits)))]
+    flat = unpack(parts, bits, torch.Size(shape).numel())
     zero = kept.pop(f"{name}|z", torch.zeros(1, 1, 1))
     return Codes(
         codes=flat.reshape(shape[0], -1, note["group"]),

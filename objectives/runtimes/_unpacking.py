@@ -10,24 +10,24 @@ from spaces.quantize._codes import planes
 DOMAIN = "paretune"
 
 
-def function_name(bits: int, *, packed: bool, booked: bool) -> str:
-    """Return the name of the function that makes weights from codes laid out in this way."""
-    return f"{'Lookup' if booked else 'Unpack'}{bits}{'' if packed else 'Bytes'}"
+def function_name(bits: int, *, booked: bool) -> str:
+    """Return the name of the function that makes weights from codes of `bits` bits."""
+    return f"{'Lookup' if booked else 'Unpack'}{bits}"
 
 
-def function_of(bits: int, *, packed: bool, booked: bool) -> onnx.FunctionProto:
+def function_of(bits: int, *, booked: bool) -> onnx.FunctionProto:
     """Return a function (planes of codes, scale, zero points or book) -> weight.
 
     Attributes: `grid`, the codes' (rows, groups, group), and the weight's `shape`. All inputs are
     constants, so that a runtime evaluates it once, when it loads the file.
     """
     body = _Body()
-    widths = planes(bits) if packed else (8,)
+    widths = planes(bits)
     inputs = [f"plane{i}" for i in range(len(widths))]
     body.reference("grid", "grid")
     body.reference("shape", "shape")
     body.constant("flat", np.array([-1], np.int64))
-    codes = body.codes(inputs, widths) if packed else inputs[0]
+    codes = body.codes(inputs, widths)
     if booked:
         index = body.add("Cast", [body.add("Reshape", [codes, "grid"])], to=onnx.TensorProto.INT32)
         values = body.add("Gather", ["zero", index])
@@ -39,7 +39,7 @@ def function_of(bits: int, *, packed: bool, booked: bool) -> onnx.FunctionProto:
     body.nodes.append(helper.make_node("Reshape", [scaled, "shape"], ["weight"]))
     return helper.make_function(
         DOMAIN,
-        function_name(bits, packed=packed, booked=booked),
+        function_name(bits, booked=booked),
         [*inputs, "scale", "zero"],
         ["weight"],
         body.nodes,

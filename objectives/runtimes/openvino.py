@@ -277,7 +277,9 @@ def _count(model: openvino.Model, encoding: Encoding, codes: int) -> dict[str, i
             weights = [w for w in (_weight(node, 1), _weight(node, 0)) if w is not None]
             types.update(w.get_element_type().get_type_name() for w in weights[:1])
     total = types.total()
-    quantized = max(codes, sum(types[name] for name in INTEGERS))
+    quantized = sum(types[name] for name in INTEGERS)
+    if encoding.cluster_bits < 32:  # behind a book of floats
+        quantized = min(total, codes)
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "
