@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from objectives._coding import code_files
 from objectives._target import Target
 from objectives.placement._job import Job
 from objectives.placement._placed import Placed
@@ -73,6 +74,8 @@ def write(
     draft.mkdir(parents=True)
     try:
         notes = runtime.export(dataclasses.replace(export, folder=draft))
+        if export.encoding.coding != "none":
+            code_files(draft)
         manifest = {
             "format": FORMAT,
             "runtime": runtime_name,
@@ -160,6 +163,7 @@ def load(
     decided when it was loaded before.
     """
     manifest = manifest_of(folder)
+    encoding = Encoding(**manifest["encoding"])
     job = Job(
         folder=folder,
         runtime=runtime,
@@ -167,7 +171,8 @@ def load(
         signature=signature_from(manifest),
         target=Target(**manifest["target"]),
         notes=manifest["notes"],
-        quantized=Encoding(**manifest["encoding"]).quantized,
+        quantized=encoding.quantized,
+        coded=encoding.coding != "none",
     )
     placement = placement_of(folder)
     if strategy is not None:

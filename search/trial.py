@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from objectives import Export, Measurement
-from objectives._artifact import annotate, signature_of, write, write_json
+from objectives._artifact import annotate, manifest_of, signature_of, write, write_json
 from objectives._data import Examples, cached, calibration
 from objectives.placement._limits import refuses
 from search.cache import Cache
@@ -30,6 +30,7 @@ from spaces import _surgery as surgery
 from spaces._inputs import rows
 from spaces._mixed import refusal as untrainable
 from spaces._space import Point
+from spaces.quantize._encode import encoded
 
 Progress = Callable[[str, int, int, str], None]
 """Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
@@ -62,7 +63,8 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
     """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
     runtime, target = experiment.runtime(plan.runtime), experiment.target
     return (
-        untrainable(plan.recovery, target.device)
+        plan.encoding.clash
+        or untrainable(plan.recovery, target.device)
         or runtime.refuses(plan.encoding, target, kinds)
         or refuses(plan.placement, plan.encoding, target, plan.runtime, runtime)
     )
@@ -256,6 +258,11 @@ class _Work:
                 f"{target.batch_size}"
             )
         example = rows(examples.inputs, slice(0, target.batch_size))
+        codes = {}
+        if encoding.packed:
+            whole = encoded(model, self.experiment.task, encoding)
+            model, codes = whole.model, whole.codes
+            self.facts |= whole.facts()
         write(
             folder,
             self.plan.runtime,
@@ -269,9 +276,12 @@ class _Work:
                 calibration=self._calibration(encoding),
                 target=target,
                 folder=folder,
+                codes=codes,
             ),
             self._provenance(),
         )
+        if remark := manifest_of(folder)["notes"].get("remark"):
+            self.facts["remark"] = remark
 
     def measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the artifact in `folder` in a fresh process: what needs training, or the rest."""

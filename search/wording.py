@@ -9,6 +9,8 @@ WORDS = {
     "ratio": "{family} {value}",
     "sparsity": "sparse {value}",
     "steps": "{value} steps",
+    "mean_bits": "mean {value} bit",
+    "bits": "{value}-bit codebooks",
     "temperature": "T{value}",
     "teacher_weight": "teacher {value}",
     "count": "{value} devices",

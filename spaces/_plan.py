@@ -50,11 +50,41 @@ class Encoding:
     """Type in which everything that is not an integer is computed."""
     calibration_samples: int = 256
     """Training samples from which activation ranges are estimated."""
+    calibration: str = "min-max"
+    """How a range follows from what was observed: min-max, percentile or entropy."""
+    granularity: str = "automatic"
+    """What shares a scale below 8 bits: channel, group, or automatic (groups in linear layers)."""
+    symmetric: bool = False
+    """Whether weights below 8 bits have no zero points."""
+    mean_bits: float = 32
+    """Bits of a stored weight on average, each layer having its own; 32 is unquantized."""
+    cluster_bits: int = 32
+    """Bits of an index into a layer's codebook of weights; 32 is without codebooks."""
+    coding: str = "none"
+    """Entropy coder of the artifact's files."""
 
     @property
     def quantized(self) -> bool:
         """Whether any integer is asked for."""
-        return self.weight_bits < 32 or self.activation_bits < 32
+        return self.packed or self.weight_bits < 32 or self.activation_bits < 32
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights are codes of few bits that are found before a runtime is asked."""
+        return self.weight_bits < 8 or self.mean_bits < 32 or self.cluster_bits < 32
+
+    @property
+    def clash(self) -> str | None:
+        """Why these settings exclude each other, in one sentence; None if they do not."""
+        asked = {
+            f"quantize.integer weight_bits = {self.weight_bits}": self.weight_bits < 32,
+            f"quantize.mixed mean_bits = {self.mean_bits:g}": self.mean_bits < 32,
+            f"quantize.clusters bits = {self.cluster_bits}": self.cluster_bits < 32,
+        }
+        found = [name for name, given in asked.items() if given]
+        if len(found) < 2:
+            return None
+        return f"a weight is stored in one way, and {' and '.join(found)} are two"
 
 
 STRATEGIES = ("auto", "data", "tensor", "pipeline")

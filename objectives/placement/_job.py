@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from objectives._coding import decoded_files
 from objectives._target import Target
 from objectives.runtimes._runtime import Program, Runtime, Signature
 from spaces import Task
@@ -30,9 +32,15 @@ class Job:
     quantized: bool
     """Whether any weight is an integer: such layers are not split."""
 
+    coded: bool = False
+    """Whether files were compressed by an entropy coder."""
+
     def load(self) -> Program:
-        """Return the artifact, loaded by its runtime in this process."""
-        return self.runtime.load(self.folder, self.signature, self.target, self.task, self.notes)
+        """Return the artifact, loaded by its runtime in this process, decoded where it is coded."""
+        with decoded_files(self.folder) if self.coded else nullcontext(self.folder) as place:
+            program = self.runtime.load(place, self.signature, self.target, self.task, self.notes)
+        program.folder = self.folder  # coded files are what is shipped
+        return program
 
     def example(self, samples: int) -> list[Tensor]:
         """Return inputs of `samples` samples, the same ones in every process that asks."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from torch import Tensor, nn
 
+from objectives.runtimes._codes import refuses_codes, spelled
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Signature
 from spaces import Encoding, Infeasible
@@ -53,18 +54,32 @@ class _Positional(nn.Module):
         return tuple(flatten(call(self.model, inputs))[0])
 
 
-def refuses_bits(encoding: Encoding, kinds: frozenset[str], library: str) -> str | None:
-    """Return why integers of these widths are not executed, whatever the processor."""
+def refuses_bits(
+    encoding: Encoding,
+    kinds: frozenset[str],
+    library: str,
+    others: Collection[tuple[int, int]] = (),
+) -> str | None:
+    """Return why integers of these widths are not executed, whatever the processor.
+
+    `others` are pairs of weight and activation bits that the library has beyond 8/8 and 4/8.
+    """
     bits = (encoding.weight_bits, encoding.activation_bits)
-    if bits == (32, 32):
+    if not encoding.quantized:
         return None
-    if encoding.weight_bits == 32:
-        return f"{library} has no kernels for float weights with {bits[1]}-bit activations"
-    if bits not in ((8, 8), (8, 32), (4, 8), (4, 32)):
+    if encoding.activation_bits == 32:
+        return refuses_codes(kinds)
+    if bits[0] == 32:
+        what = spelled(encoding) if encoding.packed else "float weights"
+        return f"{library} has no kernels for {what} with {bits[1]}-bit activations"
+    if bits not in ((8, 8), (4, 8), *others):
         return f"{library} has no kernels for {bits[0]}-bit weights with {bits[1]}-bit activations"
     linear = any("Linear" in kind or kind in ("Conv1D", "MultiheadAttention") for kind in kinds)
-    if encoding.weight_bits == 4 and not linear:
-        return f"{library} has 4-bit kernels for linear layers only, and the model has none"
+    if bits[0] < 8 and not linear:
+        return (
+            f"{library} has kernels for {bits[0]}-bit weights with 8-bit activations in linear "
+            "layers only, and the model has none"
+        )
     if not linear and not any("Conv" in kind for kind in kinds):
         return "the model has no convolution or linear layers to quantize"
     return None

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from objectives._target import Target
 from spaces import Encoding, Infeasible, Task
 from spaces._inputs import flatten, length, unflatten
+from spaces.quantize._codes import Codes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Export:
     target: Target
     folder: Path
     """An existing empty folder: every file written into it belongs to the artifact."""
+    codes: Mapping[str, Codes] = dataclasses.field(default_factory=dict)
+    """What weights of `model` are exactly, by parameter, where the encoding asks for few bits."""
 
 
 ROUNDS = 10

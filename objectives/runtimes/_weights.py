@@ -1,7 +1,6 @@
-"""Weights of an ONNX graph: which layers have them, and storing them in 8 or 4 bits."""
+"""Weights of an ONNX graph: which layers have them, and storing them as bytes."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,7 @@ def store_int8(model: onnx.ModelProto, *kinds: str) -> None:
         if key not in done:
             done[key] = _dequantized(model, layer)
         layer.node.input[layer.position] = done[key]
-    _drop_unused(model)
+    drop_unused(model)
 
 
 def _dequantized(model: onnx.ModelProto, layer: Layer) -> str:
@@ -128,74 +127,8 @@ def _rounded(values: Array, axes: tuple[int, ...], top: int) -> tuple[Array, Arr
     return stored.astype(np.uint8), scale, zero.astype(np.uint8)
 
 
-def store_int4(model: onnx.ModelProto, *, block: int, accuracy_level: int) -> int:
-    """Replace linear layers by MatMulNBits, with 4-bit weights in blocks of `block` inputs.
-
-    Each block has its scale and zero point (round to nearest over the block's range). Level 4
-    quantizes the activations to 8 bits on the way, level 1 keeps them in float32. Returns how
-    many layers were replaced.
-    """
-    count = 0
-    for layer in layers(model, "MatMul", "Gemm"):
-        options = attributes(layer.node)
-        if options.get("transA") or options.get("alpha", 1.0) != 1 or options.get("beta", 1.0) != 1:
-            continue
-        values = numpy_helper.to_array(layer.weight)
-        rows = values if layer.axis == 0 else values.T  # (outputs, inputs)
-        replacement = list(_four_bits(model, layer.node, rows, block, accuracy_level))
-        index = [node.output[0] for node in model.graph.node].index(layer.node.output[0])
-        del model.graph.node[index]
-        for offset, node in enumerate(replacement):
-            model.graph.node.insert(index + offset, node)
-        count += 1
-    if "com.microsoft" not in {opset.domain for opset in model.opset_import}:
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    _drop_unused(model)
-    return count
-
-
-def _four_bits(
-    model: onnx.ModelProto, node: onnx.NodeProto, rows: Array, block: int, level: int
-) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes that compute what a linear `node` did, from 4-bit weights."""
-    packed, scales, zeros = pack_int4(rows, block)
-    name = node.output[0]
-    constants = {f"{name}_int4": packed, f"{name}_scales": scales, f"{name}_zeros": zeros}
-    for part, array in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(array, part))
-    bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
-    product = f"{name}_product" if bias else name
-    yield helper.make_node(
-        "MatMulNBits",
-        [node.input[0], *constants],
-        [product],
-        domain="com.microsoft",
-        N=rows.shape[0],
-        K=rows.shape[1],
-        bits=4,
-        block_size=block,
-        accuracy_level=level,
-    )
-    if bias:
-        yield helper.make_node("Add", [product, bias], [name])
-
-
-def pack_int4(rows: Array, block: int) -> tuple[Array, Array, Array]:
-    """Return (outputs, blocks, block / 2) bytes, flat scales and flat packed zero points.
-
-    Two values a byte, the first in the low half; values dequantize to (q - zero) * scale.
-    """
-    outputs, inputs = rows.shape
-    blocks = -(-inputs // block)
-    padded = np.pad(rows, ((0, 0), (0, blocks * block - inputs))).reshape(outputs, blocks, block)
-    values, scales, zeros = _rounded(padded, (2,), 15)
-    packed = values[..., 0::2] | (values[..., 1::2] << 4)
-    zeros = zeros[..., 0]
-    even = np.pad(zeros, ((0, 0), (0, blocks % 2)))
-    return packed, scales.reshape(-1), (even[:, 0::2] | (even[:, 1::2] << 4)).reshape(-1)
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove constants that no node reads."""
     used = {name for node in model.graph.node for name in node.input}
     used |= {output.name for output in model.graph.output}
     names = [tensor.name for tensor in model.graph.initializer]

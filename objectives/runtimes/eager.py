@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from objectives._target import Target
 from objectives.runtimes import _stored
+from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._torch import (
     ModuleProgram,
@@ -38,7 +39,8 @@ class Eager(Runtime):
     """PyTorch's eager mode; the artifact is `weights.safetensors` and `architecture.json`.
 
     8-bit weights with 8-bit activations are FBGEMM's dynamic linear layers: the range of the
-    activations is found at every call, so nothing is calibrated.
+    activations is found at every call, so nothing is calibrated. Weights of few bits without
+    quantized activations are stored packed and unpacked when the artifact is loaded.
     """
 
     splits = True
@@ -49,10 +51,12 @@ class Eager(Runtime):
             return f"The eager runtime runs on cpu, the target asks for {target.device}."
         if not encoding.quantized:
             return lacks(encoding.dtype)
+        if encoding.activation_bits == 32:
+            return refuses_codes(kinds) or lacks(encoding.dtype)
         bits = (encoding.weight_bits, encoding.activation_bits)
-        if bits != (8, 8):
+        if encoding.packed or bits != (8, 8):
             return (
-                f"Eager PyTorch has no fast kernel for {bits[0]}-bit weights "
+                f"Eager PyTorch has no kernel for {spelled(encoding)} "
                 f"with {bits[1]}-bit activations."
             )
         if encoding.dtype != "float32":
@@ -63,9 +67,12 @@ class Eager(Runtime):
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write weights and architecture; choose the memory format by timing both."""
-        model = converted(export.model, export.encoding.dtype)
-        inputs = inputs_as(export.example, export.encoding.dtype)
-        layers = _linear_layers(model) if export.encoding.quantized else {}
+        encoding = export.encoding
+        if encoding.quantized and encoding.activation_bits == 32:
+            return _export_codes(export)
+        model = converted(export.model, encoding.dtype)
+        inputs = inputs_as(export.example, encoding.dtype)
+        layers = _linear_layers(model) if encoding.quantized else {}
         _stored.write(export.folder, export.reference, model, layers)
         with threads(export.target.threads):
             if layers:
@@ -73,7 +80,7 @@ class Eager(Runtime):
                 model = _with_integers(model, weights)
             rehearse(model, inputs)
             last = _prefers_channels_last(model, inputs)
-        return {"dtype": export.encoding.dtype, "channels_last": last}
+        return {"dtype": encoding.dtype, "channels_last": last}
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
@@ -90,6 +97,26 @@ class Eager(Runtime):
         model = model.eval().requires_grad_(False).to(dtype_of(notes["dtype"]))
         model = _with_integers(model, layers)
         return _channels_last(model) if notes["channels_last"] else model
+
+
+def _export_codes(export: Export) -> dict[str, Any]:
+    """Write a model whose weights are codes; it runs from the floats that they stand for."""
+    name, inputs = export.encoding.dtype, inputs_as(export.example, export.encoding.dtype)
+    whole = coded_weights(export)
+    model = converted(whole.model, name)
+    _stored.write(
+        export.folder,
+        export.reference,
+        model,
+        codes=whole.codes,
+        coder=export.encoding.coding,
+    )
+    with threads(export.target.threads):
+        rehearse(model, inputs)
+        last = _prefers_channels_last(model, inputs)
+    count = len(whole.codes)
+    notes = {"dtype": name, "channels_last": last, "quantized_layers": count}
+    return notes | {"remark": UNPACKED.format(count=count)}
 
 
 class _IntegerLinear(nn.Module):

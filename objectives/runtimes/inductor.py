@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from objectives._target import Target
+from objectives.runtimes._codes import spelled
 from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
@@ -67,6 +68,13 @@ class Inductor(Runtime):
         if not encoding.quantized:
             return lacks(encoding.dtype)
         bits = (encoding.weight_bits, encoding.activation_bits)
+        if encoding.packed:
+            return (
+                "Inductor bakes weights into its package unpacked, so that "
+                f"{spelled(encoding)} would save nothing."
+            )
+        if encoding.calibration != "min-max":
+            return f"Inductor's quantizer calibrates by min-max, not by {encoding.calibration}."
         if bits != (8, 8):
             return (
                 f"Inductor has no fast CPU kernel for {bits[0]}-bit weights "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from objectives._target import Target
 from objectives.runtimes import _stored
+from objectives.runtimes._codes import coded_weights
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._torch import ModuleProgram, converted, dtype_of, inputs_as, rehearse
 from spaces import Encoding, Task
@@ -31,19 +32,21 @@ class Null(Runtime):
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding cannot be pretended."""
         del target, kinds
-        if {encoding.weight_bits, encoding.activation_bits} <= {8, 32}:
+        if encoding.activation_bits in (8, 32):
             return None
         return (
-            "The null runtime knows 8 and 32 bits, not "
-            f"{encoding.weight_bits}-bit weights with {encoding.activation_bits}-bit activations."
+            "The null runtime knows 8-bit and 32-bit activations, not "
+            f"{encoding.activation_bits}-bit ones."
         )
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write weights and architecture, and note the seconds that a run is said to take."""
         encoding = export.encoding
-        model = converted(export.model, encoding.dtype)
+        whole = coded_weights(export) if encoding.packed else None
+        model = converted(whole.model if whole else export.model, encoding.dtype)
         layers = _layers(model) if encoding.weight_bits == 8 else []
-        _stored.write(export.folder, export.reference, model, layers)
+        codes, coder = whole.codes if whole else None, encoding.coding
+        _stored.write(export.folder, export.reference, model, layers, codes=codes, coder=coder)
         rehearse(model, inputs_as(export.example, encoding.dtype))
         weights = sum(p.numel() for p in model.parameters())
         seconds = self.ns_per_weight * 1e-9 * weights * export.target.batch_size * _share(encoding)
@@ -84,7 +87,8 @@ def _layers(model: nn.Module) -> list[str]:
 
 def _share(encoding: Encoding) -> float:
     whole = 32 if encoding.dtype == "float32" else 16
-    return (min(encoding.weight_bits, whole) + min(encoding.activation_bits, whole)) / 64
+    weights = min(encoding.weight_bits, encoding.mean_bits, encoding.cluster_bits, whole)
+    return (weights + min(encoding.activation_bits, whole)) / 64
 
 
 def _round_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

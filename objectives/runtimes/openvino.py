@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor
 
 from objectives._target import Target
+from objectives.runtimes import _decompression
+from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_graphs import places_in_parts
 from spaces import Encoding, Infeasible, Precision, Task
+from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
     import nncf
@@ -33,6 +37,7 @@ _NODES = 3000
 SMALL = 16_384
 """Weights below which a linear layer of a convolutional network stays in float32."""
 KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
 TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 """Operations that may stand between a layer and its stored weight."""
 
@@ -88,6 +93,7 @@ class Openvino(Runtime):
         return (
             _lacks(encoding.dtype)
             or refuses_bits(encoding, kinds, "OpenVINO")
+            or _lacks_calibration(encoding)
             or (_lacks_dynamic() if _dynamic(encoding) else None)
         )
 
@@ -96,14 +102,20 @@ class Openvino(Runtime):
         if export.encoding.activation_bits == 8 and not export.calibration:
             raise ValueError("8-bit activations need calibration batches, got none")
         half = export.encoding.dtype != "float32"
+        whole = coded_weights(export) if export.encoding.packed else None
+        if whole:
+            export = dataclasses.replace(export, model=whole.model)
         with exported(export) as path:
             model = openvino.Core().read_model(str(path))
             notes: dict[str, Any] = {"scheme": export.encoding.dtype}
-            if export.encoding.quantized:
+            if whole:
+                notes |= _store_codes(export, whole.codes, model)
+            elif export.encoding.quantized:
                 model, scheme = _encode(export, model)
                 notes["scheme"] = scheme
-            notes |= _count(model, export.encoding)
-            if not export.encoding.quantized:
+            codes = int(notes.get("low_bit_layers", 0))
+            notes |= _count(model, export.encoding, codes)
+            if not (whole or export.encoding.quantized):
                 notes["sparse_weights"] = _store_sparse(model)
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
@@ -148,6 +160,10 @@ class Openvino(Runtime):
 
 _RATE = 0.7
 """Share of zeros from which the plugin keeps a layer's 8-bit weights compressed in memory."""
+_RANGES = {
+    "min-max": RangeEstimatorParametersSet.MINMAX,
+    "percentile": RangeEstimatorParametersSet.MEAN_QUANTILE,
+}
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -171,6 +187,12 @@ def _lacks_dynamic() -> str | None:
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
+def _lacks_calibration(encoding: Encoding) -> str | None:
+    if encoding.calibration in _RANGES:
+        return None
+    return f"NNCF calibrates by {' or '.join(_RANGES)}, not by {encoding.calibration}"
+
+
 def _dynamic(encoding: Encoding) -> bool:
     return encoding.weight_bits == 4 and encoding.activation_bits == 8
 
@@ -183,8 +205,6 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
     encoding = export.encoding
     try:
         with quiet(DeprecationWarning, FutureWarning, UserWarning, RuntimeWarning):
-            if encoding.weight_bits == 4:
-                return _compress_int4(model), f"int4 weights in groups of up to {GROUP}"
             if encoding.activation_bits == 32:
                 mode = nncf.CompressWeightsMode.INT8_ASYM  # 43 dB on a BERT, symmetric 39 dB
                 return nncf.compress_weights(model, mode=mode), "uint8 weights per channel"
@@ -235,17 +255,17 @@ def _scattered(array: np.ndarray[Any, Any]) -> openvino.Node:
     return opset.reshape(whole, opset.constant(np.array(array.shape, np.int64)), False)
 
 
-def _compress_int4(model: openvino.Model) -> openvino.Model:
-    return nncf.compress_weights(
-        model,
-        mode=nncf.CompressWeightsMode.INT4_ASYM,
-        ratio=1.0,
-        group_size=GROUP,
-        advanced_parameters=nncf.AdvancedCompressionParameters(
-            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
-            min_adjusted_group_size=SMALLEST_GROUP,
-        ),
-    )
+def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
+    """Put codes in the place of weights, in place; return what was done."""
+    encoding = export.encoding
+    count = _decompression.store_codes(model, codes, encoding.coding)
+    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
+    convolutions = sum(node.get_type_name() in KERNELS[1:] for node in model.get_ops())
+    if encoding.cluster_bits < 32 or convolutions:
+        notes["remark"] = UNPACKED.format(
+            count=count if encoding.cluster_bits < 32 else convolutions
+        )
+    return notes
 
 
 def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
@@ -262,8 +282,8 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
     data = nncf.Dataset([{k: v for k, v in batch.items() if k in known} for batch in batches])
     convolutional = _convolutional(model)
     options = nncf.AdvancedQuantizationParameters()
-    if convolutional:
-        options.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
+    if convolutional or export.encoding.calibration != "min-max":
+        options.activations_range_estimator_params = _RANGES[export.encoding.calibration]
     small = _small(model) if convolutional else []
     quantized = nncf.quantize(
         model,
@@ -275,7 +295,10 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
         model_type=None if convolutional else nncf.ModelType.TRANSFORMER,
         advanced_parameters=options,
     )
-    return quantized, f"int8, NNCF {'extremes' if convolutional else 'transformer'}"
+    scheme = f"int8, NNCF {'extremes' if convolutional else 'transformer'}"
+    if export.encoding.calibration != "min-max":
+        scheme = f"int8, NNCF {export.encoding.calibration}"
+    return quantized, scheme
 
 
 def _small(model: openvino.Model) -> list[str]:
@@ -308,8 +331,8 @@ def _weight(node: Any, position: int) -> Any | None:
     return source if source.get_type_name() == "Constant" else None
 
 
-def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
-    """Return how many layers there are and how many have weights of the width asked for.
+def _count(model: openvino.Model, encoding: Encoding, codes: int) -> dict[str, int]:
+    """Return how many layers there are and how many have integer weights, or `codes` for some.
 
     Raises Infeasible when integers were asked for and no layer has them.
     """
@@ -319,11 +342,12 @@ def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
             weights = [w for w in (_weight(node, 1), _weight(node, 0)) if w is not None]
             types.update(w.get_element_type().get_type_name() for w in weights[:1])
     total = types.total()
-    integers = {4: ("i4", "u4"), 8: ("i8", "u8"), 32: ()}[encoding.weight_bits]
-    quantized = sum(types[name] for name in integers)
+    quantized = sum(types[name] for name in INTEGERS)
+    if encoding.cluster_bits < 32:  # behind a book of floats
+        quantized = min(total, codes)
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "
-            f"{encoding.weight_bits} bits by NNCF"
+            f"{spelled(encoding)} in OpenVINO"
         )
     return {"layers": total, "quantized_layers": quantized}

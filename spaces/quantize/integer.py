@@ -4,39 +4,80 @@ import dataclasses
 from typing import Self
 
 from spaces import Plan, Stage, Technique, axis, choice
+from spaces.quantize._straight import Grid, constrained
+
+WEIGHT_BITS = (32, 8, 4, 3, 2, 1)
+CALIBRATIONS = ("min-max", "percentile", "entropy")
+GRANULARITIES = ("automatic", "channel", "group")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Integer(Technique):
-    """Store weights, and compute with activations, in few bits after training.
+    """Store weights, and compute with activations, in few bits.
 
-    Per-channel (8 bits) or per-group (4 bits) scales for weights; activation ranges from
-    training data. Source: Jacob et al. 2018, sections 2 and 3 (integer arithmetic).
+    8 bits are rounded after training by the runtime's own quantizer, with a scale per channel.
+    Below, weights are rounded so that errors make up for each other (Frantar et al. 2023), the
+    first and the last layer keep 8 bits, and where distill.logits trains, it trains with rounded
+    weights and learned steps (Esser et al. 2020); 1 bit is a sign and a scale per channel
+    (Rastegari et al. 2016). Integer arithmetic: Jacob et al. 2018, sections 2 and 3.
     """
 
     stage = Stage.ENCODE
     weight_bits: int = axis(32, choice(32, 8, 4), unit="bits per weight")
+    """32, 8, 4, 3, 2 or 1; below 4 only where an experiment names them."""
     activation_bits: int = axis(32, choice(32, 8), unit="bits per activation")
+    calibration: str = axis("min-max", choice("min-max"), unit="rule for activation ranges")
+    """min-max, percentile or entropy, where the runtime's quantizer offers it."""
+    granularity: str = axis("automatic", choice("automatic"), unit="weights sharing a scale")
+    """Below 8 bits: channel, group (64 inputs), or automatic, groups in linear layers only."""
+    symmetric: bool = False
+    """Below 8 bits: no zero points."""
     calibration_samples: int = 256
     """Training samples from which activation ranges are estimated."""
 
     def __post_init__(self) -> None:
-        if self.weight_bits not in (32, 8, 4):
-            raise ValueError(f"weight_bits must be 32, 8 or 4, got {self.weight_bits}")
-        if self.activation_bits not in (32, 8):
-            raise ValueError(f"activation_bits must be 32 or 8, got {self.activation_bits}")
+        for field, known in (
+            ("weight_bits", WEIGHT_BITS),
+            ("activation_bits", (32, 8)),
+            ("calibration", CALIBRATIONS),
+            ("granularity", GRANULARITIES),
+        ):
+            given = getattr(self, field)
+            if given not in known:
+                *first, last = map(str, known)
+                raise ValueError(f"{field} must be {', '.join(first)} or {last}, got {given!r}")
         if self.calibration_samples < 1:
             raise ValueError(f"calibration_samples must be > 0, got {self.calibration_samples}")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for these bits."""
+        """Ask for these bits, and for training to keep to them where they are few."""
+        if self.weight_bits == 32 and self.activation_bits == 32:
+            return plan
         encoding = dataclasses.replace(
             plan.encoding,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             calibration_samples=self.calibration_samples,
+            calibration=self.calibration,
+            granularity=self.granularity,
+            symmetric=self.symmetric,
         )
-        return dataclasses.replace(plan, encoding=encoding)
+        plan = dataclasses.replace(plan, encoding=encoding)
+        if self.weight_bits >= 8:
+            return plan
+        own = Grid(
+            weight_bits=self.weight_bits, granularity=self.granularity, symmetric=self.symmetric
+        )
+        return constrained(plan, own)
+
+    def canonical(self) -> Self:
+        """Return the setting without a calibration or a grid that nothing uses."""
+        kept = self
+        if self.activation_bits == 32:
+            kept = dataclasses.replace(kept, calibration="min-max")
+        if self.weight_bits >= 8:
+            kept = dataclasses.replace(kept, granularity="automatic")
+        return kept
 
     def usual(self) -> tuple[Self, ...]:
         """Return full int8, weight-only int8 and weight-only int4."""

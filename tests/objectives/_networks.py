@@ -66,7 +66,7 @@ def built(kind: type[nn.Module]) -> nn.Module:
     return kind().eval()
 
 
-def request(model: nn.Module, inputs: Any, folder: Path, batch: int = 1, **bits: int) -> Export:
+def request(model: nn.Module, inputs: Any, folder: Path, batch: int = 1, **bits: Any) -> Export:
     target = Target(batch_size=batch)
     example = rows(inputs, slice(0, batch))
     pieces = [rows(inputs, slice(i, i + batch)) for i in range(0, 16, batch)]

@@ -120,9 +120,9 @@ def test_export_edits_neither_model_nor_threads(tmp_path):
 @pytest.mark.parametrize(
     ("encoding", "kinds", "reason"),
     [
-        (Encoding(weight_bits=8), LINEAR, "8-bit weights with 32-bit activations"),
         (Encoding(activation_bits=8), LINEAR, "32-bit weights with 8-bit activations"),
-        (Encoding(weight_bits=4), LINEAR, "4-bit weights"),
+        (Encoding(weight_bits=4, activation_bits=8), LINEAR, "4-bit weights"),
+        (Encoding(weight_bits=8), frozenset({"ReLU"}), "no convolution or linear layers"),
         (INTEGERS, frozenset({"Conv2d", "Linear"}), "linear ones"),
         (Encoding(weight_bits=8, activation_bits=8, dtype="bfloat16"), LINEAR, "return float32"),
     ],

@@ -38,5 +38,5 @@ def test_outputs_are_real(tmp_path):
 
 
 def test_refuses_bits_that_it_does_not_round_to():
-    reason = Null().refuses(Encoding(weight_bits=4), Target(), frozenset())
-    assert "knows 8 and 32 bits, not 4-bit weights" in reason
+    reason = Null().refuses(Encoding(activation_bits=4), Target(), frozenset())
+    assert "knows 8-bit and 32-bit activations, not 4-bit ones" in reason

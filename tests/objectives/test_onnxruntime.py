@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from objectives import Export, Program, Target
-from objectives.runtimes import _onnx, _weights
+from objectives.runtimes import _onnx
 from objectives.runtimes import onnxruntime as runtime
 from objectives.runtimes.onnxruntime import Onnxruntime
 from spaces import Encoding, Infeasible, Task
@@ -113,15 +113,6 @@ def test_weights_use_eight_bits_only_where_sums_cannot_saturate(
         assert max(np.abs(a.astype(int)).max() for a in stored) == largest
 
 
-def test_four_bits_pack_two_values_a_byte_with_the_first_one_low() -> None:
-    # Range -3..12 in 15 steps: scale 1, zero point 3. Values -3..12 become 0..15.
-    row = np.arange(-3, 13, dtype=np.float32)[None]
-    packed, scales, zeros = _weights.pack_int4(row, 16)
-    assert packed.shape == (1, 1, 8)
-    assert packed[0, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
-    assert (scales.tolist(), zeros.tolist()) == ([1.0], [3])
-
-
 def test_a_model_without_quantizable_layers_is_infeasible(tmp_path: Path) -> None:
     export = request(nn.ReLU().eval(), images(16), tmp_path, weight_bits=8)
     with pytest.raises(Infeasible, match="none of the 0 convolution and linear layers"):
@@ -153,8 +144,13 @@ def test_shuffled_examples_hold_the_same_values() -> None:
         (Encoding(dtype="bfloat16"), "cpu", MIXED, "no bfloat16 kernels"),
         (Encoding(dtype="float16"), "cpu", MIXED, "no float16 kernels"),
         (Encoding(activation_bits=8), "cpu", MIXED, "float weights with 8-bit activations"),
-        (Encoding(weight_bits=2), "cpu", MIXED, "2-bit weights with 32-bit activations"),
-        (Encoding(weight_bits=4), "cpu", CONVOLUTIONAL, "4-bit kernels for linear layers only"),
+        (Encoding(weight_bits=1, activation_bits=8), "cpu", MIXED, "1-bit weights with 8-bit"),
+        (
+            Encoding(weight_bits=4, activation_bits=8),
+            "cpu",
+            CONVOLUTIONAL,
+            "4-bit weights with 8-bit activations in linear layers only",
+        ),
         (Encoding(weight_bits=8), "cpu", frozenset({"ReLU"}), "no convolution or linear layers"),
         (Encoding(), "cuda", MIXED, "CPU provider only, the target is cuda"),
     ],

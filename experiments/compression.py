@@ -1,0 +1,194 @@
+"""Each technique of the catalogue alone, and named combinations: accuracy, bytes, latency.
+
+    python experiments/compression.py WORKLOAD [--runtimes eager onnxruntime] [--steps 0 100]
+        [--only quantize.mixed deploy.coding] [--points points.toml] [--out results.json]
+
+WORKLOAD is a folder with a task.py; the target (threads, batch size) is that of its
+experiment.toml. Every technique is taken at up to three strengths, its weakest, middle and
+strongest setting; a points file names others, one table a point:
+
+    ["deep compression"]
+    "quantize.clusters.bits" = 4
+    "deploy.coding.coder" = "lzma"
+
+Every point is evaluated by the same code as a search's: exported, loaded afresh, measured on the
+validation split. The table goes to standard output, the records to `--out`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from objectives._artifact import versions
+from search import catalogue
+from search.experiment import Experiment
+from search.lane import Lane
+from search.record import Record
+from search.trial import Bench, evaluate
+from spaces import Point, Space, Technique
+
+STRENGTHS = 3
+ELSEWHERE = ("deploy.runtime", "distill.logits")
+"""Techniques that are not taken alone: each point is in every runtime, with every number of steps."""
+
+
+def main() -> None:
+    """Evaluate all points and tell what was found, whenever one is done."""
+    asked = _arguments()
+    warnings.simplefilter("ignore")
+    workload = asked.workload.resolve()
+    named = {"unchanged": {}} | dict(_points(asked))
+    experiment = Experiment.parse(_text(workload, asked, named), workload)
+    lane = Lane()  # before anything is computed
+    torch.set_num_threads(1)
+    records: list[dict[str, Any]] = []
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = asked.folder or Path(scratch)
+            for record in _evaluated(experiment, lane, folder, named, asked):
+                records.append(record)
+                print(_line(record, records), flush=True)
+                if asked.out:
+                    _write(asked.out, experiment, records)
+    finally:
+        lane.close()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("--runtimes", nargs="+", default=["eager", "onnxruntime", "openvino"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[0])
+    parser.add_argument("--only", nargs="+", help="techniques; all by default, none: no-technique")
+    parser.add_argument("--points", type=Path, help="a TOML file of named points")
+    parser.add_argument("--batch-size", type=int, default=0, help="of training; 0 is automatic")
+    parser.add_argument("--folder", type=Path, help="keep artifacts and caches in this folder")
+    parser.add_argument("--out", type=Path, help="write records as JSON")
+    return parser.parse_args()
+
+
+def _points(asked: argparse.Namespace) -> Iterator[tuple[str, Point]]:
+    """Yield points by title: each technique alone, then those of the file."""
+    wanted = asked.only or [n for n in catalogue.names("spaces") if n not in ELSEWHERE]
+    for name in wanted:
+        if name == "no-technique":
+            continue
+        for title, values in _strengths(catalogue.find("spaces", name, Technique)):
+            yield f"{name} {title}", {f"{name}.{field}": v for field, v in values.items()}
+    if asked.points:
+        yield from tomllib.loads(asked.points.read_text()).items()
+
+
+def _strengths(kind: type[Technique]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield up to three values of each searched field, the neutral one left out."""
+    neutral = kind()
+    for field in dataclasses.fields(kind):
+        if "dimension" not in field.metadata:
+            continue
+        grid = field.metadata["dimension"].values() or ()
+        values = [v for v in grid if v != getattr(neutral, field.name)]
+        count = min(STRENGTHS, len(values))
+        places = {round(i * (len(values) - 1) / max(1, count - 1)) for i in range(count)}
+        for value in (values[place] for place in sorted(places)):
+            if dataclasses.replace(neutral, **{field.name: value}).canonical() != neutral:
+                yield f"{field.name} {value}", {field.name: value}
+
+
+def _text(workload: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str:
+    """Return an experiment that holds all points."""
+    target = tomllib.loads((workload / "experiment.toml").read_text()).get("target", {})
+    values: dict[str, set[Any]] = {}
+    for point in named.values():
+        for name, value in point.items():
+            values.setdefault(name, set()).add(value)
+    values["deploy.runtime.name"] = set(asked.runtimes)
+    values["distill.logits.steps"] = {0, *asked.steps}
+    values["distill.logits.temperature"] = {1.0, 4.0}
+    lines = [f'name = "compression"\n[task.python]\nfile = {json.dumps(str(workload / "task.py"))}']
+    lines.append("[target]")
+    lines += [f"{key} = {json.dumps(value)}" for key, value in target.items()]
+    for technique in sorted({name.rpartition(".")[0] for name in values}):
+        lines.append(f"[space.{technique}]")
+        if technique == "distill.logits" and asked.batch_size:
+            lines.append(f"batch_size = {asked.batch_size}")
+        for name in sorted(n for n in values if n.rpartition(".")[0] == technique):
+            found = sorted(values[name], key=str)
+            lines.append(f"{name.rpartition('.')[2]} = {json.dumps(found)}")
+    return "\n".join([*lines, "[objectives.accuracy]", "[objectives.size]", "[objectives.latency]"])
+
+
+def _evaluated(
+    experiment: Experiment,
+    lane: Lane,
+    folder: Path,
+    named: dict[str, Point],
+    asked: argparse.Namespace,
+) -> Iterator[dict[str, Any]]:
+    """Yield a record for each point that differs, in each runtime, with each number of steps."""
+    seen = set()
+    cases = ((t, p, s, r) for t, p in named.items() for s in asked.steps for r in asked.runtimes)
+    for title, part, steps, runtime in cases:
+        own = {**part, "distill.logits.steps": steps, "deploy.runtime.name": runtime}
+        own["distill.logits.temperature"] = 4.0 if steps else 1.0
+        point = _whole(experiment.space, own)
+        key = json.dumps(point, sort_keys=True)
+        if key in seen:
+            continue
+        seen.add(key)
+        record = _record(experiment, lane, folder, len(seen), point)
+        yield {"title": title, "steps": steps, **record.to_json()}
+
+
+def _whole(space: Space, part: Point) -> Point:
+    return space.canonical({**space.neutral(), **part})
+
+
+def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point: Point) -> Record:
+    def told(stage: str, done: int, of: int, detail: str) -> None:
+        if of and done % 10 == 0:
+            print(f"\r{stage} {done}/{of} {detail}", end="", file=sys.stderr, flush=True)
+
+    bench = Bench(experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told)
+    return evaluate(bench, point)
+
+
+def _line(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """Return a row of the Markdown table, with its heading before the first."""
+    heading = (
+        "| point | steps | runtime | accuracy | bytes | times smaller | latency, ms |\n"
+        "|---|---:|---|---:|---:|---:|---:|\n"
+        if len(records) == 1
+        else ""
+    )
+    start = f"| {record['title']} | {record['steps']} | {record['runtime']} |"
+    if record["state"] != "complete":
+        return f"{heading}{start} {record['state']}: {record['reason']} | | | |"
+    found = {name: m["value"] for name, m in record["measurements"].items()}
+    whole = next(r["measurements"]["size"]["value"] for r in records if r["state"] == "complete")
+    return (
+        f"{heading}{start} {found['accuracy']:.4f} | {found['size']:,.0f} "
+        f"| {whole / found['size']:.1f} | {found['latency']:.3f} |"
+    )
+
+
+def _write(path: Path, experiment: Experiment, records: list[dict[str, Any]]) -> None:
+    content = {"versions": versions(), "experiment": experiment.text, "records": records}
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(content, indent=1, allow_nan=False))
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    main()

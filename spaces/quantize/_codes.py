@@ -1,0 +1,97 @@
+"""A weight as codes of few bits: what quantized training ends with and every runtime stores."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Codes:
+    """A weight in codes: (code - zero) x scale, or, with a codebook, book[code] x scale.
+
+    Rows are dimension 0 of the weight; the values of a row are split into groups of one size,
+    each with its own scale and zero point. A dimension of size 1 stands for all rows or groups.
+    """
+
+    codes: Tensor
+    """(rows, groups, group) uint8, each below 2 ** bits."""
+    bits: int
+    shape: tuple[int, ...]
+    """Shape of the weight."""
+    scale: Tensor
+    """(rows or 1, groups or 1, 1) float32."""
+    zero: Tensor
+    """(rows or 1, groups or 1, 1) float32: the code that stands for 0; 0.5 for binary weights."""
+    book: Tensor | None = None
+    """Up to 2 ** bits values, float32: then `zero` is not used."""
+
+    def floats(self) -> Tensor:
+        """Return the weight that the codes stand for, float32."""
+        if self.book is not None:
+            values = self.book[self.codes.long()] * self.scale
+        else:
+            values = (self.codes.float() - self.zero) * self.scale
+        return values.reshape(self.shape)
+
+    def rescaled(self, factor: Tensor) -> "Codes":
+        """Return the codes of the weight whose rows are multiplied by `factor`, (rows,)."""
+        return dataclasses.replace(self, scale=self.scale * factor.float().reshape(-1, 1, 1))
+
+    @property
+    def rows(self) -> int:
+        """Size of dimension 0 of the weight."""
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Values of one row."""
+        return math.prod(self.shape[1:])
+
+
+def compact(codes: Codes) -> Codes:
+    """Return the same codes, scales and zero points that are all equal held once."""
+    return dataclasses.replace(codes, scale=_once(codes.scale), zero=_once(codes.zero))
+
+
+def _once(values: Tensor) -> Tensor:
+    first = values[:1, :1]
+    return first if bool((values == first).all()) else values
+
+
+def planes(bits: int) -> tuple[int, ...]:
+    """Return widths that divide a byte and add up to `bits`, the widest first: 3 is 2 and 1."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"codes have 1 to 8 bits, got {bits}")
+    return tuple(width for width in (8, 4, 2, 1) if bits & width)
+
+
+def pack(codes: Tensor, bits: int) -> list[Tensor]:
+    """Return one tensor of bytes for each of `planes(bits)`, which hold the low bits first.
+
+    A byte holds consecutive codes, the first in its lowest bits; the last byte is filled with
+    zeros. `codes` are uint8 of any shape, taken in row-major order.
+    """
+    rest, packed = codes.flatten().contiguous(), []
+    for width in planes(bits):
+        per = 8 // width
+        part = rest & ((1 << width) - 1)
+        part = torch.cat([part, part.new_zeros(-len(part) % per)]).reshape(-1, per)
+        whole = torch.zeros(len(part), dtype=torch.uint8)
+        for place in range(per):
+            whole |= part[:, place] << (width * place)
+        packed.append(whole)
+        rest = rest >> width if width < 8 else rest
+    return packed
+
+
+def unpack(packed: list[Tensor], bits: int, count: int) -> Tensor:
+    """Return the `count` codes that `pack` packed, uint8, flat."""
+    codes, shift = torch.zeros(count, dtype=torch.uint8), 0
+    for width, whole in zip(planes(bits), packed, strict=True):
+        places = torch.arange(0, 8, width, dtype=torch.uint8)
+        part = (whole[:, None] >> places) & ((1 << width) - 1)
+        codes |= part.flatten()[:count] << shift
+        shift += width
+    return codes

@@ -1,0 +1,132 @@
+"""The weights of a candidate as codes: those that training left on a grid, others rounded."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces import _statistics
+from spaces._plan import Encoding
+from spaces._task import Task
+from spaces.prune._readers import Reader, observe
+from spaces.quantize._allocation import WIDTHS, widths
+from spaces.quantize._codes import Codes, compact
+from spaces.quantize._gptq import compensated
+from spaces.quantize._grid import fitted, nearest, recovered, width_of
+from spaces.quantize._kmeans import clustered, recovered_book
+from spaces.quantize._layers import Layer, layers
+
+LARGEST = 4096
+"""Columns above which errors are not compensated: that takes the cube of their number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """A model whose weights are exactly what their codes stand for."""
+
+    model: nn.Module
+    codes: dict[str, Codes]
+    """By name of the parameter."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the bits of each weight, and their mean, for the record."""
+        sizes = {name: codes.codes.numel() for name, codes in self.codes.items()}
+        total = sum(c.bits * sizes[name] for name, c in self.codes.items())
+        return {
+            "bits": {name: codes.bits for name, codes in self.codes.items()},
+            "mean_bits": round(total / max(1, sum(sizes.values())), 3),
+        }
+
+
+def encoded(model: nn.Module, task: Task | None, encoding: Encoding) -> Encoded:
+    """Return a copy of `model`, in evaluation mode, with its weights in codes as `encoding` asks.
+
+    Weights that lie on a grid already (or have few values, for codebooks) keep their exact
+    values. Others are rounded: with a task so that errors make up for each other on training
+    inputs, and with the batch normalisation's statistics estimated again; without one to the
+    nearest value.
+    """
+    model = copy.deepcopy(model).eval()
+    found = layers(model)
+    kept = {name: codes for name, layer in found.items() if (codes := _kept(layer, encoding))}
+    if len(kept) < len(found):
+        kept = rounded(model, task, encoding)
+        if task is not None:
+            _fill(found, kept)
+            _statistics.reestimate(model, task)
+    _fill(found, kept)
+    return Encoded(model=model, codes=kept)
+
+
+def _fill(found: dict[str, Layer], codes: dict[str, Codes]) -> None:
+    for name, layer in found.items():
+        layer.weight.data = codes[name].floats()
+
+
+def _kept(layer: Layer, encoding: Encoding) -> Codes | None:
+    """Return the codes of a weight that training has left on a grid, with the fewest bits."""
+    weight = layer.weight
+    if encoding.cluster_bits < 32:
+        return recovered_book(weight, encoding.cluster_bits)
+    asked = {encoding.weight_bits, 8, 4} if encoding.mean_bits >= 32 else set(WIDTHS)
+    for bits in sorted(asked - {32}):
+        width = width_of(weight.detach(), bits)
+        if codes := recovered(weight, width, layer.group(encoding, bits)):
+            return codes
+    return None
+
+
+def rounded(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str, Codes]:
+    """Return the codes of the weights of `model`, which is in evaluation mode, by name.
+
+    Where there is a task, biases of layers take over what is left of their weights' errors.
+    """
+    found = layers(model)
+    if encoding.cluster_bits < 32:
+        return {n: clustered(layer.weight, encoding.cluster_bits) for n, layer in found.items()}
+    bits = widths(model, task, encoding)
+    small = [
+        name.removesuffix(".weight")
+        for name, layer in found.items()
+        if name.endswith(".weight") and bits[name] < 8 and layer.columns <= LARGEST
+    ]
+    readers = {} if task is None else observe(model, task, small)
+    return {
+        name: _codes(layer, bits[name], encoding, readers.get(name.removesuffix(".weight")))
+        for name, layer in found.items()
+    }
+
+
+def _codes(layer: Layer, bits: int, encoding: Encoding, reader: Reader | None) -> Codes:
+    """Return the codes of one weight; with what its layer reads, errors are made up for."""
+    weight = layer.weight.detach().float()
+    group = layer.group(encoding, bits)
+    values = weight.reshape(len(weight), -1, group)
+    importance = None
+    if reader is not None:
+        energy = reader.moments.diagonal()[: layer.columns].float()
+        importance = energy.reshape(1, -1, group)
+    scale, zero = fitted(values, bits, symmetric=encoding.symmetric, importance=importance)
+    codes = nearest(values, scale, zero, bits)
+    if reader is not None:
+        codes, bias = compensated(reader.matrix, reader.moments, scale, zero, bits, group)
+        _take(layer.module, bias)
+    return compact(
+        Codes(
+            codes=codes,
+            bits=width_of(weight, bits),
+            shape=tuple(weight.shape),
+            scale=scale,
+            zero=zero,
+        )
+    )
+
+
+def _take(module: nn.Module, bias: Tensor) -> None:
+    """Give a layer the bias that took the errors of its weights over."""
+    own = module._parameters.get("bias")
+    if own is not None and bias.numel():
+        with torch.no_grad():
+            own.copy_(bias.flatten())
