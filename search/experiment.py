@@ -16,6 +16,7 @@ from spaces import Choice, Dimension, Interval, Slot, Space, Task, Technique
 from spaces._space import widened
 
 TOP = ("name", "seed", "trials", "time", "trial_time", "task", "target", "space", "objectives")
+DEVICES = ("cpu", "cuda")
 BOUNDS = ("within", "at_least", "at_most")
 MAX_TRIALS = 100_000
 
@@ -185,10 +186,9 @@ def _target(table: Any) -> Target:
         value = getattr(target, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadExperiment(f"target.{name} must be a positive integer, got {value!r}")
-    if target.device != "cpu":
-        raise BadExperiment(
-            f'target.device must be "cpu", got {target.device!r}: other devices are not supported'
-        )
+    if target.device not in DEVICES:
+        known = " or ".join(f'"{device}"' for device in DEVICES)
+        raise BadExperiment(f"target.device must be {known}, got {target.device!r}")
     return target
 
 

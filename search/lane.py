@@ -31,6 +31,8 @@ class Found:
     measurements: dict[str, Measurement]
     placement: dict[str, Any]
     """How several devices shared the work, and why; empty with one."""
+    conditions: dict[str, Any]
+    """What the GPU was and did: name, clocks, other processes; empty on a CPU."""
 
 
 class Crashed(Exception):
@@ -81,7 +83,9 @@ class Lane:
             folder=str(experiment.folder),
         )
         values = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
-        return Found(measurements=values, placement=answer["placement"])
+        return Found(
+            measurements=values, placement=answer["placement"], conditions=answer["conditions"]
+        )
 
     def interleave(
         self,

@@ -12,6 +12,7 @@ from objectives import Measurement, Program, Target
 from objectives._artifact import Altered, load, manifest_of, placement_of
 from objectives._data import Examples, cached
 from objectives._lane import exclusive, pin
+from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
 from search import catalogue
 from search.errors import BadArtifact
@@ -37,7 +38,16 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     found, placed = measured(
         artifacts[0], experiment.task, goals, examples, strategies.get(str(artifacts[0]))
     )
-    return {"measurements": {k: m.to_json() for k, m in found.items()}, "placement": placed}
+    return {
+        "measurements": {k: m.to_json() for k, m in found.items()},
+        "placement": placed,
+        "conditions": conditions(experiment.target),
+    }
+
+
+def conditions(target: Target) -> dict[str, Any]:
+    """Return what the target's GPU is and does now; nothing on a CPU."""
+    return gpu_conditions() if target.device == "cuda" else {}
 
 
 def settle(target: Target, devices: int) -> None:

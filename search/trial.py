@@ -237,6 +237,7 @@ class _Work:
             if done in heights:
                 self._judged(heights[done], self.measurements | self._estimate(model))
 
+        model = model.to(self.experiment.target.device)
         model = recovery.recover(
             model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
         )
@@ -246,7 +247,7 @@ class _Work:
             self.facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
         if losses:
             self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
-        return model
+        return model.cpu()
 
     def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
         """Export the candidate into `folder`, encoded as the plan asks."""
@@ -296,6 +297,8 @@ class _Work:
                 strategy=self.facts.get("placement", {}).get("strategy"),
             )
             self.measurements |= found.measurements
+            if found.conditions:
+                self.facts["conditions"] = found.conditions
             if found.placement:
                 self.facts.setdefault("placement", found.placement)
 

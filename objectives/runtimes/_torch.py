@@ -102,10 +102,11 @@ class ModuleProgram(Program):
         super().__init__(signature, target, folder)
         self._model = model
         self._dtype = dtype
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def feed(self, tensors: list[Tensor]) -> Any:
         """Return the inputs in the structure and the floating-point type of the model."""
-        cast_tensors = [cast(tensor, self._dtype) for tensor in tensors]
+        cast_tensors = [cast(tensor, self._dtype).to(self._device) for tensor in tensors]
         return plain(unflatten(cast_tensors, self.signature.inputs))
 
     def run(self, feed: Any) -> Any:
@@ -115,4 +116,4 @@ class ModuleProgram(Program):
 
     def read(self, raw: Any) -> list[Tensor]:
         """Return the outputs, cast back."""
-        return [owned(tensor) for tensor in flatten(raw)[0]]
+        return [owned(tensor).cpu() for tensor in flatten(raw)[0]]

@@ -5,7 +5,7 @@ import dataclasses
 import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from objectives._target import Target
-from objectives.runtimes import _stored
+from objectives.runtimes import _cuda, _stored
 from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
+from objectives.runtimes._semi_structured import with_semi_structured
 from objectives.runtimes._torch import (
     ModuleProgram,
     converted,
@@ -27,7 +28,7 @@ from objectives.runtimes._torch import (
     threads,
 )
 from spaces import Encoding, Task
-from spaces._inputs import call
+from spaces._inputs import call, flatten, plain, transform, unflatten
 
 _ROUNDS = 9
 _GAIN = 0.97
@@ -47,23 +48,25 @@ class Eager(Runtime):
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding has no real kernels here."""
-        if target.device != "cpu":
-            return f"The eager runtime runs on cpu, the target asks for {target.device}."
+        gpu = target.device == "cuda"
+        if gpu and (reason := _cuda.lacks_cuda()):
+            return reason
+        lack = None if gpu else lacks(encoding.dtype)
         if not encoding.quantized:
-            return lacks(encoding.dtype)
+            return lack
         if encoding.activation_bits == 32:
-            return refuses_codes(kinds) or lacks(encoding.dtype)
+            return refuses_codes(kinds) or lack
         bits = (encoding.weight_bits, encoding.activation_bits)
         if encoding.packed or bits != (8, 8):
             return (
                 f"Eager PyTorch has no kernel for {spelled(encoding)} "
                 f"with {bits[1]}-bit activations."
             )
-        if encoding.dtype != "float32":
+        if encoding.dtype != "float32" and not gpu:
             return f"Eager PyTorch's 8-bit layers return float32, not {encoding.dtype}."
         if any(kind.startswith("Conv") for kind in kinds) or "Linear" not in kinds:
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
-        return _lacks_integers()
+        return _cuda.lacks_integers() if gpu else _lacks_integers()
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write weights and architecture; choose the memory format by timing both."""
@@ -71,37 +74,63 @@ class Eager(Runtime):
         if encoding.quantized and encoding.activation_bits == 32:
             return _export_codes(export)
         model = converted(export.model, encoding.dtype)
-        inputs = inputs_as(export.example, encoding.dtype)
-        layers = _linear_layers(model) if encoding.quantized else {}
+        gpu = export.target.device == "cuda"
+        layers = _linear_layers(model, gpu) if encoding.quantized else {}
         _stored.write(export.folder, export.reference, model, layers)
-        with threads(export.target.threads):
-            if layers:
-                weights = {name: _stored.rounded(layer.weight) for name, layer in layers.items()}
-                model = _with_integers(model, weights)
-            rehearse(model, inputs)
-            last = _prefers_channels_last(model, inputs)
-        return {"dtype": encoding.dtype, "channels_last": last}
+        if layers:
+            weights = {name: _stored.rounded(layer.weight) for name, layer in layers.items()}
+            model = _with_integers(model, weights, gpu)
+        return {"dtype": encoding.dtype, "channels_last": _tried(export, model)}
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
         """Rebuild the model from the task's code, and let PyTorch use the target's threads."""
         torch.set_num_threads(target.threads)
-        model = self.module(folder, task, notes)
         dtype = dtype_of(notes["dtype"])
+        if target.device == "cuda":
+            model = _module(folder, task, notes, gpu=True).cuda()
+            with_semi_structured(model)
+            function = _function(model, signature)
+            return _cuda.CudaProgram(signature, target, folder, function=function, dtype=dtype)
+        model = self.module(folder, task, notes)
         return ModuleProgram(signature, target, folder, model=model, dtype=dtype)
 
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
         """Rebuild the model from the task's code."""
-        model, layers = _stored.read(folder, task.model())
-        model = model.eval().requires_grad_(False).to(dtype_of(notes["dtype"]))
-        model = _with_integers(model, layers)
-        return _channels_last(model) if notes["channels_last"] else model
+        return _module(folder, task, notes, gpu=False)
+
+
+def _module(folder: Path, task: Task, notes: dict[str, Any], *, gpu: bool) -> nn.Module:
+    """Rebuild the model from the task's code, on the CPU, with the integer layers of a device."""
+    model, layers = _stored.read(folder, task.model())
+    model = model.eval().requires_grad_(False).to(dtype_of(notes["dtype"]))
+    model = _with_integers(model, layers, gpu)
+    return _channels_last(model) if notes["channels_last"] else model
+
+
+def _function(model: nn.Module, signature: Signature) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return the model as a function of its input tensors."""
+
+    def function(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return flatten(call(model, plain(unflatten(list(tensors), signature.inputs))))[0]
+
+    return function
+
+
+def _tried(export: Export, model: nn.Module) -> bool:
+    """Run the model once where it is to run; return whether it prefers its channels last."""
+    inputs = inputs_as(export.example, export.encoding.dtype)
+    if export.target.device == "cuda":
+        model, inputs = copy.deepcopy(model).cuda(), transform(inputs, lambda t: t.cuda())
+    with threads(export.target.threads):
+        rehearse(model, inputs)
+        return _prefers_channels_last(model, inputs)
 
 
 def _export_codes(export: Export) -> dict[str, Any]:
     """Write a model whose weights are codes; it runs from the floats that they stand for."""
-    name, inputs = export.encoding.dtype, inputs_as(export.example, export.encoding.dtype)
+    name = export.encoding.dtype
     whole = coded_weights(export)
     model = converted(whole.model, name)
     _stored.write(
@@ -111,10 +140,8 @@ def _export_codes(export: Export) -> dict[str, Any]:
         codes=whole.codes,
         coder=export.encoding.coding,
     )
-    with threads(export.target.threads):
-        rehearse(model, inputs)
-        last = _prefers_channels_last(model, inputs)
     count = len(whole.codes)
+    last = _tried(export, model)
     notes = {"dtype": name, "channels_last": last, "quantized_layers": count}
     return notes | {"remark": UNPACKED.format(count=count)}
 
@@ -132,17 +159,28 @@ class _IntegerLinear(nn.Module):
         return outputs
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+def _linear_layers(model: nn.Module, gpu: bool) -> dict[str, nn.Linear]:
     """Return plain linear layers by name: what derives from them may be read by its owner."""
-    return {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and (not gpu or _cuda.fits(layer))
+    }
 
 
-def _with_integers(model: nn.Module, layers: Mapping[str, _stored.Integers]) -> nn.Module:
-    narrow = bool(layers) and _saturates()
+def _with_integers(
+    model: nn.Module, layers: Mapping[str, _stored.Integers], gpu: bool
+) -> nn.Module:
+    narrow = bool(layers) and not gpu and _saturates()
     for name, weight in layers.items():
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        model.set_submodule(name, _IntegerLinear(weight, layer.bias, narrow))
+        whole = (
+            _cuda.IntegerLinear(weight, layer.bias)
+            if gpu
+            else _IntegerLinear(weight, layer.bias, narrow)
+        )
+        model.set_submodule(name, whole)
     return model
 
 
@@ -189,6 +227,7 @@ def _prefers_channels_last(model: nn.Module, inputs: Any) -> bool:
     """Whether convolutions run faster with the channels innermost; changes `model`."""
     if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         return False
+    gpu = next(model.parameters()).is_cuda
     contenders = (copy.deepcopy(model), _channels_last(model))
     taken: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
@@ -196,6 +235,8 @@ def _prefers_channels_last(model: nn.Module, inputs: Any) -> bool:
             for contender, times in zip(contenders, taken, strict=True):
                 start = time.perf_counter()
                 call(contender, inputs)
+                if gpu:
+                    torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
     # the first rounds warm the caches up
     old, new = (statistics.median(times[2:]) for times in taken)

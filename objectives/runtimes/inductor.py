@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from objectives._target import Target
+from objectives.runtimes import _inductor_cuda
 from objectives.runtimes._codes import spelled
 from objectives.runtimes._cpu import dot_products
+from objectives.runtimes._cuda import CudaProgram
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._torch import (
@@ -60,11 +62,12 @@ class Inductor(Runtime):
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding has no real kernels here."""
-        del kinds
-        if target.device != "cpu":
-            return f"The inductor runtime runs on cpu, the target asks for {target.device}."
+        if target.device == "cuda" and (reason := _inductor_cuda.refuses(encoding, kinds)):
+            return reason
         if _compiler() is None:
             return "The inductor runtime needs a C++ compiler: set CXX or install g++ or clang++."
+        if target.device == "cuda":
+            return None
         if not encoding.quantized:
             return lacks(encoding.dtype)
         bits = (encoding.weight_bits, encoding.activation_bits)
@@ -91,14 +94,18 @@ class Inductor(Runtime):
     def export(self, export: Export) -> dict[str, Any]:
         """Trace, quantize if asked to, and compile into one package."""
         name = export.encoding.dtype
-        model, inputs = converted(export.model, name), inputs_as(export.example, name)
+        gpu = export.target.device == "cuda"
+        if gpu:
+            model, inputs = _inductor_cuda.prepared(export)
+        else:
+            model, inputs = converted(export.model, name), inputs_as(export.example, name)
         strided, structure = flatten(inputs)
         # the package reads its inputs by the strides of the example; `feed` hands contiguous ones
         tensors = [tensor.contiguous() for tensor in strided]
         with threads(export.target.threads), quiet(FutureWarning, DeprecationWarning, UserWarning):
             rehearse(model, inputs)
             program = _traced(_Flat(model, structure), tensors)
-            if export.encoding.quantized:
+            if export.encoding.quantized and not gpu:
                 program = _traced(_quantized(program, export), tensors)
             _build(program, export)
         return {"dtype": name}
@@ -109,6 +116,9 @@ class Inductor(Runtime):
         """Load the package; its loops have their number of threads built in, oneDNN's have not."""
         del task
         torch.set_num_threads(target.threads)
+        if target.device == "cuda":
+            function, dtype = _inductor_cuda.loaded(folder / _PACKAGE), dtype_of(notes["dtype"])
+            return CudaProgram(signature, target, folder, function=function, dtype=dtype)
         return _Inductor(signature, target, folder, dtype=dtype_of(notes["dtype"]))
 
 
@@ -191,7 +201,8 @@ def _build(program: ExportedProgram, export: Export) -> None:
         except _FAILURES as error:
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
         assert isinstance(files, list)
-        if export.encoding.quantized and not _INTEGER_CALL.search(_sources(Path(scratch))):
+        integers = export.encoding.quantized and export.target.device == "cpu"
+        if integers and not _INTEGER_CALL.search(_sources(Path(scratch))):
             raise Infeasible("Inductor found no layer of this model to compute in integers.")
         needed = [f for f in files if not str(f).endswith(".cpp")]
         package_aoti(str(export.folder / _PACKAGE), needed)
@@ -203,6 +214,8 @@ def _sources(folder: Path) -> str:
 
 def _options(program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
     """Return Inductor's settings; those that this release does not know are left out."""
+    if export.target.device == "cuda":
+        return {"aot_inductor.package": True, "aot_inductor.output_path": scratch}
     wanted = {
         "freezing": export.encoding.quantized or _gains_by_packing(program),
         "cpp.cxx": (None, _compiler()),
