@@ -84,9 +84,10 @@ def main() -> None:
                 row = _row(Path(scratch), task, target, placement, asked)
             rows.append(row)
             print(_line(row), flush=True)
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps({"facts": _facts(asked), "rows": rows}, indent=1) + "\n")
+            if asked.out:  # after every row: what follows may fail
+                content = {"facts": _facts(asked), "rows": rows}
+                asked.out.parent.mkdir(parents=True, exist_ok=True)
+                asked.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _placements(asked: Any) -> Iterator[Placement]:
