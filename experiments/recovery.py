@@ -5,7 +5,8 @@
 
 `speed` compares a step of this checkout's loop with that of an earlier commit, in turns in one
 process; `quality` trains the same pruned model by several recipes and scores the validation split.
-WORKLOAD is a folder with task.py, or digits. One thread. Seconds of `speed` are those of the processor, which other processes do not disturb.
+WORKLOAD is a folder with task.py, or digits. One thread. Seconds of `speed` are those of the
+processor, which other processes do not disturb.
 """
 
 import argparse
