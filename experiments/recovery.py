@@ -1,11 +1,12 @@
 """What recovery training costs a step, and what each of its terms brings a pruned model.
 
-    python experiments/recovery.py speed WORKLOAD --before COMMIT
+    python experiments/recovery.py speed WORKLOAD --before COMMIT --steps 7
     python experiments/recovery.py quality WORKLOAD --ratio 0.3 --steps 100 --out results.jsonl
 
 `speed` compares a step of this checkout's loop with that of an earlier commit, in turns in one
 process; `quality` trains the same pruned model by several recipes and scores the validation split.
-One thread. Seconds of `speed` are those of the processor, which other processes do not disturb.
+WORKLOAD is a folder with task.py, or digits. One thread. Seconds of `speed` are those of the
+processor, which other processes do not disturb.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from objectives.tasks.digits import Digits
 from objectives.tasks.python import Python
 from spaces import Recovery, Task, _recovery
 from spaces import _surgery as surgery
@@ -35,7 +37,7 @@ SOFT = {
     f"logits, features {weight:g} x {layers or 'all'}": dataclasses.replace(
         PLAIN, feature_weight=weight, feature_layers=layers
     )
-    for weight in (0.1, 1.0, 10.0)
+    for weight in (0.1, 1.0, 10.0, 30.0)
     for layers in (0, 3)
 }
 RECIPES = {
@@ -75,10 +77,10 @@ def seconds(
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-def speed(task: Task, before: str, rounds: int) -> None:
+def speed(task: Task, before: str, rounds: int, steps: int) -> None:
     """Print the median step of both loops, and the ratio with its range over the rounds."""
     loops = {"before": earlier(before), "now": _recovery.recover}
-    recipe = dataclasses.replace(PLAIN, steps=7)
+    recipe = dataclasses.replace(PLAIN, steps=steps)
     medians: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds):
         order = list(loops) if turn % 2 else list(loops)[::-1]
@@ -99,7 +101,7 @@ def quality(task: Task, asked: argparse.Namespace) -> None:
         pruned = Channels(ratio=asked.ratio).apply(task.model().eval(), task)
         surgery.save(folder, reference, pruned)
         tell(out, recipe="pruned, untrained", score=score(pruned.eval(), task))
-        for seed in range(asked.seeds):
+        for seed in asked.seeds:
             for key in asked.recipes:
                 recipe = dataclasses.replace(
                     RECIPES[key], steps=asked.steps, batch_size=asked.batch
@@ -154,14 +156,15 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("recovery.jsonl"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    task = Python(file=str(asked.workload.resolve() / "task.py"))
+    folder = asked.workload.resolve()
+    task = Digits() if asked.workload == Path("digits") else Python(file=str(folder / "task.py"))
     if asked.what == "speed":
-        speed(task, asked.before, asked.rounds)
+        speed(task, asked.before, asked.rounds, asked.steps)
     else:
         quality(task, asked)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class Batch:
     """Its samples as a share of the whole batch's, 0..1."""
 
 
-def endless(task: Task, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def endless(task: Task, batch_size: int, device: torch.device) -> Generator[Batch, None, None]:
     """Yield training batches, one pass after another, in float32 on `device`.
 
     The rest at the end of a pass is left out if it is under half a batch: its gradient and the
@@ -37,7 +37,7 @@ def endless(task: Task, batch_size: int, device: torch.device) -> Iterator[Batch
 
 def parts(
     task: Task, batch_size: int, device: torch.device, rank: int, count: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the part of each batch of `endless` that device `rank` of `count` computes.
 
     Every process reads whole batches and keeps its rows, so that they are those of one device
@@ -46,25 +46,33 @@ def parts(
     """
     stream = _passes(task, batch_size)
     state = _drawn()
-    while True:
-        outside = _drawn()
-        _draw_from(state)
-        inputs, targets = next(stream)
-        state = _drawn()
-        _draw_from(outside)
-        total = length(inputs)
-        if total < count:
-            raise Infeasible(
-                f"a batch of {total} samples cannot be shared by {count} devices; set "
-                f"distill.logits batch_size to {count} or more"
-            )
-        start, end = total * rank // count, total * (rank + 1) // count
-        yield _placed(
-            _rows(inputs, start, end, total),
-            _rows(targets, start, end, total),
-            device,
-            (end - start) / total,
+    try:
+        while True:
+            outside = _drawn()
+            _draw_from(state)
+            inputs, targets = next(stream)
+            state = _drawn()
+            _draw_from(outside)
+            yield _part(inputs, targets, device, rank, count)
+    finally:
+        _draw_from(state)  # as after training on one device
+
+
+def _part(inputs: Inputs, targets: Targets, device: torch.device, rank: int, count: int) -> Batch:
+    """Return the rows of a batch that device `rank` of `count` computes."""
+    total = length(inputs)
+    if total < count:
+        raise Infeasible(
+            f"a batch of {total} samples cannot be shared by {count} devices; set "
+            f"distill.logits batch_size to {count} or more"
         )
+    start, end = total * rank // count, total * (rank + 1) // count
+    return _placed(
+        _rows(inputs, start, end, total),
+        _rows(targets, start, end, total),
+        device,
+        (end - start) / total,
+    )
 
 
 def example(task: Task, samples: int, device: torch.device) -> Batch:

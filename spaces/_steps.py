@@ -1,5 +1,6 @@
 """The one training loop: all steps of a recovery, on one device or on one of several."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -72,25 +73,26 @@ def run(course: Course) -> None:
     less. Raises Diverged.
     """
     recovery, world = course.recovery, course.world
-    batches = world.feed(course.task, recovery.batch_size, course.device)
     trained = world.spread(course.lesson, course.device, lambda: _probe(course))
     weights = [p for p in trained.parameters() if p.requires_grad]
     optimizer = _optimizer(course.lesson, weights, recovery.learning_rate, fused=not world.sharded)
     scale = scaler(recovery.dtype, course.device)
-    for step in range(1, recovery.steps + 1):
-        rate = recovery.learning_rate * schedule(step, recovery.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        value, norm = _differentiate(course, trained, optimizer, next(batches), scale)
-        overflow = scale.is_enabled() and scale.get_scale() > 1
-        if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
-            raise Diverged(step, value, rate)
-        if math.isfinite(norm):  # not the scaler's step: fused SGD starts from garbage after it
-            optimizer.step()
-        scale.update()
-        for project in course.projects:
-            project()
-        course.progress(step, recovery.steps, value)
+    feed = world.feed(course.task, recovery.batch_size, course.device)
+    with contextlib.closing(feed) as batches:
+        for step in range(1, recovery.steps + 1):
+            rate = recovery.learning_rate * schedule(step, recovery.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            value, norm = _differentiate(course, trained, optimizer, next(batches), scale)
+            overflow = scale.is_enabled() and scale.get_scale() > 1
+            if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
+                raise Diverged(step, value, rate)
+            if math.isfinite(norm):  # not the scaler's step: fused SGD starts from garbage then
+                optimizer.step()
+            scale.update()
+            for project in course.projects:
+                project()
+            course.progress(step, recovery.steps, value)
 
 
 def _differentiate(

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,9 @@ class World:
     sharded: bool = False
     """Whether each device stores only its part of weights, gradients and optimizer state."""
 
-    def feed(self, task: Task, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    def feed(
+        self, task: Task, batch_size: int, device: torch.device
+    ) -> Generator[Batch, None, None]:
         """Yield this device's part of every batch."""
         if self.count == 1:
             return endless(task, batch_size, device)

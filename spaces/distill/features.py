@@ -23,7 +23,7 @@ class Features(Technique):
     """
 
     stage = Stage.TRAIN
-    weight: float = axis(0.0, choice(0.0, 0.1, 1.0), unit="factor of the features' term")
+    weight: float = axis(0.0, choice(0.0, 3.0, 10.0, 30.0), unit="factor of the features' term")
     layers: int = 0
     """At most this many of those layers, evenly spread and with the last one; 0 compares all."""
 
@@ -47,5 +47,5 @@ class Features(Technique):
         return self if plan.recovery.steps else dataclasses.replace(self, weight=0.0)
 
     def usual(self) -> tuple[Self, ...]:
-        """Return a small weight: the term supports the others."""
-        return (dataclasses.replace(self, weight=0.1),)
+        """Return a weight at which the term has the greater part in the gradient."""
+        return (dataclasses.replace(self, weight=30.0),)
