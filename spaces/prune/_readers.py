@@ -181,7 +181,8 @@ def _parts(columns: int, kernel: int) -> list[Tensor]:
     aligned = kernel * ALIGNED
     step = WIDEST // aligned * aligned or max(WIDEST // kernel, 1) * kernel
     step = columns if columns <= WIDEST else step
-    return list(torch.arange(columns).split(step))
+    starts = range(0, columns, step)
+    return [torch.arange(start, min(start + step, columns)) for start in starts]
 
 
 def _watch(

@@ -213,12 +213,14 @@ def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Te
     if mask is None and len(part) < part.shape[1]:  # fewer places than columns: the smaller system
         products = (part @ part.T).double()
         products += scale * torch.eye(len(part), dtype=torch.float64)
-        return torch.linalg.solve(products, rest.double()).T @ part.double()
+        dual: Tensor = torch.linalg.solve(products, rest.double())
+        return dual.T @ part.double()
     moments = (part.T @ part).double()
     moments += scale * torch.eye(len(moments), dtype=torch.float64)
     slope = (part.T @ rest).double()
     if mask is None:
-        return torch.linalg.solve(moments, slope).T
+        solved: Tensor = torch.linalg.solve(moments, slope)
+        return solved.T
     return _masked(moments, slope.T, mask)
 
 

@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from spaces._constraint import Constraint, Project
 from spaces._task import Task
@@ -56,7 +57,7 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[s
     safe = {n: _largest(s, math.ceil(s.numel() * FLOOR)) for n, s in scores.items()}
     flat = torch.cat([s.masked_fill(safe[n], math.inf).flatten() for n, s in scores.items()])
     kept = _largest(flat, round(len(flat) * (1 - sparsity)))
-    parts = kept.split([s.numel() for s in scores.values()])
+    parts = torch.split(kept, [s.numel() for s in scores.values()])
     return {n: p.view_as(s) | safe[n] for (n, s), p in zip(scores.items(), parts, strict=True)}
 
 
@@ -72,7 +73,8 @@ def two_of_four(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _two_of_four(scores: Tensor) -> Tensor:
     if scores.shape[1] % 4:
         return torch.ones_like(scores, dtype=torch.bool)
-    fours = scores.movedim(1, -1).unflatten(-1, (-1, 4))
+    last = scores.movedim(1, -1)
+    fours = last.reshape(*last.shape[:-1], -1, 4)
     best = torch.sort(fours, dim=-1, descending=True, stable=True).indices[..., :2]
     mask = torch.zeros_like(fours, dtype=torch.bool).scatter(-1, best, True)
     return mask.flatten(-2).movedim(-1, 1).contiguous()
@@ -96,8 +98,8 @@ class KeepZeros(Constraint):
         del task
         held = [(w, w.detach() == 0) for w in prunable(model).values()]
         held = [(weight, zeros) for weight, zeros in held if bool(zeros.any())]
-        hooks = [
-            weight.register_hook(lambda gradient, zeros=zeros: gradient.masked_fill(zeros, 0))  # type: ignore[misc]
+        hooks: list[RemovableHandle] = [
+            weight.register_hook(_without(zeros))  # type: ignore[no-untyped-call]
             for weight, zeros in held
             if weight.requires_grad
         ]
@@ -113,3 +115,7 @@ class KeepZeros(Constraint):
             project()
             for hook in hooks:
                 hook.remove()
+
+
+def _without(zeros: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient.masked_fill(zeros, 0)

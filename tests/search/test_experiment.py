@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import BadExperiment, SearchError, UnknownName
-from search.experiment import Experiment, duration
+from search.experiment import Experiment, _slot, duration
 from spaces import Choice, Interval
 
 WORKLOADS = Path(__file__).parents[2].parent / "shared" / "workloads"
@@ -130,3 +130,12 @@ def test_the_users_experiments_are_read_as_they_stand(name: str) -> None:
     experiment = Experiment.load(file)
     assert experiment.searched_runtimes() == ("eager", "inductor", "onnxruntime", "openvino")
     assert experiment.notices == ()
+
+
+def test_how_something_is_done_is_searched_only_where_values_are_listed() -> None:
+    def ranges(**fields: object) -> set[str]:
+        return set(_slot("prune.channels", fields)[0].ranges)
+
+    assert ranges() == ranges(round_to=4) == ranges(importance="l2") == {"ratio"}
+    assert _slot("prune.channels", {"importance": "l2"})[0].base.importance == "l2"  # type: ignore[attr-defined]
+    assert ranges(importance=["l2", "taylor"]) == {"ratio", "importance"}
