@@ -15,7 +15,9 @@ def seeded(seed: int) -> Iterator[None]:
     User code draws from whichever of the three it likes.
     """
     python, numeric = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    # asking an idle GPU for its generator would start it, and no process can be forked after that
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

@@ -80,7 +80,7 @@ class Digits(Task):
 
     def _train(self, network: nn.Module) -> None:
         """Train from scratch with one-cycle AdamW; the caller's random state is kept."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network.apply(_initialise)
             optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)

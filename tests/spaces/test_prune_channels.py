@@ -39,7 +39,7 @@ class Made(Task):
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
         generator = torch.Generator().manual_seed(len(split))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1000, (), generator=generator)))
             made = [self.inputs(batch_size) for _ in range(2)]
         for batch in made:
