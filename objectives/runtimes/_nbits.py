@@ -197,5 +197,3 @@ def matmul_constants(codes: Codes) -> tuple[np.ndarray[Any, Any], ...]:
         codes.scale.reshape(-1).contiguous().numpy(),
         zero.numpy(),
     )
-
-

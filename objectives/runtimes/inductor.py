@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from objectives._target import Target
-from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._codes import spelled
+from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._torch import (

@@ -141,7 +141,9 @@ def _encode(
     return model, {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
 
 
-def _store_codes(export: Export, codes: Mapping[str, Codes], model: onnx.ModelProto) -> dict[str, Any]:
+def _store_codes(
+    export: Export, codes: Mapping[str, Codes], model: onnx.ModelProto
+) -> dict[str, Any]:
     """Put codes in the place of weights, in place; return what was done."""
     encoding = export.encoding
     rounds = encoding.activation_bits == 8
@@ -159,7 +161,7 @@ def _store_codes(export: Export, codes: Mapping[str, Codes], model: onnx.ModelPr
         )
     others = len(_weights.multiplying(model))
     _weights.store_int8(model)  # layers that no code stands for
-    notes = {
+    notes: dict[str, Any] = {
         "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
         "quantized_layers": placed.kernels + placed.unpacked + others,
         "low_bit_layers": placed.kernels + placed.unpacked,

@@ -29,7 +29,7 @@ def clustered(weight: Tensor, bits: int) -> Codes:
 
 def recovered_book(weight: Tensor, bits: int) -> Codes | None:
     """Return the codes of a weight that has at most 2 ** bits distinct values, None if more."""
-    centres, codes = weight.detach().float().flatten().unique(return_inverse=True)
+    centres, codes = torch.unique(weight.detach().float(), return_inverse=True)
     return _booked(weight, codes, centres, bits) if len(centres) <= 2**bits else None
 
 
@@ -47,14 +47,12 @@ def _booked(weight: Tensor, codes: Tensor, centres: Tensor, bits: int) -> Codes:
 
 def _centres(values: Tensor, count: int) -> Tensor:
     """Return up to `count` centres in ascending order, float64."""
-    distinct = values.unique()
+    distinct: Tensor = torch.unique(values)
     if len(distinct) <= count:
         return distinct
     ordered, sums = values.sort().values, values.sort().values.cumsum(0)
     sums = torch.cat([sums.new_zeros(1), sums])
-    centres = torch.linspace(
-        float(ordered[0]), float(ordered[-1]), count, dtype=ordered.dtype
-    )
+    centres = torch.linspace(float(ordered[0]), float(ordered[-1]), count, dtype=ordered.dtype)
     for _ in range(ROUNDS):
         ends = torch.searchsorted(ordered, _between(centres))
         ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([len(ordered)])])

@@ -124,9 +124,7 @@ def test_eight_bit_kernels_of_onnxruntime_take_rounded_activations(tmp_path: Pat
     notes = Onnxruntime().export(export)
     assert (notes["low_bit_layers"], notes["low_bit_kernels"]) == (3, 3)
     assert "remark" not in notes
-    program = Onnxruntime().load(
-        tmp_path, export.signature, export.target, cast(Task, None), notes
-    )
+    program = Onnxruntime().load(tmp_path, export.signature, export.target, cast(Task, None), notes)
     with torch.no_grad():
         wanted = encoded(export.model, None, export.encoding).model(inputs)
     assert float((program(inputs) - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
