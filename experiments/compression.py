@@ -41,7 +41,7 @@ from spaces import Point, Space, Technique
 
 STRENGTHS = 3
 ELSEWHERE = ("deploy.runtime", "distill.logits")
-"""Techniques that are not taken alone: each point is in every runtime, with every number of steps."""
+"""Techniques not taken alone: each point is in every runtime, with every number of steps."""
 
 
 def main() -> None:
@@ -176,7 +176,8 @@ def _line(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     if record["state"] != "complete":
         return f"{heading}{start} {record['state']}: {record['reason']} | | | |"
     found = {name: m["value"] for name, m in record["measurements"].items()}
-    whole = next(r["measurements"]["size"]["value"] for r in records if r["state"] == "complete")
+    own = [r for r in records if r["state"] == "complete" and r["runtime"] == record["runtime"]]
+    whole = own[0]["measurements"]["size"]["value"]  # the unchanged model comes first
     return (
         f"{heading}{start} {found['accuracy']:.4f} | {found['size']:,.0f} "
         f"| {whole / found['size']:.1f} | {found['latency']:.3f} |"

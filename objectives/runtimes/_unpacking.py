@@ -1,5 +1,7 @@
 """ONNX functions that make weights from packed codes: they travel in the file itself."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -60,7 +62,7 @@ class _Body:
         self.nodes.append(helper.make_node(kind, inputs, [name], **options))
         return name
 
-    def constant(self, name: str, value: np.ndarray) -> str:  # type: ignore[type-arg]
+    def constant(self, name: str, value: np.ndarray[Any, Any]) -> str:
         """Add a constant; return its name."""
         tensor = numpy_helper.from_array(value)
         self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))

@@ -164,7 +164,7 @@ def _store_codes(
         )
     others = len(_weights.multiplying(model))
     _weights.store_int8(model)  # layers that no code stands for
-    notes = {
+    notes: dict[str, Any] = {
         "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
         "quantized_layers": placed.kernels + placed.unpacked + others,
         "low_bit_layers": placed.kernels + placed.unpacked,

@@ -113,8 +113,7 @@ class Openvino(Runtime):
             elif export.encoding.quantized:
                 model, scheme = _encode(export, model)
                 notes["scheme"] = scheme
-            codes = int(notes.get("low_bit_layers", 0))
-            notes |= _count(model, export.encoding, codes)
+            notes |= _count(model, export.encoding)
             if not (whole or export.encoding.quantized):
                 notes["sparse_weights"] = _store_sparse(model)
             elif "amx_int8" in flags():
@@ -323,28 +322,30 @@ def _convolutional(model: openvino.Model) -> bool:
     return any(kind in KERNELS[1:] for kind in kinds) and not attention
 
 
-def _weight(node: Any, position: int) -> Any | None:
-    """Return the constant behind a layer's input, through what dequantizes it."""
+def _weight(node: Any, position: int, *, books: bool = False) -> Any | None:
+    """Return the constant behind a layer's input, through what dequantizes it.
+
+    With `books`, what is looked up in a table counts too: the constant is that of the indices.
+    """
     source = node.input_value(position).get_node()
-    while source.get_type_name() in TRANSPARENT:
-        source = source.input_value(0).get_node()
+    while (kind := source.get_type_name()) in TRANSPARENT or (books and kind == "Gather"):
+        source = source.input_value(int(kind == "Gather")).get_node()
     return source if source.get_type_name() == "Constant" else None
 
 
-def _count(model: openvino.Model, encoding: Encoding, codes: int) -> dict[str, int]:
-    """Return how many layers there are and how many have integer weights, or `codes` for some.
+def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
+    """Return how many layers there are and how many have integer weights.
 
     Raises Infeasible when integers were asked for and no layer has them.
     """
-    types = Counter[str]()
+    types, books = Counter[str](), encoding.cluster_bits < 32
     for node in model.get_ops():
         if node.get_type_name() in KERNELS:
-            weights = [w for w in (_weight(node, 1), _weight(node, 0)) if w is not None]
+            found = (_weight(node, place, books=books) for place in (1, 0))
+            weights = [weight for weight in found if weight is not None]
             types.update(w.get_element_type().get_type_name() for w in weights[:1])
     total = types.total()
     quantized = sum(types[name] for name in INTEGERS)
-    if encoding.cluster_bits < 32:  # behind a book of floats
-        quantized = min(total, codes)
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
-from spaces._inputs import call, length, plain, rows, transform
+from spaces._inputs import call, length, plain, rows
 from spaces._plan import Encoding
 from spaces._seeding import seeded
 from spaces._task import Task
@@ -122,7 +122,7 @@ def _samples(task: Task) -> list[tuple[object, object]]:
         for inputs, targets in task.batches("train", SAMPLES):
             for index in range(min(length(inputs), SAMPLES - len(found))):
                 one = slice(index, index + 1)
-                found.append((plain(rows(inputs, one)), transform(targets, lambda t: t[one])))
+                found.append((plain(rows(inputs, one)), plain(rows(targets, one))))
             if len(found) >= SAMPLES:
                 break
     return found

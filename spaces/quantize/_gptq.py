@@ -54,4 +54,5 @@ def _factor(moments: Tensor) -> Tensor:
     energy = damped.diagonal().mean().clamp(min=1e-12)
     damped.diagonal().add_(DAMPING * energy)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor

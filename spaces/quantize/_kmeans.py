@@ -29,7 +29,7 @@ def clustered(weight: Tensor, bits: int) -> Codes:
 
 def recovered_book(weight: Tensor, bits: int) -> Codes | None:
     """Return the codes of a weight that has at most 2 ** bits distinct values, None if more."""
-    centres, codes = weight.detach().float().flatten().unique(return_inverse=True)
+    centres, codes = torch.unique(weight.detach().float(), return_inverse=True)
     return _booked(weight, codes, centres, bits) if len(centres) <= 2**bits else None
 
 
@@ -47,7 +47,7 @@ def _booked(weight: Tensor, codes: Tensor, centres: Tensor, bits: int) -> Codes:
 
 def _centres(values: Tensor, count: int) -> Tensor:
     """Return up to `count` centres in ascending order, float64."""
-    distinct = values.unique()
+    distinct: Tensor = torch.unique(values)
     if len(distinct) <= count:
         return distinct
     ordered, sums = values.sort().values, values.sort().values.cumsum(0)

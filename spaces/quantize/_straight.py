@@ -108,6 +108,8 @@ def _format(weight: Tensor) -> torch.memory_format:
 class _Steps(nn.Module):
     """weight -> the nearest weight on the grid, with gradients to weight and step."""
 
+    zero: Tensor
+
     def __init__(self, codes: Codes, *, signs: bool) -> None:
         super().__init__()
         rows, groups, self.group = codes.codes.shape
@@ -130,7 +132,7 @@ class _Steps(nn.Module):
             half = scale if self.ternary else scale / 2
             signs = values.sign() if self.ternary else (values > 0).float() * 2 - 1
             # the gradient of all weights passes: a sign has no range that they could leave
-            grid = (signs + (values - values.detach()) / half.detach()) * half
+            grid: Tensor = (signs + (values - values.detach()) / half.detach()) * half
         else:
             inside = (values / scale + self.zero).clamp(0, self.top)
             whole = inside + (inside.round() - inside).detach()

@@ -50,6 +50,9 @@ def _nothing() -> None:
 class _Book(nn.Module):
     """weight -> the values of its book; the weight itself only says where zeros are."""
 
+    root: Tensor
+    codes: Tensor
+
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
         made = clustered(weight, bits)

@@ -62,7 +62,11 @@ def test_a_technique_without_fields_is_searched_in_its_own_ranges(project: Path)
         ("trials = 8", "trials = 0", "trials must be an integer from 1"),
         ("trials = 8", "trials = true", "trials must be an integer from 1"),
         ('name = "tiny"', 'name = "../tiny"', "name must be up to 64 letters"),
-        ("weight_bits = [32, 8]", "weight_bits = [32, 7]", "weight_bits must be 32, 8 or 4, got 7"),
+        (
+            "weight_bits = [32, 8]",
+            "weight_bits = [32, 7]",
+            "weight_bits must be 32, 8, 4, 3, 2 or 1, got 7",
+        ),
         ("weight_bits = [32, 8]", "weight_bits = []", "a choice needs distinct values"),
         ("weight_bits = [32, 8]", 'weight_bits = ["8"]', "its values are numbers, got '8'"),
         ("ratio = [0.0, 0.25, 0.5]", "ratio = { low = 0.5, high = 0.1 }", "finite low <= high"),
