@@ -1,5 +1,7 @@
 """2:4 sparse kernels of CUDA devices: linear layers that read half of their weights."""
 
+import warnings
+
 import torch
 from torch import nn
 from torch.sparse import to_sparse_semi_structured
@@ -46,7 +48,9 @@ def with_semi_structured(model: nn.Module) -> int:
         rows, columns = weight.shape
         if rows % _ROWS or columns % _COLUMNS or not two_of_four(weight):
             continue
-        sparse = to_sparse_semi_structured(weight.contiguous())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor")
+            sparse = to_sparse_semi_structured(weight.contiguous())
         layer.weight = nn.Parameter(sparse, requires_grad=False)
         count += 1
     return count

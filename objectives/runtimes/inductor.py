@@ -204,7 +204,9 @@ def _build(program: ExportedProgram, export: Export) -> None:
         integers = export.encoding.quantized and export.target.device == "cpu"
         if integers and not _INTEGER_CALL.search(_sources(Path(scratch))):
             raise Infeasible("Inductor found no layer of this model to compute in integers.")
-        needed = [f for f in files if not str(f).endswith(".cpp")]
+        # the loader for GPUs finds its description by the name of a source; on CPUs none is needed
+        gpu = export.target.device == "cuda"
+        needed = [f for f in files if gpu or not str(f).endswith(".cpp")]
         package_aoti(str(export.folder / _PACKAGE), needed)
 
 

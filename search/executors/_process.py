@@ -20,6 +20,9 @@ from search.experiment import Experiment
 WATCH = 1.0
 """Seconds between looks at a process that says nothing."""
 
+FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Lets torch ask the driver whether there is a GPU: asking CUDA itself spoils later forks."""
+
 Message = dict[str, Any]
 
 
@@ -38,7 +41,11 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         context = context_for(measuring_threads)
         self._connection, theirs = context.Pipe()
-        job |= {"log": str(log.absolute()), "cwd": str(Path.cwd()), "environment": dict(os.environ)}
+        job |= {
+            "log": str(log.absolute()),
+            "cwd": str(Path.cwd()),
+            "environment": os.environ | FORKABLE,
+        }
         self._process = context.Process(target=_worker.main, args=(theirs, job), name="trial")
         self._process.start()
         theirs.close()
@@ -113,7 +120,7 @@ def context_for(measuring_threads: int) -> Any:
     context.set_forkserver_preload([_worker.__name__])
     # Its modules are looked for where PYTHONPATH says: sys.path is not passed on.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    ours = FORKABLE | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if measuring_threads == 1:
         ours["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     before = dict(os.environ)

@@ -151,5 +151,9 @@ def damaged(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.5 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+            parameter += (
+                0.5
+                * parameter.std()
+                * torch.randn(parameter.shape, generator=generator).to(parameter.device)
+            )
     return model
