@@ -37,9 +37,11 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
         experiment = Experiment.parse(job["text"], Path(job["folder"]))
         for name in job["runtimes"]:
             experiment.runtime(name)
-        experiment.task.describe()
+        if experiment.target.device == "cpu":
+            experiment.task.describe()
         # After the imports, which take seconds and which its forks share, and before anything is
-        # computed on several threads: those would not survive a fork.
+        # computed on several threads: those would not survive a fork. A GPU that the user's
+        # imports start would not either, so there each measurement imports them anew.
         lane = Lane()
         try:
             with enrolled():
