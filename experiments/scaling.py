@@ -40,11 +40,9 @@ def main() -> None:
         row, first = rows[-1], rows[0]
         gain = row["trials_per_hour"] / first["trials_per_hour"]
         row |= {"gain": gain, "efficiency": gain * first["workers"] / workers}
-        print(
-            f"{workers:>7}  {row['trials_per_hour']:>8.0f}  {gain:>3.2f}x  {row['efficiency']:>10.0%}"
-            f"  {row['seconds_a_trial']:>15.1f}  {row['whole_seconds']:>11.0f} s",
-            flush=True,
-        )
+        left = f"{workers:>7}  {row['trials_per_hour']:>8.0f}  {gain:>3.2f}x"
+        right = f"{row['seconds_a_trial']:>15.1f}  {row['whole_seconds']:>11.0f} s"
+        print(f"{left}  {row['efficiency']:>10.0%}  {right}", flush=True)
     if asked.out:
         asked.out.write_text(json.dumps(rows, indent=1) + "\n")
 

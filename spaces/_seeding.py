@@ -16,7 +16,7 @@ def seeded(seed: int) -> Iterator[None]:
     """
     python, numeric = random.getstate(), np.random.get_state()
     # asking an idle GPU for its generator would start it, and no process can be forked after that
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=gpus):
         random.seed(seed)
         np.random.seed(seed % 2**32)

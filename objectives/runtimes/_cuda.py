@@ -75,7 +75,7 @@ class CudaProgram(Program):
         return [owned(tensor).cpu() for tensor in raw]
 
     def seconds(self, feed: list[Tensor]) -> float:
-        """Return the seconds of one run by the GPU's clock, from inputs to outputs in its memory."""
+        """Return the seconds of a run by the GPU's clock, with inputs and outputs in its memory."""
         start, end = self._events
         start.record()
         self.run(feed)

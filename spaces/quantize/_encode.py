@@ -106,12 +106,12 @@ def _codes(layer: Layer, bits: int, encoding: Encoding, reader: Reader | None) -
     values = weight.reshape(len(weight), -1, group)
     importance = None
     if reader is not None:
-        energy = reader.moments.diagonal()[: layer.columns].float()
+        energy = _energy(reader, layer.columns)
         importance = energy.reshape(1, -1, group)
     scale, zero = fitted(values, bits, symmetric=encoding.symmetric, importance=importance)
     codes = nearest(values, scale, zero, bits)
     if reader is not None:
-        codes, bias = compensated(reader.matrix, reader.moments, scale, zero, bits, group)
+        codes, bias = _compensated(reader, codes, scale, zero, bits)
         _take(layer.module, bias)
     return compact(
         Codes(
@@ -122,6 +122,40 @@ def _codes(layer: Layer, bits: int, encoding: Encoding, reader: Reader | None) -
             zero=zero,
         )
     )
+
+
+def _energy(reader: Reader, columns: int) -> Tensor:
+    """Return the mean square of what each weight of a row multiplies, (columns,)."""
+    parts = zip(reader.parts, reader.moments, strict=True)
+    return torch.cat([m.diagonal()[part < columns] for part, m in parts]).float()
+
+
+def _compensated(
+    reader: Reader, codes: Tensor, scale: Tensor, zero: Tensor, bits: int
+) -> tuple[Tensor, Tensor]:
+    """Return codes (rows, groups, group) whose errors the later columns of a part made up for.
+
+    `codes` are the nearest, and stay where a part of a wide layer does not hold whole groups. Also
+    returns what became of the bias, (rows, 1), or nothing, (rows, 0).
+    """
+    matrix, weights = reader.matrix, codes.shape[1] * codes.shape[2]
+    flat = codes.reshape(len(codes), weights).clone()
+    extra = matrix[:, weights:].float()
+    start = extra.clone()
+    for part, moments in zip(reader.parts, reader.moments, strict=True):
+        own = part[part < weights]
+        group = min(codes.shape[2], len(own))
+        if len(own) % group or int(own[0]) % group:
+            continue
+        at = slice(0, 1) if codes.shape[1] == 1 else slice(own[0] // group, own[-1] // group + 1)
+        scales, zeros = (t if t.shape[1] == 1 else t[:, at] for t in (scale, zero))
+        wide = scales.expand(len(codes), len(own) // group, 1)
+        chosen, moved = compensated(
+            matrix[:, part], moments, wide, zeros.expand_as(wide), bits, group
+        )
+        flat[:, own] = chosen.reshape(len(codes), -1)
+        extra += moved - start
+    return flat.reshape(codes.shape), extra
 
 
 def _take(module: nn.Module, bias: Tensor) -> None:
