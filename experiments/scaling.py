@@ -5,11 +5,14 @@
 
 The same experiment is searched afresh with each number of workers. Trials per hour are counted from
 the start of the first trial to the end of the last one, as the study has them; the whole time of
-the command, which adds start-up, confirmation and report, stands beside them.
+the command, which adds start-up, confirmation and report, stands beside them. Points that were
+measured with both numbers of workers are compared: the median ratio of their latencies, and how
+many of the intervals overlap.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,11 +43,33 @@ def main() -> None:
         row, first = rows[-1], rows[0]
         gain = row["trials_per_hour"] / first["trials_per_hour"]
         row |= {"gain": gain, "efficiency": gain * first["workers"] / workers}
+        row["agreement"] = agreement(first["latencies"], row["latencies"])
         left = f"{workers:>7}  {row['trials_per_hour']:>8.0f}  {gain:>3.2f}x"
         right = f"{row['seconds_a_trial']:>15.1f}  {row['whole_seconds']:>11.0f} s"
         print(f"{left}  {row['efficiency']:>10.0%}  {right}", flush=True)
+        if row is not first:
+            known = row["agreement"]
+            print(
+                f"         latency against {first['workers']}: {known['ratio']:.3f}x (median), "
+                f"{known['overlapping']} of {known['points']} intervals overlap",
+                flush=True,
+            )
     if asked.out:
         asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def agreement(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return how the latencies of the points that both runs measured compare."""
+    both = sorted(set(one) & set(other))
+    ratios = [other[point]["value"] / one[point]["value"] for point in both]
+    overlapping = [
+        other[p]["low"] <= one[p]["high"] and one[p]["low"] <= other[p]["high"] for p in both
+    ]
+    return {
+        "points": len(both),
+        "ratio": statistics.median(ratios) if ratios else float("nan"),
+        "overlapping": sum(overlapping),
+    }
 
 
 def searched(experiment: Path, workers: int, trials: int, run: Path) -> dict[str, Any]:
@@ -71,6 +96,11 @@ def searched(experiment: Path, workers: int, trials: int, run: Path) -> dict[str
         "trials_per_hour": 3600 * len(paid) / seconds,
         "seconds_a_trial": sum(r["seconds"] for r in paid) / len(paid),
         "whole_seconds": whole,
+        "latencies": {
+            json.dumps(r["point"], sort_keys=True): r["measurements"]["latency"]
+            for r in paid
+            if "latency" in r["measurements"]
+        },
         "gpus": sorted({r["facts"].get("conditions", {}).get("gpu", "") for r in paid} - {""}),
     }
 
