@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -62,3 +63,11 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "task.py").write_text(TASK)
     (tmp_path / "experiment.toml").write_text(EXPERIMENT)
     return tmp_path
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Let PyTorch use as many threads after a test as before it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -18,22 +18,16 @@ from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
-from objectives.runtimes._sparse_graphs import places_in_parts
+from objectives.runtimes._sparse_openvino import store_sparse
 from spaces import Encoding, Infeasible, Precision, Task
 from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
     import nncf
     import openvino
-    import openvino.opset13 as opset
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 FILE = "model.xml"
-GROUP = 64
-"""Inputs that share a 4-bit scale; narrower layers get the largest power of two that fits."""
-SMALLEST_GROUP = 16
-_NODES = 3000
-"""Bytes of XML that a sparse weight takes, about."""
 SMALL = 16_384
 """Weights below which a linear layer of a convolutional network stays in float32."""
 KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -115,7 +109,7 @@ class Openvino(Runtime):
                 notes["scheme"] = scheme
             notes |= _count(model, export.encoding)
             if not (whole or export.encoding.quantized):
-                notes["sparse_weights"] = _store_sparse(model)
+                notes["sparse_weights"] = store_sparse(model)
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
@@ -212,46 +206,6 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
         raise Infeasible(f"NNCF cannot quantize this model: {first_line(error)}") from error
     except (RuntimeError, KeyError, ValueError) as error:
         raise Infeasible(f"NNCF fails on this model with {first_line(error)}") from error
-
-
-def _store_sparse(model: openvino.Model) -> int:
-    """Store float weights as values and places where that is shorter; return how many.
-
-    The plugin folds what is made of constants when it compiles, except a running sum: hence
-    places, in two or three bytes, and no distances.
-    """
-    count = 0
-    for node in model.get_ops():
-        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
-            continue
-        array = node.data
-        kept = np.count_nonzero(array)
-        size = 4 + 2 + (array.size > 2**16)
-        if array.size > 2**24 or kept * size + _NODES >= array.nbytes:
-            continue
-        made = _scattered(array)
-        made.set_friendly_name(f"{node.get_friendly_name()}_sparse")
-        for port in list(node.output(0).get_target_inputs()):
-            port.replace_source_output(made.output(0))
-        count += 1
-    return count
-
-
-def _scattered(array: np.ndarray[Any, Any]) -> openvino.Node:
-    """Return a node that makes `array` out of its values and their places."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    low, high = places_in_parts(flat)
-    places = opset.convert(opset.constant(low), "i32")
-    if high is not None:
-        upper = opset.convert(opset.constant(high), "i32")
-        shifted = opset.multiply(upper, opset.constant(np.int32(2**16)))
-        places = opset.add(shifted, places)
-    zeros = opset.broadcast(
-        opset.constant(np.float32(0)), opset.constant(np.array([flat.size], np.int64))
-    )
-    values = opset.constant(flat[flat.view(np.uint32) != 0])
-    whole = opset.scatter_elements_update(zeros, places, values, opset.constant(np.int32(0)))
-    return opset.reshape(whole, opset.constant(np.array(array.shape, np.int64)), False)
 
 
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_images_come_back_as_the_model_computes_them(tmp_path: Path) -> None:
     program, notes = deployed(request(model, images(16), tmp_path, batch=4))
     with torch.no_grad():
         torch.testing.assert_close(program(images(10)), model(images(10)), rtol=0, atol=1e-4)
-    assert notes == {"scheme": "float32", "layers": 3, "quantized_layers": 0}
+    assert notes == {"scheme": "float32", "layers": 3, "quantized_layers": 0, "sparse_weights": 0}
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     assert not model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

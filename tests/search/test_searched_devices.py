@@ -29,6 +29,8 @@ seconds = 0.02
 seconds = 0.02
 """
 
+pytestmark = pytest.mark.slow  # processes that import the libraries anew
+
 
 @pytest.fixture
 def experiment(project: Path) -> Path:

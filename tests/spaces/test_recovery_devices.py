@@ -26,6 +26,8 @@ from spaces._recovery import Diverged, recover
 
 STEPS = 20
 
+pytestmark = pytest.mark.slow  # processes that import the libraries anew
+
 
 def curve(
     task: Task, recovery: Recovery, student: nn.Module | None = None
