@@ -22,7 +22,7 @@ from search.executors.local import Local
 from search.experiment import Experiment, Goal, duration
 from search.front import pick
 from search.summary import Summary
-from spaces import Split, Task, Technique
+from spaces import Interval, Split, Task, Technique
 
 DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
 
@@ -216,7 +216,7 @@ def _values(dimension: Any) -> str:
     found = dimension.values()
     if found is None:
         return f"{dimension.low:g} to {dimension.high:g}"
-    if len(found) > 6:
+    if len(found) > 6 and isinstance(dimension, Interval):
         return f"{found[0]:g} to {found[-1]:g} in steps of {dimension.step:g}"
     return ", ".join(str(v) for v in found)
 

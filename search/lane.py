@@ -118,9 +118,8 @@ class Lane:
     def close(self) -> None:
         """End the server."""
         self._connection.close()
-        self._server.join(timeout=5)
-        if self._server.is_alive():
-            self._server.kill()
+        self._server.kill()  # it holds a copy of our end, so that it would wait for ever
+        self._server.join()
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         self._connection.send_bytes(json.dumps(request).encode())

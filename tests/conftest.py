@@ -1,10 +1,11 @@
 """What several tests share: small experiments on the fake device and on digits."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from collections.abc import Iterator
 import pytest
+import torch
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

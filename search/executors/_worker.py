@@ -45,10 +45,9 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
         lane = Lane()
         try:
             with enrolled():
-                result = _do(job, experiment, lane, connection)
+                _send(connection, result=_do(job, experiment, lane, connection))
         finally:
             lane.close()
-        _send(connection, result=result)
     except Exception as error:
         traceback.print_exc()
         _send(connection, error=f"{type(error).__name__}: {_first_line(error)}")
