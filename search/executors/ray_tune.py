@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 import warnings
@@ -37,7 +38,10 @@ from spaces import Plan
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
-LOST = "its worker was lost twice: killed, out of memory, or its machine is gone"
+RETRIES = 2
+"""Of a trial whose worker was lost. One would do, but a machine that leaves can cost two: the retry
+may be placed on it before the loss is known."""
+LOST = "its worker was lost three times: killed, out of memory, or its machine is gone"
 STARVED = 300.0
 """Seconds that a trial waits for resources that no machine of the cluster has."""
 
@@ -95,7 +99,7 @@ class RayTune:
                 callbacks=[Watching(searcher)],
                 max_concurrent_trials=self.workers,
                 reuse_actors=True,
-                max_failures=1,
+                max_failures=RETRIES,
                 raise_on_failed_trial=False,
                 storage_path=scratch,
                 verbose=0,
@@ -127,8 +131,9 @@ class RayTune:
     def threads(self) -> int:
         """Return the threads with which a trial is built and trained."""
         machines = _machines()
-        cores = max((int(n.get("CPU", 1)) for n in machines), default=1)
-        return max(1, cores * len(machines) // max(1, self.workers)) if machines else 1
+        cores = min((int(n.get("CPU", 1)) for n in machines), default=1)
+        together = -(-self.workers // max(1, len(machines)))  # on one machine
+        return max(1, cores // together)
 
     def config(self, asked: Asked) -> dict[str, Any]:
         """Return what a worker needs to know of a trial, as plain data."""
@@ -305,7 +310,7 @@ class Asking(Searcher):  # type: ignore[misc]
     def fell(self, trial_id: str, error: BaseException | None) -> None:
         """Note why a trial's worker ended, once or for good; it waits for another one now."""
         if isinstance(error, ray.exceptions.RayTaskError):
-            self._faults[trial_id] = f"its worker failed twice: {_last_line(error)}"
+            self._faults[trial_id] = f"its worker failed three times: {_last_line(error)}"
         self._waiting.add(trial_id)
 
     def started(self, trial_id: str) -> None:
@@ -436,14 +441,22 @@ def _connect(address: str | None, cores: int, experiment: Experiment) -> None:
             "for instance with `ray job submit`, and give --ray auto"
         )
     try:
+        _reached(address)
         with _quiet():
             ray.init(address=address, **quiet)
             if len(_machines()) > 1:
                 ray.shutdown()
                 ray.init(address=address, runtime_env=Station.environment(experiment), **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadEnvironment(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def _reached(address: str) -> None:
+    """Raise OSError when nobody listens at an address: Ray itself would try for five minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def test_a_trial_that_is_killed_again_fails_with_a_reason(project: Path, cluster
     with connected(project, cluster, 1, 1) as executor:
         study = searched(executor)
     assert [r.state for r in study.records] == ["failed"]
-    assert "lost twice" in str(study.records[0].reason)
+    assert "three times" in str(study.records[0].reason)
 
 
 def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> None:
@@ -153,7 +153,8 @@ def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> N
 
     study = searched(prepared, remove)
     assert study.paid == 6
-    assert {r.state for r in study.records} == {"complete"}
+    paid = [r for r in study.records if r.state != "infeasible"]
+    assert [(r.state, r.reason) for r in paid] == [("complete", None)] * 6
 
 
 def test_no_cluster_at_an_address_is_one_clear_line(project: Path) -> None:
