@@ -38,10 +38,9 @@ from spaces import Plan
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
-RETRIES = 2
-"""Of a trial whose worker was lost. One would do, but a machine that leaves can cost two: the retry
-may be placed on it before the loss is known."""
-LOST = "its worker was lost three times: killed, out of memory, or its machine is gone"
+RETRIES = 1
+"""Of a trial whose worker was lost."""
+LOST = "its worker was lost twice: killed, out of memory, or its machine is gone"
 STARVED = 300.0
 """Seconds that a trial waits for resources that no machine of the cluster has."""
 
@@ -310,7 +309,7 @@ class Asking(Searcher):  # type: ignore[misc]
     def fell(self, trial_id: str, error: BaseException | None) -> None:
         """Note why a trial's worker ended, once or for good; it waits for another one now."""
         if isinstance(error, ray.exceptions.RayTaskError):
-            self._faults[trial_id] = f"its worker failed three times: {_last_line(error)}"
+            self._faults[trial_id] = f"its worker failed twice: {_last_line(error)}"
         self._waiting.add(trial_id)
 
     def started(self, trial_id: str) -> None:
