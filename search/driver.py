@@ -101,7 +101,7 @@ class Search:
             self.console.trial(record, study, summary)
             if summary:
                 self.tracker().sync(summary)
-            self._give_up_early(study)
+            self._give_up_early(study, feed)
 
         feed = Feed(
             study,
@@ -117,8 +117,13 @@ class Search:
         if feed.exhausted:
             self.console.say("Every point near the front is known; the search ends early.")
 
-    def _give_up_early(self, study: Study) -> None:
-        """Stop when the first trials all fail: the fault is then not in the points."""
+    def _give_up_early(self, study: Study, feed: Feed) -> None:
+        """Stop when the first trials all fail: the fault is then not in the points.
+
+        With several workers other trials can fail while the unchanged model is still at work.
+        """
+        if any(asked.forced for asked in feed.open.values()):
+            return
         failed = [r for r in study.records if r.state == "failed"]
         if study.baseline is None and len(failed) >= min(3, self.experiment.trials):
             raise BadTask(f"no trial succeeds, not even the unchanged model: {failed[0].reason}")
@@ -195,8 +200,9 @@ class Search:
             plan = self.experiment.space.plan(point)
             key = (plan.runtime, plan.encoding, plan.placement, plan.recovery.dtype)
             if key not in known:
-                known[key] = refusal(self.experiment, plan, kinds)
-            return known[key] or self.executor.refuses(plan)
+                own = refusal(self.experiment, plan, kinds)
+                known[key] = own or self.executor.refuses(plan)
+            return known[key]
 
         return refuse
 

@@ -1,8 +1,6 @@
 """What a model in training would score if it were done: enough to rank it at a rung."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from objectives._data import Examples
 from objectives.runtimes._torch import ModuleProgram
 from search.experiment import Experiment
 from spaces._inputs import rows
+from spaces._modes import evaluating
 
 SAMPLES = 512
 """Samples on which a model in training is judged."""
@@ -31,20 +30,8 @@ def estimated(
     examples = examples.thinned(SAMPLES)
     target = dataclasses.replace(experiment.target, batch_size=min(BATCH, len(examples)))
     example = rows(examples.inputs, slice(0, target.batch_size))
-    with _evaluating(model):
+    with evaluating(model):
         signature = signature_of(model, example, target)
         program = ModuleProgram(signature, target, folder, model=model, dtype=torch.float32)
         goals = [g for g in experiment.goals if g.objective.trained]
         return {g.name: g.objective.measure(program, examples) for g in goals}
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces._inputs import call, length
+from spaces._modes import evaluating
 
 RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
@@ -64,10 +65,6 @@ def native_bfloat16(device: torch.device) -> bool:
 
 def _operations(model: nn.Module, inputs: Any) -> int:
     """Return the floating-point operations of a forward pass in evaluation mode."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(model):
         call(model, inputs)
-    for module, training in modes:
-        module.training = training
     return int(counter.get_total_flops())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces._inputs import call
+from spaces._modes import evaluating
 from spaces._task import Inputs
 from spaces._technique import Infeasible
 
@@ -122,7 +123,7 @@ def matched(student: nn.Module, teacher: nn.Module, inputs: Inputs, limit: int) 
     Raises Infeasible when none is left.
     """
     names = candidates(student, teacher)
-    with _in_evaluation(student), torch.no_grad():
+    with evaluating(student), torch.no_grad():
         mine, taught = _seen(student, names, inputs), _seen(teacher, names, inputs)
     layers = {
         name: layer
@@ -243,14 +244,3 @@ def _first(output: Any) -> Tensor | None:
     if isinstance(output, tuple | list) and output:
         return _first(output[0])
     return None
-
-
-@contextlib.contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces._inputs import call, length
+from spaces._modes import evaluating
 from spaces._task import Task
 
 BATCH = 128
@@ -20,18 +21,14 @@ def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int =
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:
         return
-    modes = [(m, m.training) for m in model.modules()]
     momenta = [m.momentum for m in layers]
-    model.eval()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(model):
             torch.manual_seed(seed)
             _average(model, layers, task, samples)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, training in modes:
-            module.training = training
 
 
 def _average(model: nn.Module, layers: list[_BatchNorm], task: Task, samples: int) -> None:

@@ -87,7 +87,7 @@ def run(course: Course) -> None:
             overflow = scale.is_enabled() and scale.get_scale() > 1
             if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
                 raise Diverged(step, value, rate)
-            if math.isfinite(norm):  # not the scaler's step: fused SGD starts from garbage then
+            if math.isfinite(norm):  # ours to leave out: after the scaler's way fused SGD gave NaN
                 optimizer.step()
             scale.update()
             for project in course.projects:

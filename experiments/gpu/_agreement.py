@@ -29,3 +29,18 @@ def labelled(
                 outputs = model(given.to(device))
         logits = outputs if isinstance(outputs, Tensor) else outputs.logits
         yield given, logits.argmax(-1).cpu()
+
+
+def images(count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return random images as a vision transformer or a ResNet of transformers takes them."""
+    return {"pixel_values": torch.randn(count, 3, 224, 224, generator=generator)}
+
+
+def loss(outputs: Any, targets: Tensor) -> Tensor:
+    """Return the cross-entropy."""
+    return nn.functional.cross_entropy(outputs["logits"], targets)
+
+
+def score(outputs: Any, targets: Tensor) -> float:
+    """Return how often the classes agree."""
+    return float((outputs["logits"].argmax(-1) == targets).float().mean())

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import _agreement
 import torch
+from _agreement import images, labelled, loss, score
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
+
+__all__ = ["batches", "loss", "model", "score"]
 
 
 def model() -> nn.Module:
@@ -25,18 +27,4 @@ def model() -> nn.Module:
 
 def batches(split: str, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
     """Yield random images with the classes that the network gives them."""
-    yield from _agreement.labelled(model(), _images, split, batch_size)
-
-
-def _images(count: int, generator: torch.Generator) -> dict[str, Tensor]:
-    return {"pixel_values": torch.randn(count, 3, 224, 224, generator=generator)}
-
-
-def loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Return the cross-entropy."""
-    return nn.functional.cross_entropy(outputs["logits"], targets)
-
-
-def score(outputs: Any, targets: Tensor) -> float:
-    """Return how often the classes agree."""
-    return float((outputs["logits"].argmax(-1) == targets).float().mean())
+    yield from labelled(model(), images, split, batch_size)

@@ -291,6 +291,8 @@ class Asking(Searcher):  # type: ignore[misc]
         """Tell a trial that has ended, in whatever way."""
         asked = self._asked.pop(trial_id)
         self._waiting.discard(trial_id)
+        if self.error is not None:
+            return  # stopped because the search ends: the feed gives it back, to be asked again
         seconds = time.monotonic() - self._begun.pop(trial_id)
         with self._errors_kept():
             self._feed.tell(asked, self._record(trial_id, asked, result, error, seconds))

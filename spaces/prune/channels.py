@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spaces._dimension import Interval, axis, choice
+from spaces._modes import evaluating
 from spaces._statistics import reestimate
 from spaces._task import Task
 from spaces._technique import Infeasible, Stage, Technique
@@ -222,16 +223,12 @@ def _first(
 @contextlib.contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients for every float parameter, both restored at the end."""
-    modes = [(m, m.training) for m in model.modules()]
     wants = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
-    model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), evaluating(model):
             yield
     finally:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(wants[name])
-        for module, training in modes:
-            module.training = training

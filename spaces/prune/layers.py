@@ -7,6 +7,7 @@ from torch import nn
 
 from spaces._dimension import axis, choice
 from spaces._dropped import drop
+from spaces._modes import evaluating
 from spaces._statistics import reestimate
 from spaces._task import Task
 from spaces._technique import Infeasible, Stage, Technique
@@ -34,8 +35,12 @@ class Layers(Technique):
         """Return `model` without `count` of its blocks and its statistics estimated anew."""
         if self.count == 0:
             return model
-        modes = [(m, m.training) for m in model.modules()]
-        model.eval()
+        with evaluating(model):
+            self._drop(model, task)
+        reestimate(model, task)
+        return model
+
+    def _drop(self, model: nn.Module, task: Task) -> None:
         example = next(iter(task.batches("validation", 2)))[0]
         blocks = find(model, example)
         if len(blocks) < self.count:
@@ -50,10 +55,6 @@ class Layers(Technique):
             block, _ = least(model, blocks, outputs)
             drop(block.module, block.returns)
             blocks.remove(block)
-        reestimate(model, task)
-        for module, training in modes:
-            module.training = training
-        return model
 
     def usual(self) -> tuple[Self, ...]:
         """Return one and two blocks less."""

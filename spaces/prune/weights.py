@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces._dimension import Interval, axis, choice
+from spaces._modes import evaluating
 from spaces._plan import Plan
 from spaces._statistics import reestimate
 from spaces._task import Task
@@ -98,11 +99,9 @@ class Weights(Technique):
 
 def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: bool) -> None:
     """Set weights to zero, then refit what stays and the statistics of normalisation."""
-    training = [(m, m.training) for m in model.modules()]
-    model.eval()
     whole = Snapshot(model)
     wide: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for name, weight in prunable(model).items():
             if bool(masks[name].all()):
                 continue
@@ -115,8 +114,6 @@ def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: boo
         if refit:
             fit(model, whole, task, list(wide), masks=wide, damping=DAMPING)
     reestimate(model, task)
-    for module, mode in training:
-        module.training = mode
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:

@@ -8,6 +8,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 from spaces._inputs import call, length, plain, rows
+from spaces._modes import evaluating
 from spaces._plan import Encoding
 from spaces._seeding import seeded
 from spaces._task import Task
@@ -30,18 +31,15 @@ def widths(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str,
         return uniform(found, encoding.weight_bits)
     if task is None:
         raise ValueError("bits are allocated to layers from training data, and there is no task")
-    modes = [(m, m.training) for m in model.modules()]
     frozen = [layer.weight for layer in found.values() if not layer.weight.requires_grad]
-    model.eval()
     try:
         for weight in frozen:
             weight.requires_grad_(True)
-        costs = sensitivity(model, task, encoding)
+        with evaluating(model):
+            costs = sensitivity(model, task, encoding)
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-        for module, mode in modes:
-            module.training = mode
     sizes = {name: layer.weight.numel() for name, layer in found.items()}
     return allocated(costs, sizes, encoding.mean_bits)
 

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from spaces import _statistics
 from spaces._constraint import Constraint, Project
+from spaces._modes import evaluating
 from spaces._plan import Encoding, Plan
 from spaces._task import Task
 from spaces.quantize._codes import Codes
@@ -69,13 +70,8 @@ def _start(model: nn.Module, task: Task, encoding: Encoding) -> dict[str, Codes]
     A weight moves by no more than it must: into the cell of its code. So training starts from
     the accuracy of the best rounding (a ResNet-20 with 2 bits: 0.855, to the nearest 0.285).
     """
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         codes = rounded(model, task, encoding)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     for name, layer in layers(model).items():
         own = codes[name]
         signs = encoding.weight_bits == 1 and own.bits <= 2
