@@ -53,8 +53,11 @@ def conditions(target: Target) -> dict[str, Any]:
 def settle(target: Target, devices: int) -> None:
     """Give this process the cores and threads of the target, before a runtime starts its own.
 
-    Processes that it starts for several devices have those cores between them.
+    Processes that it starts for several devices have those cores between them. Where GPUs compute,
+    their clocks are read, and whatever cores there are prepare the work.
     """
+    if target.device != "cpu":
+        return
     pin(target.threads * devices)
     torch.set_num_threads(target.threads)
 

@@ -1,6 +1,7 @@
 """Mixed precision of recovery training: which types a device computes in, and how."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -80,7 +81,9 @@ def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
     config = Float8LinearConfig(pad_inner_dim=True, emulate=emulate)
     convert_to_float8_training(model, module_filter_fn=lambda _, name: name in plain, config=config)
     try:
-        yield
+        with warnings.catch_warnings():  # torchao asks torch in a way that torch has deprecated
+            warnings.filterwarnings("ignore", "torch.get_autocast_gpu_dtype", DeprecationWarning)
+            yield
     finally:
         for name, module in plain.items():
             parent, _, own = name.rpartition(".")

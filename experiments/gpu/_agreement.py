@@ -2,45 +2,65 @@
 
 Trained weights of this size are not part of the project. The label of a random input is the class
 that the unchanged network gives it, so its accuracy is 1 and a candidate's is how often it agrees.
+Weights and labels are made once and kept in the folder for temporary files, as a user's checkpoint
+and data would be: making them again takes longer than a trial.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SAMPLES = {"train": 256, "validation": 128, "test": 128}
 
 
+def remembered(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return the network that `make` makes, with the same random weights at every call."""
+
+    def weights() -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return {k: t.contiguous() for k, t in make().state_dict().items()}
+
+    with torch.device("meta"):
+        network = make()
+    network.load_state_dict(_kept(name, weights), assign=True)
+    return network.requires_grad_(True).eval()
+
+
 def labelled(
-    model: nn.Module, inputs: Callable[[int, torch.Generator], Any], split: str, batch_size: int
-) -> Iterator[tuple[Any, Tensor]]:
-    """Yield batches of random inputs with the classes that `model` gives them."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
+    name: str, model: Callable[[], nn.Module], shape: tuple[int, ...], split: str, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of random inputs (batch, *shape) with the classes that a network gives them.
+
+    Images are smooth: all those of independent pixels look alike to a network.
+    """
     generator = torch.Generator().manual_seed(len(split))
-    for start in range(0, SAMPLES[split], batch_size):
-        given = inputs(min(batch_size, SAMPLES[split] - start), generator)
+    if len(shape) == 3:
+        coarse = torch.randn(SAMPLES[split], shape[0], 7, 7, generator=generator)
+        inputs = nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
+    else:
+        inputs = torch.randn(SAMPLES[split], *shape, generator=generator)
+
+    def labels() -> dict[str, Tensor]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = model().to(device)
         with torch.inference_mode():
-            if isinstance(given, dict):
-                outputs = model(**{name: t.to(device) for name, t in given.items()})
-            else:
-                outputs = model(given.to(device))
-        logits = outputs if isinstance(outputs, Tensor) else outputs.logits
-        yield given, logits.argmax(-1).cpu()
+            parts = [network(part.to(device)).argmax(-1).cpu() for part in inputs.split(32)]
+        return {"labels": torch.cat(parts)}
+
+    targets = _kept(f"{name}-{split}", labels)["labels"]
+    yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
 
 
-def images(count: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return random images as a vision transformer or a ResNet of transformers takes them."""
-    return {"pixel_values": torch.randn(count, 3, 224, 224, generator=generator)}
-
-
-def loss(outputs: Any, targets: Tensor) -> Tensor:
-    """Return the cross-entropy."""
-    return nn.functional.cross_entropy(outputs["logits"], targets)
-
-
-def score(outputs: Any, targets: Tensor) -> float:
-    """Return how often the classes agree."""
-    return float((outputs["logits"].argmax(-1) == targets).float().mean())
+def _kept(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    file = Path(tempfile.gettempdir()) / f"paretune-{name}.safetensors"
+    if not file.is_file():
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            draft = Path(scratch) / file.name
+            save_file(make(), draft)
+            draft.replace(file)
+    return load_file(file)

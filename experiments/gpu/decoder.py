@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import _agreement
-import torch
+from _agreement import labelled, remembered
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,15 +48,9 @@ class Decoder(nn.Module):
 
 def model() -> nn.Module:
     """Return the network with the same random weights at every call."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Decoder().eval()
+    return remembered("decoder", Decoder)
 
 
 def batches(split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random tokens with the classes that the network gives them."""
-    yield from _agreement.labelled(model(), _tokens, split, batch_size)
-
-
-def _tokens(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(count, TOKENS, WIDTH, generator=generator)
+    yield from labelled("decoder", model, (TOKENS, WIDTH), split, batch_size)

@@ -47,7 +47,7 @@ def main(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if cores:
         os.sched_setaffinity(0, cores)
-    torch.set_num_threads(job.target.threads)
+    torch.set_num_threads(job.target.threads if job.target.device == "cpu" else len(cores) or 1)
     worker = Worker(job, rank, count, Path(store))
     while True:
         try:

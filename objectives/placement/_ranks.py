@@ -145,12 +145,15 @@ def how() -> str:
 
 
 def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
-    """Return the cores of each device's process; raises Infeasible where they do not suffice."""
+    """Return the cores of each device's process; raises Infeasible where they do not suffice.
+
+    On a CPU each has as many as the target has threads; those that feed GPUs share all there are.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return [()] * count
     cores = sorted(os.sched_getaffinity(0))
-    if device != "cpu" and len(cores) < count * threads:
-        return [()] * count  # they only feed the GPUs
+    if device != "cpu":
+        return [tuple(cores[rank::count]) or tuple(cores) for rank in range(count)]
     if count > 1 and len(cores) < count * threads:
         raise Infeasible(
             f"{count} devices of {threads} threads each need {count * threads} cores, this process "

@@ -161,18 +161,31 @@ def _workable(
     model: nn.Module, inputs: Any, coupled: Sequence[Coupled], count: int
 ) -> list[Family]:
     """Return each coupled set in the first way in which it can be split."""
-    whole = Snapshot(model)
     options = [[w for w in group.ways if _divides(w, count)] for group in coupled]
-    options = [ways for ways in options if ways]
-    found = []
-    for ways in options:
-        for way in ways:
-            reason = attempt(model, inputs, [_others(way, 0, count)])
-            whole.restore()
-            if reason is None:
-                found.append(way)
-                break
-    return found
+    return _tried(model, inputs, [ways for ways in options if ways], count)
+
+
+def _tried(
+    model: nn.Module, inputs: Any, options: Sequence[Sequence[Family]], count: int
+) -> list[Family]:
+    """Return the sets that work: all at once where they do, else by halves, else way by way.
+
+    A try is two passes of the model, and large models have hundreds of sets.
+    """
+    if not options:
+        return []
+    whole = Snapshot(model)
+    first = [ways[0] for ways in options]
+    for choice in [first] if len(options) > 1 else [[way] for way in options[0]]:
+        reason = attempt(model, inputs, [_others(way, 0, count) for way in choice])
+        whole.restore()
+        if reason is None:
+            return choice
+    if len(options) == 1:
+        return []
+    middle = len(options) // 2
+    halves = options[:middle], options[middle:]
+    return [way for half in halves for way in _tried(model, inputs, half, count)]
 
 
 def _divides(family: Family, count: int) -> bool:

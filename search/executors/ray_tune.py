@@ -38,8 +38,9 @@ from spaces import Plan
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
-RETRIES = 1
-"""Of a trial whose worker was lost."""
+PAUSE = 10.0
+"""Seconds before a trial whose worker was lost is tried again: until then the cluster may still
+count on a machine that is gone."""
 LOST = "its worker was lost twice: killed, out of memory, or its machine is gone"
 STARVED = 300.0
 """Seconds that a trial waits for resources that no machine of the cluster has."""
@@ -98,7 +99,7 @@ class RayTune:
                 callbacks=[Watching(searcher)],
                 max_concurrent_trials=self.workers,
                 reuse_actors=True,
-                max_failures=RETRIES,
+                max_failures=0,  # the searcher tries again itself, and not at once
                 raise_on_failed_trial=False,
                 storage_path=scratch,
                 verbose=0,
@@ -260,23 +261,25 @@ class Asking(Searcher):  # type: ignore[misc]
         self._begun: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._stopped: dict[str, tuple[str, Rung]] = {}
+        self._lost: list[tuple[Asked, float]] = []
+        self._tried: set[int] = set()
         self._faults: dict[str, str] = {}
         self.error: BaseException | None = None
         """What a record led to, to be raised once Tune has ended."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial; None while a large one waits for the workers to be free."""
-        if self.error is not None or self._feed.finished:
-            return str(Searcher.FINISHED)
         if any(self._large(self._asked[waiting]) for waiting in self._waiting):
             return None
         with self._errors_kept():
-            if asked := self._feed.ask():
+            if self.error is None and (asked := self._again() or self._feed.ask()):
                 self._asked[trial_id] = asked
                 self._begun[trial_id] = time.monotonic()
                 self._waiting.add(trial_id)
                 return self._executor.config(asked)
-        return str(Searcher.FINISHED) if self._feed.finished else None
+        under_way = self._asked or self._lost  # what is under way may be lost, and be tried again
+        over = self.error is not None or (self._feed.finished and not under_way)
+        return str(Searcher.FINISHED) if over else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show how far a trial has come."""
@@ -291,9 +294,13 @@ class Asking(Searcher):  # type: ignore[misc]
         """Tell a trial that has ended, in whatever way."""
         asked = self._asked.pop(trial_id)
         self._waiting.discard(trial_id)
+        seconds = time.monotonic() - self._begun.pop(trial_id)
         if self.error is not None:
             return  # stopped because the search ends: the feed gives it back, to be asked again
-        seconds = time.monotonic() - self._begun.pop(trial_id)
+        if error and asked.trial not in self._tried:
+            self._tried.add(asked.trial)
+            self._lost.append((asked, time.monotonic()))
+            return
         with self._errors_kept():
             self._feed.tell(asked, self._record(trial_id, asked, result, error, seconds))
 
@@ -309,10 +316,9 @@ class Asking(Searcher):  # type: ignore[misc]
         return reason is not None
 
     def fell(self, trial_id: str, error: BaseException | None) -> None:
-        """Note why a trial's worker ended, once or for good; it waits for another one now."""
+        """Note why a trial's worker failed, where it could still say so."""
         if isinstance(error, ray.exceptions.RayTaskError):
             self._faults[trial_id] = f"its worker failed twice: {_last_line(error)}"
-        self._waiting.add(trial_id)
 
     def started(self, trial_id: str) -> None:
         """Note that a trial has got its resources."""
@@ -334,6 +340,14 @@ class Asking(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: a search is resumed from its study."""
+
+    def _again(self) -> Asked | None:
+        """Return a trial whose worker was lost and whose pause is over."""
+        for place, (asked, when) in enumerate(self._lost):
+            if time.monotonic() - when >= PAUSE:
+                del self._lost[place]
+                return asked
+        return None
 
     def _large(self, asked: Asked) -> bool:
         return self._executor.experiment.space.plan(asked.point).placement.count > 1
