@@ -11,7 +11,7 @@ from objectives._artifact import signature_of
 from objectives._data import Examples
 from objectives.runtimes._torch import ModuleProgram
 from search.experiment import Experiment
-from spaces._inputs import rows
+from spaces._inputs import rows, transform
 from spaces._modes import evaluating
 
 SAMPLES = 512
@@ -29,7 +29,9 @@ def estimated(
     """
     examples = examples.thinned(SAMPLES)
     target = dataclasses.replace(experiment.target, batch_size=min(BATCH, len(examples)))
-    example = rows(examples.inputs, slice(0, target.batch_size))
+    device = next(model.parameters()).device
+    first = rows(examples.inputs, slice(0, target.batch_size))
+    example = transform(first, lambda tensor: tensor.to(device))
     with evaluating(model):
         signature = signature_of(model, example, target)
         program = ModuleProgram(signature, target, folder, model=model, dtype=torch.float32)

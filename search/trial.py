@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from objectives import Export, Measurement
 from objectives._artifact import annotate, manifest_of, signature_of, write, write_json
@@ -31,6 +32,9 @@ from spaces._inputs import rows
 from spaces._mixed import refusal as untrainable
 from spaces._space import Point
 from spaces.quantize._encode import encoded
+
+MINOR = 0.02
+"""Share of the weights below which convolutions do not speak for a model."""
 
 Progress = Callable[[str, int, int, str], None]
 """Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
@@ -71,8 +75,16 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:
-    """Return the class names of a model's layers."""
-    return frozenset(type(module).__name__ for module in model.modules())
+    """Return the class names of a model's layers.
+
+    Convolutions with hardly any of the weights are left out, as a vision transformer's patches: a
+    runtime that computes the other layers in integers computes the model in integers.
+    """
+    minor = MINOR * sum(p.numel() for p in model.parameters())
+    few = sum(m.weight.numel() for m in model.modules() if isinstance(m, _ConvNd)) < minor
+    return frozenset(
+        type(m).__name__ for m in model.modules() if not (few and isinstance(m, _ConvNd))
+    )
 
 
 def evaluate(bench: Bench, point: Point) -> Record:

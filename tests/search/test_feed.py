@@ -1,0 +1,114 @@
+"""The feed: what executors with several workers may rely on."""
+
+from pathlib import Path
+
+import pytest
+from _answers import answer, measured, opened
+
+from search.executors.local import failed
+from search.feed import Feed
+from search.record import Record
+from search.rungs import PROBE, Rung
+from search.study import Asked, Study
+
+
+def fed(study: Study, seconds: float | None = None) -> tuple[Feed, list[Record]]:
+    """Return a feed of a study, and where it tells records."""
+    told: list[Record] = []
+    feed = Feed(
+        study,
+        seconds=seconds,
+        told=told.append,
+        started=lambda asked: None,
+        progress=lambda *message: None,
+    )
+    return feed, told
+
+
+def taken(feed: Feed, count: int) -> list[Asked]:
+    """Return `count` trials under way at once."""
+    asked = [feed.ask() for _ in range(count)]
+    assert all(asked)
+    return [a for a in asked if a]
+
+
+def test_trials_under_way_count_against_the_budget(project: Path) -> None:
+    feed, told = fed(opened(project, 4, parallel=True))
+    under_way = taken(feed, 4)
+    assert feed.ask() is None
+    assert not feed.finished
+    assert len({str(a.point) for a in under_way}) == 4
+    for asked in under_way:
+        feed.tell(asked, answer(asked))
+    assert feed.finished
+    assert [r.trial for r in told] == [a.trial for a in under_way]
+
+
+def test_answers_may_come_in_any_order_and_failures_too(project: Path) -> None:
+    study = opened(project, 6, parallel=True)
+    feed, told = fed(study)
+    under_way = taken(feed, 3)
+    feed.tell(under_way[2], answer(under_way[2]))
+    feed.tell(under_way[1], failed(under_way[1], "null", "its worker was lost", 1.0))
+    feed.tell(under_way[0], answer(under_way[0]))
+    while asked := feed.ask():
+        feed.tell(asked, answer(asked))
+    assert feed.finished
+    assert study.paid == len(told) == 6
+    assert [r.state for r in told[:3]] == ["complete", "failed", "complete"]
+
+
+def test_what_came_before_the_baseline_is_judged_once_it_is_there(project: Path) -> None:
+    file = project / "experiment.toml"
+    limited = file.read_text().replace(
+        "[objectives.accuracy]", "[objectives.accuracy]\nwithin = 0.02"
+    )
+    file.write_text(limited.replace('["null"]', '["eager"]'))
+    study = opened(project, parallel=True)
+    feed, _ = fed(study)
+    baseline, *others = taken(feed, 5)
+    assert baseline.forced
+    for asked in others:
+        feed.tell(asked, answer(asked))
+    early = [r for r in study.records if r.state == "complete"]
+    assert all(not r.limits for r in early)
+    feed.tell(baseline, answer(baseline))
+    judged = [r for r in study.records if r.state == "complete"]
+    assert all(r.limits for r in judged)
+    pruned = [r for r in judged if r.point["prune.channels.ratio"]]
+    assert pruned
+    assert all(not r.satisfied for r in pruned)
+    assert all(r.satisfied for r in study.front())
+
+
+def test_what_was_not_answered_is_asked_again(project: Path) -> None:
+    study = opened(project, parallel=True)
+    feed, _ = fed(study)
+    under_way = taken(feed, 3)
+    feed.tell(under_way[0], answer(under_way[0]))
+    feed.close()
+    again, _ = fed(study)
+    assert [a.point for a in taken(again, 2)] == [a.point for a in under_way[1:]]
+
+
+def test_no_time_is_left(project: Path) -> None:
+    feed, _ = fed(opened(project), seconds=0.0)
+    assert feed.finished
+    assert feed.ask() is None
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_what_cannot_reach_the_front_stops_unless_it_is_a_baseline(
+    project: Path, forced: bool
+) -> None:
+    study = opened(project)
+    feed, _ = fed(study)
+    (baseline,) = taken(feed, 1)
+    feed.tell(baseline, answer(baseline))
+    better = {"latency": measured(0.01, "ms"), "size": measured(1, "bytes")}
+    better["accuracy"] = answer(baseline).measurements["accuracy"]
+    (asked,) = taken(feed, 1)
+    feed.tell(asked, Record(**{**vars(answer(asked)), "measurements": better}))
+    slow = {"latency": measured(9.0, "ms"), "size": measured(9000, "bytes")}
+    reason = feed.judge(Asked(trial=99, point={}, forced=forced), Rung(name=PROBE, found=slow))
+    assert (reason is None) is forced
