@@ -250,9 +250,18 @@ class _Work:
                 self._judged(heights[done], self.measurements | self._estimate(model))
 
         model = model.to(self.experiment.target.device)
+        outcomes: list[recovery.Outcome] = []
         model = recovery.recover(
-            model, reference, self.experiment.task, recipe, seed=self.experiment.seed, progress=told
+            model,
+            reference,
+            self.experiment.task,
+            recipe,
+            seed=self.experiment.seed,
+            progress=told,
+            told=outcomes.append,
         )
+        for outcome in outcomes:
+            self.facts["recovery"] = dataclasses.asdict(outcome) | {"kept": outcome.kept}
         if recipe.devices > 1:
             kind = next(model.parameters()).device.type
             held = recovery.sharing(model, reference, recipe, kind)

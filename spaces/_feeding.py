@@ -81,6 +81,13 @@ def example(task: Task, samples: int, device: torch.device) -> Batch:
         return next(endless(task, samples, device))
 
 
+def sample(task: Task, batch_size: int, count: int, device: torch.device) -> list[Batch]:
+    """Return some training batches, the same at every call; what is drawn leaves no trace."""
+    with seeded(1):
+        stream = endless(task, batch_size, device)
+        return [next(stream) for _ in range(count)]
+
+
 def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
     while True:
         full = 0

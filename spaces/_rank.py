@@ -3,6 +3,7 @@
 It builds the user's task, model and data itself; what it needs to know is in the folder.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -79,7 +80,10 @@ def _work(folder: Path, rank: int, connection: Connection) -> None:
 
     world = World(rank=rank, count=job["count"], sharded=sharded)
     with seeded(job["seed"]), torch.enable_grad():
-        train(model.float(), reference, task, decode(job["recovery"]), world, device, told)
+        recipe = decode(job["recovery"])
+        outcome = train(model.float(), reference, task, recipe, world, device, told)
+    if rank == 0:
+        _send(connection, outcome=dataclasses.asdict(outcome))
     _hand_in(model, folder, world)
     dist.destroy_process_group()
 

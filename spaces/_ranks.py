@@ -23,7 +23,7 @@ from spaces import _surgery as surgery
 from spaces._automatic import normalised
 from spaces._plain import encode
 from spaces._plan import Recovery
-from spaces._steps import Diverged, Progress
+from spaces._steps import Diverged, Outcome, Progress
 from spaces._task import Task
 from spaces._technique import Infeasible
 
@@ -82,7 +82,7 @@ def train_together(
     *,
     seed: int,
     progress: Progress,
-) -> None:
+) -> Outcome:
     """Train `model` in place on `recovery.devices` devices of its kind, on this machine.
 
     Each has a process that reads the task's data itself and keeps its part of every batch, on
@@ -111,8 +111,9 @@ def train_together(
             surgery.save(folder / part, reference, content)
         (folder / JOB).write_text(json.dumps(job))
         with _started(folder, job) as ranks:
-            _follow(ranks, progress)
+            outcome = _follow(ranks, progress)
         _take_over(model, folder)
+    return outcome
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,12 @@ def _start(folder: Path, number: int, job: dict[str, Any]) -> _Rank:
     return _Rank(number=number, process=process, line=ours)
 
 
-def _follow(ranks: Sequence[_Rank], progress: Progress) -> None:
-    """Pass progress on until all are done; raise the clearest reason when one fails."""
+def _follow(ranks: Sequence[_Rank], progress: Progress) -> Outcome:
+    """Pass progress on until all are done, and return what the first process says of it.
+
+    Raises the clearest reason when one fails.
+    """
+    found: dict[str, float] = {}
     working = {rank.line: rank for rank in ranks}
     failures: list[tuple[int, Exception]] = []
     deadline: float | None = None
@@ -177,12 +182,16 @@ def _follow(ranks: Sequence[_Rank], progress: Progress) -> None:
             if "step" in message:
                 progress(*message["step"])
                 continue
+            if "outcome" in message:
+                found = message["outcome"]
+                continue
             if not message.get("done"):
                 failures.append(_failure(working[line], message))
                 deadline = deadline or time.monotonic() + GRACE
             del working[line]
     if failures:
         raise min(failures, key=lambda failure: failure[0])[1]
+    return Outcome(**found)
 
 
 def _message(rank: _Rank) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -16,12 +16,14 @@ from spaces._mixed import in_float8, refusal
 from spaces._plan import Recovery
 from spaces._ranks import Broken, sharing, train_together
 from spaces._seeding import seeded
-from spaces._steps import Course, Diverged, Progress, run, schedule
+from spaces._steps import Course, Diverged, Outcome, Progress, run, schedule
 from spaces._task import Task
 from spaces._technique import Infeasible
 from spaces._world import World
 
-__all__ = ["Broken", "Diverged", "Progress", "recover", "schedule", "sharing", "train"]
+__all__ = ["Broken", "Diverged", "Outcome", "Progress", "recover", "schedule", "sharing", "train"]
+
+Told = Callable[[Outcome], None]
 
 FITTED = 64
 """Training samples on which projections between features are fitted."""
@@ -35,6 +37,7 @@ def recover(
     *,
     seed: int,
     progress: Progress,
+    told: Told = lambda outcome: None,
 ) -> nn.Module:
     """Train `model` in place on the training split; return it in evaluation mode, in float32.
 
@@ -42,7 +45,8 @@ def recover(
     the teacher's weight; at w = f = 0 the reference is never run, at w = 1 the labels are never
     used. Parameters that do not require gradients stay as they are. The same seed trains the same
     weights (bit for bit on one thread) and leaves the global random generators as they were. It
-    runs where `model` is, and on `recovery.devices` devices of that kind.
+    runs where `model` is, and on `recovery.devices` devices of that kind. `told` gets the outcome:
+    a model that training made worse is as it was.
     Raises Diverged, Broken when a process of several fails, and Infeasible if there is nothing to
     train or to distill, or if the hardware cannot.
     """
@@ -51,10 +55,13 @@ def recover(
         with seeded(seed), torch.enable_grad():
             recovery = _chosen(model, reference, task, recovery)
             if recovery.devices > 1:
-                train_together(model, reference, task, recovery, seed=seed, progress=progress)
+                outcome = train_together(
+                    model, reference, task, recovery, seed=seed, progress=progress
+                )
             else:
                 device = next(model.parameters()).device
-                train(model, reference, task, recovery, World(), device, progress)
+                outcome = train(model, reference, task, recovery, World(), device, progress)
+            told(outcome)
     return model.eval()
 
 
@@ -84,7 +91,7 @@ def train(
     world: World,
     device: torch.device,
     progress: Progress,
-) -> None:
+) -> Outcome:
     """Train `model` in place as one device of `world`.
 
     A model that is sharded is elsewhere at first, and has sharded parameters afterwards.
@@ -103,7 +110,7 @@ def train(
         if teacher is not None:
             world.shard(teacher, device)
         given, taught = held.enter_context(lesson(model, teacher, task, recovery, match, device))
-        run(
+        return run(
             Course(
                 lesson=given,
                 teacher=taught,

@@ -10,9 +10,10 @@ from torch import nn
 
 from spaces._automatic import normalised
 from spaces._constraint import Project
-from spaces._feeding import Batch, example
+from spaces._feeding import Batch, example, sample
 from spaces._lesson import Lesson, Teacher
 from spaces._mixed import scaler
+from spaces._modes import evaluating
 from spaces._plan import Recovery
 from spaces._task import Task
 from spaces._world import World
@@ -26,6 +27,10 @@ DECAY = 0.01
 """AdamW's decoupled weight decay per unit of learning rate."""
 DECAY_SGD = 1e-4
 MOMENTUM = 0.9
+CHECK_SHARE = 0.1
+"""Batches on which a training is judged, as a share of its steps."""
+CHECK_SAMPLES = 256
+"""Samples that suffice to judge a training."""
 CLIP = 1.0
 """Largest L2 norm of a step's gradient; a longer one is scaled down to it."""
 
@@ -52,6 +57,19 @@ class Diverged(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training did to the loss of the same training samples, in evaluation mode."""
+
+    before: float
+    after: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the trained weights are kept; otherwise the model is as it was."""
+        return self.after < self.before
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Course:
     """What all steps of a training have in common."""
 
@@ -66,14 +84,43 @@ class Course:
     progress: Progress
 
 
-def run(course: Course) -> None:
+def run(course: Course) -> Outcome:
     """Run all steps: the learning rate warms up linearly, then falls to zero along a cosine.
 
-    Under float16 a step whose gradient overflows is left out and the next one's loss is scaled
-    less. Raises Diverged.
+    A model that training has made worse gets its weights back: where the shaping left hardly any
+    error, the noise of small batches does more harm than their signal does good. Under float16 a
+    step whose gradient overflows is left out and the next one's loss is scaled less. Raises
+    Diverged.
     """
     recovery, world = course.recovery, course.world
     trained = world.spread(course.lesson, course.device, lambda: _probe(course))
+    batches = min(
+        max(1, round(CHECK_SHARE * recovery.steps)), -(-CHECK_SAMPLES // recovery.batch_size)
+    )
+    check = sample(course.task, recovery.batch_size, batches, course.device)
+    before = _loss(course, check)
+    state = [(t, t.detach().clone()) for t in (*trained.parameters(), *trained.buffers())]
+    _all_steps(course, trained)
+    outcome = Outcome(before=before, after=_loss(course, check))
+    if not outcome.kept:
+        with torch.no_grad():
+            for tensor, old in state:
+                tensor.copy_(old)
+    return outcome
+
+
+def _loss(course: Course, batches: Sequence[Batch]) -> float:
+    """Return the mean loss of whole batches in evaluation mode, on every device alike."""
+    total = 0.0
+    with torch.no_grad(), evaluating(course.lesson):
+        for batch in batches:
+            taught = course.teacher(batch.inputs) if course.teacher else None
+            total += float(course.lesson(batch.inputs, batch.targets, taught))
+    return total / len(batches)
+
+
+def _all_steps(course: Course, trained: nn.Module) -> None:
+    recovery, world = course.recovery, course.world
     weights = [p for p in trained.parameters() if p.requires_grad]
     optimizer = _optimizer(course.lesson, weights, recovery.learning_rate, fused=not world.sharded)
     scale = scaler(recovery.dtype, course.device)

@@ -175,6 +175,24 @@ class TestDistillation:
 
 
 class TestRecover:
+    def test_a_training_that_makes_it_worse_is_taken_back(self) -> None:
+        task = Blobs()
+        model = trained(task)
+        before, outcomes = weights(model), []
+        plan = Recovery(steps=20, batch_size=8, learning_rate=3.0, teacher_weight=1.0)
+        recover(model, trained(task), task, plan, seed=0, progress=quiet, told=outcomes.append)
+        assert not outcomes[0].kept
+        assert outcomes[0].after > outcomes[0].before
+        assert equal(before, weights(model))
+
+    def test_a_training_that_helps_is_kept(self) -> None:
+        task, outcomes = Blobs(), []
+        model, plan = task.model(), Recovery(steps=20, batch_size=32)
+        before = weights(model)
+        recover(model, nn.Identity(), task, plan, seed=0, progress=quiet, told=outcomes.append)
+        assert outcomes[0].kept
+        assert not equal(before, weights(model))
+
     def test_recovers_a_damaged_model(self) -> None:
         task = Blobs()
         reference = trained(task)
@@ -317,7 +335,7 @@ class TestRecover:
 
         task = Recording()  # 200 = 2 x 90 + 20
         train(task, Recovery(steps=5, batch_size=90), reference=nn.Identity())
-        assert sizes == [90] * 5
+        assert sizes == [90] * 7  # one batch is judged by before the first step and after the last
 
     def test_fewer_samples_than_a_batch(self) -> None:
         sizes = []
@@ -328,7 +346,7 @@ class TestRecover:
                 return super().loss(outputs, targets)
 
         train(Recording(), Recovery(steps=2, batch_size=1000), reference=nn.Identity())
-        assert sizes == [200, 200]
+        assert sizes == [200] * 4  # two of them judge
 
     def test_no_data_is_an_error(self) -> None:
         class Empty(Blobs):

@@ -1,0 +1,113 @@
+"""Pairs of techniques on a small network, and which runtimes execute what they ask for."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from search import catalogue
+from search.experiment import Experiment
+from search.trial import kinds_of, refusal
+from spaces import Point
+from spaces._mixed import refusal as refusal_to_train
+from spaces._plan import Recovery
+
+TASK = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def model():
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
+    return nn.Sequential(*stem, nn.Flatten(), Residual(64), Residual(64), nn.Linear(64, 4))
+
+
+def batches(split, batch_size):
+    generator = torch.Generator().manual_seed(len(split))
+    inputs = torch.randn(64, 3, 8, 8, generator=generator)
+    for rows in torch.arange(64).split(batch_size):
+        yield inputs[rows], rows % 4
+
+
+def score(outputs, targets):
+    if not outputs.isfinite().all():
+        raise ValueError("the outputs are not finite")
+    return float((outputs.argmax(1) == targets).float().mean())
+"""
+BFLOAT16 = Recovery(steps=1, dtype="bfloat16")
+SETTINGS: dict[str, Point] = {
+    "prune.channels": {"ratio": 0.25},
+    "prune.layers": {"count": 1},
+    "prune.weights": {"sparsity": 0.5},
+    "distill.logits": {"steps": 3, "temperature": 4.0},
+    "distill.features": {"weight": 1.0},
+    "precision.training": {"dtype": "float32" if refusal_to_train(BFLOAT16, "cpu") else "bfloat16"},
+    "quantize.integer": {"weight_bits": 8, "activation_bits": 8},
+    "quantize.mixed": {"mean_bits": 4.0},
+    "quantize.clusters": {"bits": 4},
+    "precision.compute": {"dtype": "bfloat16"},
+    "deploy.coding": {"coder": "lzma"},
+    "placement.devices": {"count": 2},
+}
+"""One setting of each technique that does something."""
+RUNTIMES = {"eager": "e", "inductor": "i", "onnxruntime": "o", "openvino": "v"}
+"""With the letter that stands for each in the matrix."""
+HARDWARE = ("precision.compute", "precision.training", "placement.devices")
+"""Techniques that some machines have no hardware for."""
+
+
+def experiment(folder: Path) -> Experiment:
+    """Return an experiment over all techniques, its task written into `folder`."""
+    (folder / "task.py").write_text(TASK)
+    lines = ['name = "pairs"\n[task.python]\nfile = "task.py"\n[target]\nbatch_size = 8']
+    for name, setting in SETTINGS.items():
+        kind = catalogue.find("spaces", name, object)
+        lines.append(f"[space.{name}]")
+        for field, value in setting.items():
+            lines.append(f"{field} = {[getattr(kind(), field), value]}".replace("'", '"'))
+    names = str(list(RUNTIMES)).replace("'", '"')
+    lines.append(f"[space.deploy.runtime]\nname = {names}")
+    return Experiment.parse("\n".join([*lines, "[objectives.accuracy]\n[objectives.size]"]), folder)
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """Yield each pair of techniques once."""
+    yield from itertools.combinations(SETTINGS, 2)
+
+
+def point(given: Experiment, pair: tuple[str, str], runtime: str) -> Point:
+    """Return the point of a pair in a runtime, with the few steps of training all have."""
+    own = {f"{n}.{f}": v for n in (*pair, "distill.logits") for f, v in SETTINGS[n].items()}
+    whole = {**given.space.neutral(), **own, "deploy.runtime.name": runtime}
+    return given.space.canonical(whole)
+
+
+def refused(given: Experiment, pair: tuple[str, str], runtime: str) -> str | None:
+    """Return why a runtime does not execute a pair."""
+    asked = given.space.plan(point(given, pair, runtime))
+    return refusal(given, asked, kinds_of(given.task.model()))
+
+
+def matrix(given: Experiment) -> list[str]:
+    """Return the lines of a Markdown table: the letters of the runtimes that execute a pair."""
+    names = list(SETTINGS)
+    lines = [f"| | {' | '.join(str(i + 1) for i in range(len(names) - 1))} |"]
+    lines.append("|---" * len(names) + "|")
+    for place, row in enumerate(names[1:], 1):
+        cells = [
+            "".join(a for r, a in RUNTIMES.items() if not refused(given, (column, row), r)) or "-"
+            for column in names[:place]
+        ]
+        cells += [""] * (len(names) - 1 - len(cells))
+        lines.append(f"| {place + 1} `{row}` | {' | '.join(cells)} |")
+    return lines

@@ -1,0 +1,96 @@
+"""Every pair of techniques: built, trained for a few steps, exported, loaded again and scored."""
+
+import platform
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from _pairs import HARDWARE, RUNTIMES, SETTINGS, experiment, matrix, pairs, point, refused
+
+from search import catalogue
+from search.experiment import Experiment
+from search.lane import Lane
+from search.trial import Bench, evaluate
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+SLOW = {
+    (pair, runtime)
+    for pair in pairs()
+    for runtime in RUNTIMES
+    if runtime != "eager" or "placement.devices" in pair
+}
+"""Cases with compilers or several processes."""
+
+
+Shared = tuple[Experiment, Path, Callable[[str], Lane]]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """An experiment over all techniques, a run folder whose stages are cached, and lanes.
+
+    A lane begins once its runtime is imported: each of its measurements would import it anew.
+    """
+    folder, lanes, threads = tmp_path_factory.mktemp("pairs"), {}, torch.get_num_threads()
+    given = experiment(folder)
+    torch.set_num_threads(1)  # for networks this small, more only wait for one another
+
+    def lane(runtime: str) -> Lane:
+        given.runtime(runtime)
+        if runtime not in lanes:
+            lanes[runtime] = Lane()
+        return lanes[runtime]
+
+    yield given, folder / "run", lane
+    torch.set_num_threads(threads)
+    for made in lanes.values():
+        made.close()
+
+
+CASES = [
+    pytest.param(
+        pair,
+        runtime,
+        id=f"{'-'.join(pair)}-{runtime}",
+        marks=[pytest.mark.slow] if (pair, runtime) in SLOW else [],
+    )
+    for runtime in RUNTIMES
+    for pair in pairs()
+]
+
+
+@pytest.mark.parametrize(("pair", "runtime"), CASES)
+def test_a_pair_reaches_its_measurements_or_is_refused_with_a_reason(
+    shared: Shared,
+    pair: tuple[str, str],
+    runtime: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    given, run, lane = shared
+    if reason := refused(given, pair, runtime):
+        assert re.fullmatch(r"\S.{15,300}", reason)
+        return
+    trial = [c.id for c in CASES].index(request.node.callspec.id)
+    bench = Bench(
+        experiment=given, folder=run, trial=trial, lane=lane(runtime), progress=lambda *news: None
+    )
+    record = evaluate(bench, point(given, pair, runtime))
+    assert (record.state, record.reason) == ("complete", None)
+    assert 0 <= record.measurements["accuracy"].value <= 1  # the task refuses what is not finite
+    asked = record.point
+    for name in pair:
+        assert any(asked[f"{name}.{field}"] == value for field, value in SETTINGS[name].items())
+
+
+def test_every_technique_is_in_the_matrix() -> None:
+    assert sorted([*SETTINGS, "deploy.runtime"]) == sorted(catalogue.names("spaces"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the README's matrix is of an x86 CPU")
+def test_the_readme_shows_the_matrix(tmp_path: Path) -> None:
+    """Rows of techniques that need hardware are as they were where it was last there."""
+    for line in matrix(experiment(tmp_path)):
+        if not any(f"`{name}`" in line for name in HARDWARE):
+            assert line in README
