@@ -94,7 +94,7 @@ def change(record: Record, axis: Axis, baseline: Record) -> str:
 
 COMPARED = {
     "latency": ("faster", "slower"),
-    "throughput": ("faster", "slower"),
+    "throughput": ("the throughput", "less throughput"),
     "size": ("smaller", "larger"),
     "memory": ("less memory", "more memory"),
     "cost": ("cheaper", "dearer"),

@@ -13,9 +13,10 @@ WORDS = {
     "bits": "{value}-bit codebooks",
     "temperature": "T{value}",
     "teacher_weight": "teacher {value}",
-    "count": "{value} devices",
+    "layers.count": "depth -{value}",
+    "devices.count": "{value} devices",
 }
-"""How a dimension's value reads in short, by the last part of its name."""
+"""How a dimension's value reads in short, by the last part of its name or the last two."""
 
 
 def short(point: Mapping[str, Value], neutral: Mapping[str, Value]) -> str:
@@ -47,7 +48,8 @@ def _words(name: str, point: Mapping[str, Value], so_far: list[str]) -> list[str
     if isinstance(value, str):
         return [value]
     family = technique.partition(".")[0]
-    pattern = WORDS.get(field, "{field} {value}")
+    own = ".".join(name.split(".")[-2:])
+    pattern = WORDS.get(own) or WORDS.get(field, "{field} {value}")
     return [pattern.format(family=family, field=field.replace("_", " "), value=f"{value:.4g}")]
 
 

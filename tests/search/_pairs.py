@@ -99,15 +99,32 @@ def refused(given: Experiment, pair: tuple[str, str], runtime: str) -> str | Non
 
 
 def matrix(given: Experiment) -> list[str]:
-    """Return the lines of a Markdown table: the letters of the runtimes that execute a pair."""
-    names = list(SETTINGS)
-    lines = [f"| | {' | '.join(str(i + 1) for i in range(len(names) - 1))} |"]
-    lines.append("|---" * len(names) + "|")
-    for place, row in enumerate(names[1:], 1):
-        cells = [
-            "".join(a for r, a in RUNTIMES.items() if not refused(given, (column, row), r)) or "-"
-            for column in names[:place]
+    """Return the lines of a Markdown table: the letters of the runtimes that execute a pair.
+
+    Techniques that combine alike with all others stand in one row. Those that need hardware are
+    left out: the table is the same on every machine.
+    """
+    names = [name for name in SETTINGS if name not in HARDWARE]
+    cells = {frozenset(p): _letters(given, p) for p in itertools.combinations(names, 2)}
+
+    def alike(one: str, other: str) -> bool:
+        rest = [name for name in names if name not in (one, other)]
+        return all(cells[frozenset((one, n))] == cells[frozenset((other, n))] for n in rest)
+
+    groups: list[list[str]] = []
+    for name in names:
+        home = next((g for g in groups if all(alike(name, member) for member in g)), None)
+        groups.append([name]) if home is None else home.append(name)
+    titles = [", ".join(f"`{name}`" for name in group) for group in groups]
+    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(groups) + 1) + "|"]
+    for title, row in zip(titles, groups, strict=True):
+        found = [
+            {cells[frozenset((a, b))] for a in row for b in column if a != b} for column in groups
         ]
-        cells += [""] * (len(names) - 1 - len(cells))
-        lines.append(f"| {place + 1} `{row}` | {' | '.join(cells)} |")
+        shown = [" or ".join(sorted(each)) for each in found]
+        lines.append(f"| {title} | {' | '.join(shown)} |")
     return lines
+
+
+def _letters(given: Experiment, pair: tuple[str, str]) -> str:
+    return "".join(a for r, a in RUNTIMES.items() if not refused(given, pair, r)) or "none"

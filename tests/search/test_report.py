@@ -197,6 +197,9 @@ def test_short_tells_only_what_is_changed():
     assert short(NEUTRAL, NEUTRAL) == "unchanged"
     assert short({"new.idea.strength": 2.5, "new.idea.fast": True}, {}) == "strength 2.5 fast"
     assert short({"quantize.integer.weight_bits": 4}, {}) == "4/32 bit"
+    assert short({"prune.layers.count": 2, "placement.devices.count": 4}, {}) == (
+        "depth -2 · 4 devices"
+    )
 
 
 @pytest.mark.parametrize(
