@@ -1,0 +1,216 @@
+"""The study as Ray Tune sees it: a searcher, a scheduler and a callback around one feed."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from search.executors._ray_cluster import last_line  # isort: skip  # before Ray itself
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from search.errors import BadEnvironment, SearchError
+from search.executors.local import failed
+from search.experiment import Experiment
+from search.feed import Feed
+from search.record import Record
+from search.rungs import Rung
+from search.study import Asked
+from spaces import Plan
+
+PAUSE = 10.0
+"""Seconds before a trial whose worker was lost is tried again: until then the cluster may still
+count on a machine that is gone."""
+LOST = "its worker was lost twice: killed, out of memory, or its machine is gone"
+STARVED = 300.0
+"""Seconds that a trial waits for resources that no machine of the cluster has."""
+
+
+class Cluster(Protocol):
+    """What a searcher must know of where its trials run."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment."""
+
+    def config(self, asked: Asked) -> dict[str, Any]:
+        """Return what a worker needs to know of a trial."""
+
+    def refuses(self, plan: Plan) -> str | None:
+        """Return why no machine can give what a plan asks for."""
+
+
+class Asking(Searcher):  # type: ignore[misc]
+    """The study as Ray Tune sees it: every trial asked is told, whatever becomes of it."""
+
+    def __init__(self, feed: Feed, cluster: Cluster) -> None:
+        super().__init__(metric=None, mode=None)
+        self._feed, self._cluster = feed, cluster
+        self._asked: dict[str, Asked] = {}
+        self._begun: dict[str, float] = {}
+        self._waiting: set[str] = set()
+        self._stopped: dict[str, tuple[str, Rung]] = {}
+        self._lost: list[tuple[Asked, float]] = []
+        self._tried: set[int] = set()
+        self._faults: dict[str, str] = {}
+        self.error: BaseException | None = None
+        """What a record led to, to be raised once Tune has ended."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial; None while a large one waits for the workers to be free."""
+        if any(self._large(self._asked[waiting]) for waiting in self._waiting):
+            return None
+        with self._errors_kept():
+            if self.error is None and (asked := self._again() or self._feed.ask()):
+                self._asked[trial_id] = asked
+                self._begun[trial_id] = time.monotonic()
+                self._waiting.add(trial_id)
+                return self._cluster.config(asked)
+        under_way = self._asked or self._lost  # what is under way may be lost, and be tried again
+        over = self.error is not None or (self._feed.finished and not under_way)
+        return str(Searcher.FINISHED) if over else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Show how far a trial has come."""
+        message = json.loads(result["message"])
+        if "stage" in message:
+            keys = ("stage", "done", "of", "detail")
+            self._feed.progress(self._asked[trial_id], *(message[key] for key in keys))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell a trial that has ended, in whatever way."""
+        asked = self._asked.pop(trial_id)
+        self._waiting.discard(trial_id)
+        seconds = time.monotonic() - self._begun.pop(trial_id)
+        if self.error is not None:
+            return  # stopped because the search ends: the feed gives it back, to be asked again
+        if error and asked.trial not in self._tried:
+            self._tried.add(asked.trial)
+            self._lost.append((asked, time.monotonic()))
+            return
+        with self._errors_kept():
+            self._feed.tell(asked, self._record(trial_id, asked, result, error, seconds))
+
+    def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial is to stop at the rung it has reached."""
+        message = json.loads(result["message"])
+        if "rung" not in message:
+            return self.error is not None
+        rung = Rung.from_json(message["rung"])
+        reason = self._feed.judge(self._asked[trial_id], rung)
+        if reason:
+            self._stopped[trial_id] = (reason, rung)
+        return reason is not None
+
+    def fell(self, trial_id: str, error: BaseException | None) -> None:
+        """Note why a trial's worker failed, where it could still say so."""
+        if isinstance(error, ray.exceptions.RayTaskError):
+            self._faults[trial_id] = f"its worker failed twice: {last_line(error)}"
+
+    def started(self, trial_id: str) -> None:
+        """Note that a trial has got its resources."""
+        self._waiting.discard(trial_id)
+
+    def check_waiting(self) -> None:
+        """Raise BadEnvironment when a trial waits for what the cluster can no longer give."""
+        for trial_id in self._waiting:
+            asked = self._asked[trial_id]
+            reason = self._cluster.refuses(self._cluster.experiment.space.plan(asked.point))
+            if reason and time.monotonic() - self._begun[trial_id] > STARVED:
+                raise BadEnvironment(
+                    f"trial {asked.trial} cannot start: {reason} All measurements are kept; "
+                    "resume when its machines are back"
+                )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: the study is the truth, and Tune's own state is thrown away."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: a search is resumed from its study."""
+
+    def _again(self) -> Asked | None:
+        """Return a trial whose worker was lost and whose pause is over."""
+        for place, (asked, when) in enumerate(self._lost):
+            if time.monotonic() - when >= PAUSE:
+                del self._lost[place]
+                return asked
+        return None
+
+    def _large(self, asked: Asked) -> bool:
+        return self._cluster.experiment.space.plan(asked.point).placement.count > 1
+
+    def _record(
+        self,
+        trial_id: str,
+        asked: Asked,
+        result: dict[str, Any] | None,
+        error: bool,
+        seconds: float,
+    ) -> Record:
+        runtime = self._cluster.experiment.space.plan(asked.point).runtime
+        if trial_id in self._stopped:
+            reason, rung = self._stopped.pop(trial_id)
+            record = failed(asked, runtime, reason, seconds)
+            own = {
+                k: m
+                for k, m in rung.found.items()
+                if k not in _estimated(self._cluster.experiment, rung)
+            }
+            return dataclasses.replace(record, state="pruned", measurements=own)
+        message = json.loads(result["message"]) if result and not error else {}
+        if "result" in message:
+            return Record.from_json(message["result"])
+        reason = message.get("failed") or self._faults.get(trial_id, LOST)
+        return failed(asked, runtime, reason, seconds)
+
+    @contextlib.contextmanager
+    def _errors_kept(self) -> Iterator[None]:
+        """Keep an error until Tune has ended: raised here, it would be swallowed or wrapped."""
+        try:
+            yield
+        except SearchError as error:
+            self.error = error
+
+
+def _estimated(experiment: Experiment, rung: Rung) -> set[str]:
+    """Return the objectives that a rung knows by an estimate only."""
+    return {g.name for g in experiment.goals if g.objective.trained} & set(rung.found)
+
+
+class Stopping(FIFOScheduler):  # type: ignore[misc]
+    """Stops trials that the feed judges to be behind; the order is the study's."""
+
+    def __init__(self, searcher: Asking) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note why a trial's worker failed: the searcher is told that it did, but not why."""
+        self._searcher.fell(trial.trial_id, trial.get_error())
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial at its rung, or let it go on."""
+        stop = self._searcher.judge(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+class Watching(tune.Callback):  # type: ignore[misc]
+    """Tells the searcher which trials have got their resources, and lets it look for stuck ones."""
+
+    def __init__(self, searcher: Asking) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a trial that starts."""
+        self._searcher.started(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End the search when what it waits for has left the cluster."""
+        self._searcher.check_waiting()

@@ -1,0 +1,109 @@
+"""What runs on the workers of a Ray cluster: trials, and the measurements that confirm a front."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune
+
+from search.executors._process import Child, Failed, Killed, job
+from search.executors._shipping import Station, shipped
+from search.executors.local import Local
+from search.record import Record
+
+TELL = 1.0
+"""Seconds between two messages about the same stage of a trial."""
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """One trial at a time in a worker that stays: its child process does the work.
+
+    The worker has imported the libraries once, and forks a fresh process for each trial.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the first trial."""
+        self._child: Child | None = None
+        self._asks = False
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Start another trial in the same worker."""
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the next message of the trial; raises Killed when it may succeed elsewhere."""
+        assert self._child is not None
+        if self._asks:
+            self._asks = False
+            self._child.answer(stop=None)
+        try:
+            return self._news(self._child)
+        except Killed:
+            raise
+        except Failed as error:
+            return self._told({"failed": str(error)}, done=True)
+
+    def cleanup(self) -> None:
+        """End the trial, however far it is."""
+        self._end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._station = Station(**config["station"])
+        experiment, run, self._shared = self._station.here()
+        self._number, self._run, self._said = config["trial"], run, ("", 0.0)
+        self._asks = False
+        parts = {k: config[k] for k in ("trial", "point", "runtimes")}
+        content = job("trial", experiment, run, config["threads"], **parts)
+        log = run / "logs" / f"{config['trial']}.log"
+        self._child = Child(content, log, config["limit"], experiment.target.threads)
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _news(self, process: Child) -> dict[str, Any]:
+        """Return the next message worth telling."""
+        while True:
+            message = process.receive()
+            if "result" in message:
+                if not self._shared:
+                    self._deliver()
+                return self._told(message, done=True)
+            if "rung" in message:
+                self._asks = True
+                return self._told(message)
+            stage, when = self._said
+            if message["stage"] != stage or time.monotonic() - when > TELL:
+                self._said = (message["stage"], time.monotonic())
+                return self._told(message)
+
+    def _told(self, message: Mapping[str, Any], *, done: bool = False) -> dict[str, Any]:
+        return {"message": json.dumps(message, allow_nan=False), "done": done}
+
+    def _deliver(self) -> None:
+        """Send the artifact and the log to the driver's machine."""
+        depot = ray.get_actor(self._station.depot)
+        for name, content in shipped(self._run, self._number):
+            ray.get(depot.put.remote(name, content))
+
+
+@ray.remote(max_retries=1)  # type: ignore[untyped-decorator]
+def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
+    """Measure records again on a machine of the cluster; their artifacts are fetched."""
+    experiment, run, shared = station.here()
+    records = [Record.from_json(json.loads(line)) for line in lines]
+    if not shared:
+        depot = ray.get_actor(station.depot)
+        for record in records:
+            for name, content in ray.get(depot.get.remote(record.trial)):
+                file = run / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+    local = Local(experiment=experiment, folder=run, threads=threads)
+    return local.confirm(records, lambda stage, done, of, detail: None)
