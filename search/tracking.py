@@ -192,8 +192,9 @@ class Tracker:
             if (folder / name).is_file():
                 self._send(self._client.log_artifact, parent.id, str(folder / name))
         self._picks(summary)
-        told = {k: v for k, v in counts(summary).items() if parent.metrics.get(k) != v}
-        metrics = [Metric(k, v, _now(), len(summary.records)) for k, v in told.items()]
+        last = counts(summary) | {"front_size": float(len(summary.front))}  # confirmed by now
+        told = {k: v for k, v in last.items() if parent.metrics.get(k) != v}
+        metrics = [Metric(k, v, _now(), len(summary.records) - 1) for k, v in told.items()]
         self._client.log_batch(parent.id, metrics=metrics)
         for record in summary.front:
             if record.artifact and (folder / record.artifact).is_dir():

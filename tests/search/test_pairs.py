@@ -15,15 +15,6 @@ from search.lane import Lane
 from search.trial import Bench, evaluate
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-SLOW = {
-    (pair, runtime)
-    for pair in pairs()
-    for runtime in RUNTIMES
-    if runtime != "eager" or "placement.devices" in pair
-}
-"""Cases with compilers or several processes."""
-
-
 Shared = tuple[Experiment, Path, Callable[[str], Lane]]
 
 
@@ -54,7 +45,7 @@ CASES = [
         pair,
         runtime,
         id=f"{'-'.join(pair)}-{runtime}",
-        marks=[pytest.mark.slow] if (pair, runtime) in SLOW else [],
+        marks=pytest.mark.slow,
     )
     for runtime in RUNTIMES
     for pair in pairs()

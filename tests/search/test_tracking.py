@@ -76,6 +76,7 @@ def test_writing_again_changes_nothing(address, folder):
     assert len(once) == 1 + len(told.records)
     status, _, tags, _, parent, _ = once["cifar10-resnet20"]
     assert (status, tags["role"]) == ("FINISHED", "study")
+    assert once["cifar10-resnet20"][5]["front_size"] == len(told.front)
     children = [run for name, run in once.items() if name != "cifar10-resnet20"]
     assert {run[2]["mlflow.parentRunId"] for run in children} == {parent}
     found = contents(address, "tags.front = 'true'")
