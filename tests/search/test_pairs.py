@@ -59,14 +59,13 @@ def test_a_pair_reaches_its_measurements_or_is_refused_with_a_reason(
     runtime: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    given, run, lane = shared
+    given, run, lanes = shared
+    lane = lanes(runtime)  # before OpenVINO is asked what it can: its threads survive no fork
     if reason := refused(given, pair, runtime):
         assert re.fullmatch(r"\S.{15,300}", reason)
         return
     trial = [c.id for c in CASES].index(request.node.callspec.id)
-    bench = Bench(
-        experiment=given, folder=run, trial=trial, lane=lane(runtime), progress=lambda *news: None
-    )
+    bench = Bench(experiment=given, folder=run, trial=trial, lane=lane, progress=lambda *news: None)
     record = evaluate(bench, point(given, pair, runtime))
     assert (record.state, record.reason) == ("complete", None)
     assert 0 <= record.measurements["accuracy"].value <= 1  # the task refuses what is not finite
