@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from objectives._target import Target
-from objectives.runtimes import _decompression
+from objectives.runtimes import _decompression, _snippets
 from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
@@ -105,6 +105,8 @@ class Openvino(Runtime):
             if whole:
                 notes |= _store_codes(export, whole.codes, model)
             elif export.encoding.quantized:
+                if export.calibration and _snippets.crashes(model, path):
+                    raise Infeasible(_snippets.UNCALIBRATED)
                 model, scheme = _encode(export, model)
                 notes["scheme"] = scheme
             notes |= _count(model, export.encoding)
@@ -113,6 +115,8 @@ class Openvino(Runtime):
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
+            if _snippets.crashes(model, export.folder / FILE):
+                notes["snippets"] = False
             del model  # it maps the file about to be removed
         return notes | {
             "dtype": export.encoding.dtype,
@@ -137,6 +141,8 @@ class Openvino(Runtime):
         }
         if rate := notes.get("decompression_rate"):
             settings["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = rate
+        if not notes.get("snippets", True):
+            settings |= _snippets.AVOIDED
         compiled = openvino.Core().compile_model(str(folder / FILE), "CPU", settings)
         return _Request(signature, target, folder, compiled)
 

@@ -201,3 +201,33 @@ def test_nothing_is_printed_or_sent(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not (home / "intel").exists()
+
+
+class Blocks(nn.Module):
+    """Residual blocks of linear layers on vectors, which crash the compiler's subgraphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(48, 64)
+        self.ups = nn.ModuleList(nn.Linear(64, 128) for _ in range(2))
+        self.downs = nn.ModuleList(nn.Linear(128, 64) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        for up, down in zip(self.ups, self.downs, strict=True):
+            x = x + down(torch.relu(up(x)))
+        return x
+
+
+def test_residual_blocks_on_vectors_are_not_calibrated(tmp_path: Path) -> None:
+    model, inputs = built(Blocks), torch.randn(8, 3, 4, 4)
+    asked = request(model, inputs, tmp_path, batch=8, weight_bits=8, activation_bits=8)
+    with pytest.raises(Infeasible, match="crashes on this model"):
+        deployed(asked)
+
+
+def test_residual_blocks_on_vectors_compile(tmp_path: Path) -> None:
+    model, inputs = built(Blocks), torch.randn(8, 3, 4, 4)
+    program, _ = deployed(request(model, inputs, tmp_path, batch=8))
+    with torch.no_grad():
+        torch.testing.assert_close(program(inputs), model(inputs), rtol=0, atol=1e-4)

@@ -69,7 +69,7 @@ HARDWARE = ("precision.compute", "precision.training", "placement.devices")
 def experiment(folder: Path) -> Experiment:
     """Return an experiment over all techniques, its task written into `folder`."""
     (folder / "task.py").write_text(TASK)
-    lines = ['name = "pairs"\n[task.python]\nfile = "task.py"\n[target]\nbatch_size = 8']
+    lines = ['name = "pairs"\n[task.python]\nfile = "task.py"\n[target]\nbatch_size = 32']
     for name, setting in SETTINGS.items():
         kind = catalogue.find("spaces", name, object)
         lines.append(f"[space.{name}]")
