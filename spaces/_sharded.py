@@ -6,7 +6,7 @@ Source: Zhao et al. 2023, PyTorch FSDP, section 3; here each parameter is divide
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from spaces._features import blocks
@@ -19,6 +19,16 @@ def shard(model: nn.Module, device: torch.device, count: int) -> nn.Module:
         fully_shard(model.get_submodule(name), mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Let every device hold its part alone again, as after a backward pass.
+
+    A forward pass by itself leaves the outermost parameters whole.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gathered(tensor: Tensor) -> Tensor:

@@ -65,6 +65,13 @@ class World:
 
         return shard(model, device, self.count)
 
+    def looked(self, model: nn.Module) -> None:
+        """Make a model that has only been looked at, without a backward pass, fit to be trained."""
+        if self.sharded:
+            from spaces._sharded import reshard
+
+            reshard(model)
+
     def whole(self, tensor: Tensor) -> Tensor:
         """Return a tensor that may be sharded as a plain one; every device must call this."""
         if not self.sharded:
