@@ -15,6 +15,7 @@ from search.study import Asked
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime", "openvino"])
 def test_another_process_and_folder_measure_the_same(
     project: Path, tmp_path_factory: pytest.TempPathFactory, runtime: str
