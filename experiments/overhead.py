@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from search import folder  # noqa: E402
-from search.driver import summary_of  # noqa: E402
 from search.executors.local import Local  # noqa: E402
 from search.experiment import Experiment  # noqa: E402
+from search.feasibility import kinds_of, refusal  # noqa: E402
 from search.record import Record  # noqa: E402
 from search.study import Asked, Study  # noqa: E402
+from search.summarize import summary_of  # noqa: E402
 from search.tracking import Tracker  # noqa: E402
-from search.trial import kinds_of, refusal  # noqa: E402
 
 COMMAND = "python experiments/overhead.py"
 FIRST = "MLflow: the store and the first trial"

@@ -61,13 +61,19 @@ class Cache:
         """Return the model stored at a place, made out of `reference_copy`; None if none is."""
         return surgery.load(place, reference_copy) if (place / "done").is_file() else None
 
-    def store(self, place: Path, reference: nn.Module, model: nn.Module) -> None:
-        """Store a model at a place, whole or not at all."""
+    def facts(self, place: Path) -> dict[str, Any]:
+        """Return what was stored about the model at a place."""
+        return dict(json.loads((place / "done").read_text() or "{}"))
+
+    def store(
+        self, place: Path, reference: nn.Module, model: nn.Module, facts: Mapping[str, Any]
+    ) -> None:
+        """Store a model at a place with what is known of it, whole or not at all."""
         draft = place.with_name(f".{place.name}.{self.trial}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         surgery.save(draft, reference, model)
-        (draft / "done").touch()
+        (draft / "done").write_text(json.dumps(facts))
         shutil.rmtree(place, ignore_errors=True)
         draft.replace(place)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from search import folder
 from search.errors import BadExperiment, BadTask
 from search.experiment import Experiment
+from search.feasibility import kinds_of, refusal
 from search.opening import opening
-from search.trial import kinds_of, refusal
 from search.wording import short
 from spaces import Point, Split, Task
 from spaces._inputs import call, flatten, length
@@ -27,7 +27,7 @@ COUNTED = 20_000
 
 def check(experiment: Experiment) -> list[str]:
     """Return what was found, a line each; raises BadTask or BadExperiment at the first fault."""
-    model = _model(experiment.task)
+    model = model_of(experiment.task)
     lines = [f"task      {experiment.task.describe()['name']}: {_weights(model):,} weights"]
     splits: tuple[Split, ...] = ("train", "validation", "test")
     for split in splits:
@@ -39,7 +39,7 @@ def check(experiment: Experiment) -> list[str]:
 
 def plan(experiment: Experiment) -> list[str]:
     """Return what a search would do first, without running a trial."""
-    kinds = kinds_of(_model(experiment.task))
+    kinds = kinds_of(model_of(experiment.task))
     neutral = experiment.space.neutral()
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
@@ -97,7 +97,7 @@ within = 0.05
     return Experiment.parse(text, task.resolve().parent)
 
 
-def _model(task: Task) -> nn.Module:
+def model_of(task: Task) -> nn.Module:
     """Return the user's model; whatever their code raises becomes one line."""
     try:
         return task.model()

@@ -16,11 +16,12 @@ from objectives import Objective, Target
 from objectives._data import read
 from search import catalogue, checking, folder, measuring, store
 from search.console import Console, front_table
-from search.driver import Executor, Search, Tracker, summary_of
+from search.driver import Executor, Search, Tracker
 from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun, BadTask
 from search.executors.local import Local
 from search.experiment import Experiment, Goal, duration
 from search.front import pick
+from search.summarize import summary_of
 from search.summary import Summary
 from spaces import Interval, Split, Task, Technique
 

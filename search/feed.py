@@ -25,8 +25,11 @@ class Feed:
         told: Told,
         started: Callable[[Asked], None],
         progress: Progress,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called before each point is asked; what it raises ends the search."""
         self._study, self._told, self._started, self.progress = study, told, started, progress
+        self._check = check
         self._deadline = time.monotonic() + (seconds if seconds is not None else float("inf"))
         self._ladder = Ladder(study.experiment.goals)
         self._exhausted = False
@@ -46,6 +49,7 @@ class Feed:
 
     def ask(self) -> Asked | None:
         """Return the next point; None when there is none, or none before a trial has ended."""
+        self._check()
         if self.finished or self._study.paid + len(self.open) >= self._study.experiment.trials:
             return None
         asked = self._study.ask()

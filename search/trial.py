@@ -13,28 +13,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from objectives import Export, Measurement
 from objectives._artifact import annotate, manifest_of, signature_of, write, write_json
 from objectives._data import Examples, cached, calibration
-from objectives.placement._limits import refuses
 from search.cache import Cache
 from search.estimate import estimated
 from search.experiment import Experiment
+from search.feasibility import kinds_of, refusal
 from search.lane import Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
-from spaces import Encoding, Infeasible, Plan, Stage
+from spaces import Encoding, Infeasible, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
-from spaces._mixed import refusal as untrainable
 from spaces._space import Point
 from spaces.quantize._encode import encoded
-
-MINOR = 0.02
-"""Share of the weights below which convolutions do not speak for a model."""
 
 Progress = Callable[[str, int, int, str], None]
 """Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
@@ -63,30 +58,6 @@ class Pruned(Exception):
     """A trial that was stopped because it cannot reach the front; the message says why."""
 
 
-def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
-    """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
-    runtime, target = experiment.runtime(plan.runtime), experiment.target
-    return (
-        plan.encoding.clash
-        or untrainable(plan.recovery, target.device)
-        or runtime.refuses(plan.encoding, target, kinds)
-        or refuses(plan.placement, plan.encoding, target, plan.runtime, runtime)
-    )
-
-
-def kinds_of(model: nn.Module) -> frozenset[str]:
-    """Return the class names of a model's layers.
-
-    Convolutions with hardly any of the weights are left out, as a vision transformer's patches: a
-    runtime that computes the other layers in integers computes the model in integers.
-    """
-    minor = MINOR * sum(p.numel() for p in model.parameters())
-    few = sum(m.weight.numel() for m in model.modules() if isinstance(m, _ConvNd)) < minor
-    return frozenset(
-        type(m).__name__ for m in model.modules() if not (few and isinstance(m, _ConvNd))
-    )
-
-
 def evaluate(bench: Bench, point: Point) -> Record:
     """Build, export and measure the candidate at `point`; whatever stops it is in the record.
 
@@ -111,6 +82,7 @@ def evaluate(bench: Bench, point: Point) -> Record:
         reason=reason,
         measurements=work.ordered(),
         artifact=f"artifacts/{bench.trial}" if complete else None,
+        note=work.note(),
         facts=work.facts | {"seconds": {k: round(v, 3) for k, v in work.clock.items()}},
         seconds=round(sum(work.clock.values()), 3),
     )
@@ -172,6 +144,17 @@ class _Work:
         found = self.measurements
         return {g.name: found[g.name] for g in self.experiment.goals if g.name in found}
 
+    def note(self) -> str | None:
+        """Return what whoever reads of this trial should know, in whole sentences."""
+        found = [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
+        trained = self.facts.get("recovery", {"kept": True})
+        if not trained["kept"]:
+            found.append(
+                f"Recovery training raised the loss from {trained['before']:.3g} to "
+                f"{trained['after']:.3g} and was taken back."
+            )
+        return " ".join(found) or None
+
     # Stages
 
     def shape(self, reference: nn.Module) -> nn.Module:
@@ -189,7 +172,7 @@ class _Work:
                 model = self._copy(reference)
                 for setting in settings:
                     model = setting.apply(model, task)
-                self.cache.store(place, reference, model)
+                self.cache.store(place, reference, model, {})
         self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
         if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
             self.facts["weights_zero"] = round(zeros, 4)
@@ -230,45 +213,49 @@ class _Work:
         with self.cache.alone(place):
             known = self.cache.load(place, self._fresh())
             if known is not None:
-                self.facts["train"] = "from the cache of this run"
+                self.facts |= self.cache.facts(place) | {"train": "from the cache of this run"}
                 return known.eval()
-            trained = self._recovered(reference, model)
-            self.cache.store(place, reference, trained)
+            trained, facts = self._recovered(reference, model)
+            self.facts |= facts
+            self.cache.store(place, reference, trained, facts)
         return trained.eval()
 
-    def _recovered(self, reference: nn.Module, model: nn.Module) -> nn.Module:
+    def _recovered(
+        self, reference: nn.Module, model: nn.Module
+    ) -> tuple[nn.Module, dict[str, Any]]:
         """Train, and be held against other trials at the rungs of the training."""
         recipe = self.plan.recovery
         losses: list[float] = []
+        facts: dict[str, Any] = {}
         # Several devices train in processes of their own, whose weights are not at hand here.
         heights = rungs(recipe.steps) if recipe.devices == 1 else {}
 
-        def told(done: int, of: int, loss: float) -> None:
+        def step(done: int, of: int, loss: float) -> None:
             losses.append(loss)
             self.bench.progress("train", done, of, f"loss {loss:.3f}")
             if done in heights:
                 self._judged(heights[done], self.measurements | self._estimate(model))
 
+        def ended(outcome: recovery.Outcome) -> None:
+            facts["recovery"] = dataclasses.asdict(outcome) | {"kept": outcome.kept}
+
         model = model.to(self.experiment.target.device)
-        outcomes: list[recovery.Outcome] = []
         model = recovery.recover(
             model,
             reference,
             self.experiment.task,
             recipe,
             seed=self.experiment.seed,
-            progress=told,
-            told=outcomes.append,
+            progress=step,
+            ended=ended,
         )
-        for outcome in outcomes:
-            self.facts["recovery"] = dataclasses.asdict(outcome) | {"kept": outcome.kept}
         if recipe.devices > 1:
             kind = next(model.parameters()).device.type
             held = recovery.sharing(model, reference, recipe, kind)
-            self.facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
+            facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
         if losses:
-            self.facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
-        return model.cpu()
+            facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
+        return model.cpu(), facts
 
     def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
         """Export the candidate into `folder`, encoded as the plan asks."""

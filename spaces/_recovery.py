@@ -23,7 +23,8 @@ from spaces._world import World
 
 __all__ = ["Broken", "Diverged", "Outcome", "Progress", "recover", "schedule", "sharing", "train"]
 
-Told = Callable[[Outcome], None]
+Ended = Callable[[Outcome], None]
+"""Called once, after the last step."""
 
 FITTED = 64
 """Training samples on which projections between features are fitted."""
@@ -37,7 +38,7 @@ def recover(
     *,
     seed: int,
     progress: Progress,
-    told: Told = lambda outcome: None,
+    ended: Ended = lambda outcome: None,
 ) -> nn.Module:
     """Train `model` in place on the training split; return it in evaluation mode, in float32.
 
@@ -45,8 +46,8 @@ def recover(
     the teacher's weight; at w = f = 0 the reference is never run, at w = 1 the labels are never
     used. Parameters that do not require gradients stay as they are. The same seed trains the same
     weights (bit for bit on one thread) and leaves the global random generators as they were. It
-    runs where `model` is, and on `recovery.devices` devices of that kind. `told` gets the outcome:
-    a model that training made worse is as it was.
+    runs where `model` is, and on `recovery.devices` devices of that kind. A model that
+    training made worse gets its weights back; `ended` is told.
     Raises Diverged, Broken when a process of several fails, and Infeasible if there is nothing to
     train or to distill, or if the hardware cannot.
     """
@@ -61,7 +62,7 @@ def recover(
             else:
                 device = next(model.parameters()).device
                 outcome = train(model, reference, task, recovery, World(), device, progress)
-            told(outcome)
+            ended(outcome)
     return model.eval()
 
 

@@ -116,7 +116,7 @@ def _loss(course: Course, batches: Sequence[Batch]) -> float:
         for batch in batches:
             taught = course.teacher(batch.inputs) if course.teacher else None
             total += float(course.lesson(batch.inputs, batch.targets, taught))
-    course.world.looked(course.lesson)
+    course.world.reshard(course.lesson)
     return total / len(batches)
 
 

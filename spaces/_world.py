@@ -65,8 +65,8 @@ class World:
 
         return shard(model, device, self.count)
 
-    def looked(self, model: nn.Module) -> None:
-        """Make a model that has only been looked at, without a backward pass, fit to be trained."""
+    def reshard(self, model: nn.Module) -> None:
+        """Undo what a forward pass without a backward pass leaves whole of a sharded model."""
         if self.sharded:
             from spaces._sharded import reshard
 

@@ -217,6 +217,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's type and the start of its message."""
+    """Return an error's type and the first line of its message that is not a place in a source."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return f"{type(error).__name__}: {(said or lines)[0][:200]}"

@@ -160,7 +160,7 @@ class Runtime(abc.ABC):
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return in one sentence why `encoding` has no real kernels here, None if it has.
 
-        `kinds` are the class names of the model's layers. Asked before anything is paid for.
+        `kinds` are the class names of the layers that matter. Asked before anything is paid for.
         """
 
     @abc.abstractmethod

@@ -105,7 +105,7 @@ class Openvino(Runtime):
             if whole:
                 notes |= _store_codes(export, whole.codes, model)
             elif export.encoding.quantized:
-                if export.calibration and _snippets.crashes(model, path):
+                if export.calibration and _snippets.crashes(model, path, _snippets.CALIBRATING):
                     raise Infeasible(_snippets.UNCALIBRATED)
                 model, scheme = _encode(export, model)
                 notes["scheme"] = scheme
@@ -115,34 +115,20 @@ class Openvino(Runtime):
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
-            if _snippets.crashes(model, export.folder / FILE):
+            notes["dtype"] = export.encoding.dtype
+            notes["dynamic_activations"] = _dynamic(export.encoding)
+            settings = _settings(export.target, notes)
+            if _snippets.crashes(model, export.folder / FILE, settings):
                 notes["snippets"] = False
             del model  # it maps the file about to be removed
-        return notes | {
-            "dtype": export.encoding.dtype,
-            "dynamic_activations": _dynamic(export.encoding),
-        }
+        return notes
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
         """Return the model compiled for one stream of `target.threads` threads."""
         del task
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": target.threads,
-            # Pinned, which is the default, a thread waits behind whatever else runs on its core:
-            # 7.0 ms against 1.7 ms a batch on a busy machine. Affinity is the process's business.
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": _HINTS[notes["dtype"]],
-            # The plugin would quantize activations of compressed layers wherever it can.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if notes["dynamic_activations"] else 0,
-        }
-        if rate := notes.get("decompression_rate"):
-            settings["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = rate
-        if not notes.get("snippets", True):
-            settings |= _snippets.AVOIDED
+        settings = _settings(target, notes)
         compiled = openvino.Core().compile_model(str(folder / FILE), "CPU", settings)
         return _Request(signature, target, folder, compiled)
 
@@ -164,6 +150,26 @@ _RANGES = {
     "percentile": RangeEstimatorParametersSet.MEAN_QUANTILE,
 }
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+def _settings(target: Target, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an artifact with `notes` is compiled with."""
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": target.threads,
+        # Pinned, which is the default, a thread waits behind whatever else runs on its core:
+        # 7.0 ms against 1.7 ms a batch on a busy machine. Affinity is the process's business.
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": _HINTS[notes["dtype"]],
+        # The plugin would quantize activations of compressed layers wherever it can.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if notes["dynamic_activations"] else 0,
+    }
+    if rate := notes.get("decompression_rate"):
+        settings["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = rate
+    if not notes.get("snippets", True):
+        settings |= _snippets.AVOIDED
+    return settings
 
 
 def _lacks(dtype: Precision) -> str | None:

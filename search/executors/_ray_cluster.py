@@ -1,4 +1,4 @@
-"""The Ray cluster: joined or started quietly. Whatever imports Ray imports this file first."""
+"""The Ray cluster: joined or started quietly. The driver imports this file before Ray."""
 
 import contextlib
 import logging

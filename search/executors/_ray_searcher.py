@@ -20,6 +20,7 @@ from search.experiment import Experiment
 from search.feed import Feed
 from search.record import Record
 from search.rungs import Rung
+from search.signals import Stopped
 from search.study import Asked
 from spaces import Plan
 
@@ -63,7 +64,8 @@ class Asking(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial; None while a large one waits for the workers to be free."""
-        if any(self._large(self._asked[waiting]) for waiting in self._waiting):
+        large = any(self._large(self._asked[waiting]) for waiting in self._waiting)
+        if large and self.error is None:
             return None
         with self._errors_kept():
             if self.error is None and (asked := self._again() or self._feed.ask()):
@@ -80,7 +82,8 @@ class Asking(Searcher):  # type: ignore[misc]
         message = json.loads(result["message"])
         if "stage" in message:
             keys = ("stage", "done", "of", "detail")
-            self._feed.progress(self._asked[trial_id], *(message[key] for key in keys))
+            with self._errors_kept():
+                self._feed.progress(self._asked[trial_id], *(message[key] for key in keys))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -158,11 +161,8 @@ class Asking(Searcher):  # type: ignore[misc]
         if trial_id in self._stopped:
             reason, rung = self._stopped.pop(trial_id)
             record = failed(asked, runtime, reason, seconds)
-            own = {
-                k: m
-                for k, m in rung.found.items()
-                if k not in _estimated(self._cluster.experiment, rung)
-            }
+            estimates = {g.name for g in self._cluster.experiment.goals if g.objective.trained}
+            own = {k: m for k, m in rung.found.items() if k not in estimates}
             return dataclasses.replace(record, state="pruned", measurements=own)
         message = json.loads(result["message"]) if result and not error else {}
         if "result" in message:
@@ -175,13 +175,8 @@ class Asking(Searcher):  # type: ignore[misc]
         """Keep an error until Tune has ended: raised here, it would be swallowed or wrapped."""
         try:
             yield
-        except SearchError as error:
+        except (SearchError, Stopped) as error:
             self.error = error
-
-
-def _estimated(experiment: Experiment, rung: Rung) -> set[str]:
-    """Return the objectives that a rung knows by an estimate only."""
-    return {g.name for g in experiment.goals if g.objective.trained} & set(rung.found)
 
 
 class Stopping(FIFOScheduler):  # type: ignore[misc]

@@ -219,11 +219,19 @@ class Blocks(nn.Module):
         return x
 
 
-def test_residual_blocks_on_vectors_are_not_calibrated(tmp_path: Path) -> None:
-    model, inputs = built(Blocks), torch.randn(8, 3, 4, 4)
+def test_residual_blocks_on_vectors_are_calibrated_or_refused(tmp_path: Path) -> None:
+    model, inputs = built(Blocks), torch.randn(16, 3, 4, 4)
     asked = request(model, inputs, tmp_path, batch=8, weight_bits=8, activation_bits=8)
-    with pytest.raises(Infeasible, match="crashes on this model"):
-        deployed(asked)
+    refused = None
+    try:
+        program, _ = deployed(asked)
+    except Infeasible as error:  # where this version crashes on this processor
+        refused = str(error)
+    if refused is None:
+        with torch.no_grad():
+            assert decibels(model(inputs[:8]), program(inputs[:8])) > 20
+    else:
+        assert "crashes on this model" in refused
 
 
 def test_residual_blocks_on_vectors_compile(tmp_path: Path) -> None:

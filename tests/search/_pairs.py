@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search import catalogue
 from search.experiment import Experiment
-from search.trial import kinds_of, refusal
+from search.feasibility import kinds_of, refusal
 from spaces import Point
 from spaces._mixed import refusal as refusal_to_train
 from spaces._plan import Recovery
@@ -14,7 +14,6 @@ from spaces._plan import Recovery
 TASK = """
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 class Residual(nn.Module):

@@ -20,10 +20,10 @@ from search.errors import BadEnvironment
 from search.executors._shipping import MARK
 from search.executors.ray_tune import RayTune
 from search.experiment import Experiment
+from search.feasibility import refusal
 from search.feed import Feed
 from search.record import Record
 from search.study import Study
-from search.trial import refusal
 from spaces import Placement, Plan, Point
 
 # Ray's own processes and sockets outlive its shutdown by moments.

@@ -9,8 +9,8 @@ import pytest
 
 from search import cli
 from search.experiment import Experiment
+from search.feasibility import refusal
 from search.opening import opening
-from search.trial import refusal
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 

@@ -180,7 +180,7 @@ class TestRecover:
         model = trained(task)
         before, outcomes = weights(model), []
         plan = Recovery(steps=20, batch_size=8, learning_rate=3.0, teacher_weight=1.0)
-        recover(model, trained(task), task, plan, seed=0, progress=quiet, told=outcomes.append)
+        recover(model, trained(task), task, plan, seed=0, progress=quiet, ended=outcomes.append)
         assert not outcomes[0].kept
         assert outcomes[0].after > outcomes[0].before
         assert equal(before, weights(model))
@@ -189,7 +189,7 @@ class TestRecover:
         task, outcomes = Blobs(), []
         model, plan = task.model(), Recovery(steps=20, batch_size=32)
         before = weights(model)
-        recover(model, nn.Identity(), task, plan, seed=0, progress=quiet, told=outcomes.append)
+        recover(model, nn.Identity(), task, plan, seed=0, progress=quiet, ended=outcomes.append)
         assert outcomes[0].kept
         assert not equal(before, weights(model))
 
