@@ -1,11 +1,11 @@
 """Each technique of the catalogue alone, and named combinations: accuracy, bytes, latency.
 
-    python experiments/compression.py WORKLOAD [--runtimes eager onnxruntime] [--steps 0 100]
+    python experiments/compression.py EXPERIMENT [--runtimes eager onnxruntime] [--steps 0 100]
         [--only quantize.mixed deploy.coding] [--points points.toml] [--out results.json]
 
-WORKLOAD is a folder with a task.py; the target (threads, batch size) is that of its
-experiment.toml. Every technique is taken at up to three strengths, its weakest, middle and
-strongest setting; a points file names others, one table a point:
+EXPERIMENT is an experiment's file, or a folder with an experiment.toml, of which the task and the
+target (device, threads, batch size) are taken. Every technique is taken at up to three strengths,
+its weakest, middle and strongest setting; a points file names others, one table a point:
 
     ["deep compression"]
     "quantize.clusters.bits" = 4
@@ -48,9 +48,10 @@ def main() -> None:
     """Evaluate all points and tell what was found, whenever one is done."""
     asked = _arguments()
     warnings.simplefilter("ignore")
-    workload = asked.workload.resolve()
+    file = asked.experiment.resolve()
+    file = file / "experiment.toml" if file.is_dir() else file
     named = {"unchanged": {}} | dict(_points(asked))
-    experiment = Experiment.parse(_text(workload, asked, named), workload)
+    experiment = Experiment.parse(_text(file, asked, named), file.parent)
     lane = Lane()  # before anything is computed
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
@@ -68,7 +69,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("workload", type=Path)
+    parser.add_argument("experiment", type=Path)
     parser.add_argument("--runtimes", nargs="+", default=["eager", "onnxruntime", "openvino"])
     parser.add_argument("--steps", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", help="techniques; all by default, none: no-technique")
@@ -106,9 +107,10 @@ def _strengths(kind: type[Technique]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{field.name} {value}", {field.name: value}
 
 
-def _text(workload: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str:
+def _text(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str:
     """Return an experiment that holds all points."""
-    target = tomllib.loads((workload / "experiment.toml").read_text()).get("target", {})
+    source = tomllib.loads(file.read_text())
+    task = file.parent / source["task"]["python"]["file"]
     values: dict[str, set[Any]] = {}
     for point in named.values():
         for name, value in point.items():
@@ -116,9 +118,9 @@ def _text(workload: Path, asked: argparse.Namespace, named: dict[str, Point]) ->
     values["deploy.runtime.name"] = set(asked.runtimes)
     values["distill.logits.steps"] = {0, *asked.steps}
     values["distill.logits.temperature"] = {1.0, 4.0}
-    lines = [f'name = "compression"\n[task.python]\nfile = {json.dumps(str(workload / "task.py"))}']
+    lines = [f'name = "compression"\n[task.python]\nfile = {json.dumps(str(task))}']
     lines.append("[target]")
-    lines += [f"{key} = {json.dumps(value)}" for key, value in target.items()]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in source.get("target", {}).items()]
     for technique in sorted({name.rpartition(".")[0] for name in values}):
         lines.append(f"[space.{technique}]")
         if technique == "distill.logits" and asked.batch_size:

@@ -6,7 +6,9 @@
 `speed` compares a step of this checkout's loop with that of an earlier commit, in turns in one
 process; `quality` trains the same pruned model by several recipes and scores the validation split.
 WORKLOAD is a folder with task.py, or digits. One thread. Seconds of `speed` are those of the
-processor, which other processes do not disturb.
+processor, which other processes do not disturb. With `quality` come the losses of the same training
+samples before and after, and whether the training was kept: where it was not, the score is that of
+the untrained model. A rate of 0 is the automatic one.
 """
 
 import argparse
@@ -101,31 +103,35 @@ def quality(task: Task, asked: argparse.Namespace) -> None:
         pruned = Channels(ratio=asked.ratio).apply(task.model().eval(), task)
         surgery.save(folder, reference, pruned)
         tell(out, recipe="pruned, untrained", score=score(pruned.eval(), task))
-        for seed in asked.seeds:
-            for key in asked.recipes:
-                recipe = dataclasses.replace(
-                    RECIPES[key], steps=asked.steps, batch_size=asked.batch
-                )
-                model = surgery.load(folder, task.model().eval())
-                losses: list[float] = []
-                start = time.perf_counter()
-                _recovery.recover(
-                    model,
-                    reference,
-                    task,
-                    recipe,
-                    seed=seed,
-                    progress=lambda step, of, loss, losses=losses: losses.append(loss),
-                )
-                took = time.perf_counter() - start
-                tell(
-                    out,
-                    recipe=key,
-                    seed=seed,
-                    score=score(model, task),
-                    loss=round(statistics.mean(losses[-10:]), 4),
-                    seconds=round(took, 1),
-                )
+        runs = itertools.product(asked.seeds, asked.recipes, asked.rates)
+        for seed, key, rate in runs:
+            recipe = dataclasses.replace(
+                RECIPES[key], steps=asked.steps, batch_size=asked.batch, learning_rate=rate
+            )
+            model = surgery.load(folder, task.model().eval())
+            outcomes: list[_recovery.Outcome] = []
+            start = time.perf_counter()
+            _recovery.recover(
+                model,
+                reference,
+                task,
+                recipe,
+                seed=seed,
+                progress=lambda *step: None,
+                ended=outcomes.append,
+            )
+            took = time.perf_counter() - start
+            tell(
+                out,
+                recipe=key,
+                seed=seed,
+                rate=rate,
+                score=score(model, task),
+                before=round(outcomes[0].before, 4),
+                after=round(outcomes[0].after, 4),
+                kept=outcomes[0].kept,
+                seconds=round(took, 1),
+            )
 
 
 def tell(out: Path, **found: object) -> None:
@@ -157,6 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("recovery.jsonl"))
     asked = parser.parse_args()

@@ -3,9 +3,11 @@
 Trained weights of this size are not part of the project. The label of a random input is the class
 that the unchanged network gives it, so its accuracy is 1 and a candidate's is how often it agrees.
 Weights and labels are made once and kept in the folder for temporary files, as a user's checkpoint
-and data would be: making them again takes longer than a trial.
+and data would be: making them again takes longer than a trial. A changed source makes them anew.
 """
 
+import hashlib
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ def remembered(name: str, make: Callable[[], nn.Module]) -> nn.Module:
 
     with torch.device("meta"):
         network = make()
-    network.load_state_dict(_kept(name, weights), assign=True)
+    network.load_state_dict(_kept(name, make, weights), assign=True)
     return network.requires_grad_(True).eval()
 
 
@@ -52,12 +54,17 @@ def labelled(
             parts = [network(part.to(device)).argmax(-1).cpu() for part in inputs.split(32)]
         return {"labels": torch.cat(parts)}
 
-    targets = _kept(f"{name}-{split}", labels)["labels"]
+    targets = _kept(f"{name}-{split}", model, labels)["labels"]
     yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
 
 
-def _kept(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    file = Path(tempfile.gettempdir()) / f"paretune-{name}.safetensors"
+def _kept(
+    name: str, owner: Callable[[], nn.Module], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return tensors made before, unless this file or that of `owner` has changed since."""
+    sources = [Path(__file__), Path(inspect.getfile(owner))]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    file = Path(tempfile.gettempdir()) / f"paretune-{name}-{key}.safetensors"
     if not file.is_file():
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             draft = Path(scratch) / file.name
