@@ -53,7 +53,8 @@ def main() -> None:
     named = {"unchanged": {}} | dict(_points(asked))
     experiment = Experiment.parse(_text(file, asked, named), file.parent)
     lane = Lane()  # before anything is computed
-    torch.set_num_threads(1)
+    if experiment.target.device == "cpu":  # elsewhere building leaves what is measured alone
+        torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from spaces.quantize._grid import nearest
 
+BLOCK = 128
+"""Columns whose errors are spread over the later ones together: one product in place of many."""
 DAMPING = 0.01
 """Share of the mean input energy that is added to every column's."""
 
@@ -23,23 +25,31 @@ def compensated(
     weights = scale.expand(rows, -1, 1).shape[1] * group
     order = moments.diagonal()[:weights].argsort(descending=True)
     order = torch.cat([order, torch.arange(weights, columns)])
-    rest = matrix[:, order].double().clone()
+    # A row a column: the one in turn, and what its error is spread over, lie together in memory.
+    rest = matrix[:, order].double().T.contiguous()
     factor = _factor(moments[order][:, order].double())
     codes = torch.zeros(rows, weights, dtype=torch.uint8)
     kept = (matrix[:, :weights] == 0).double().mean() > 0.01
-    for place, column in enumerate(order[:weights].tolist()):
-        own = (scale[:, column // group].double(), zero[:, column // group].double())
-        values = rest[:, place : place + 1]
-        chosen = nearest(values, *own, bits)
-        if kept and bits > 1:
-            still = (matrix[:, column : column + 1] == 0).expand_as(chosen)
-            chosen = torch.where(still, own[1].expand_as(chosen).to(torch.uint8), chosen)
-        elif kept:
-            chosen = _signs(values, matrix[:, column : column + 1])
-        codes[:, column] = chosen.flatten()
-        error = (values - (chosen - own[1]) * own[0]) / factor[place, place]
-        rest[:, place + 1 :] -= error * factor[place, place + 1 :]
-    return codes.reshape(rows, -1, group), rest[:, weights:].float()
+    columns_by_place = order[:weights].tolist()
+    for start in range(0, weights, BLOCK):
+        end = min(start + BLOCK, weights)
+        errors = rest.new_zeros(end - start, rows)
+        for place in range(start, end):
+            column = columns_by_place[place]
+            own = (scale[:, column // group].double(), zero[:, column // group].double())
+            values = rest[place][:, None]
+            chosen = nearest(values, *own, bits)
+            if kept and bits > 1:
+                still = (matrix[:, column : column + 1] == 0).expand_as(chosen)
+                chosen = torch.where(still, own[1].expand_as(chosen).to(torch.uint8), chosen)
+            elif kept:
+                chosen = _signs(values, matrix[:, column : column + 1])
+            codes[:, column] = chosen.flatten()
+            error = ((values - (chosen - own[1]) * own[0]) / factor[place, place]).flatten()
+            errors[place - start] = error
+            rest[place + 1 : end].addr_(factor[place, place + 1 : end], error, alpha=-1)
+        rest[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return codes.reshape(rows, -1, group), rest[weights:].T.float()
 
 
 def _signs(values: Tensor, before: Tensor) -> Tensor:
