@@ -1,11 +1,13 @@
 """Each technique of the catalogue alone, and named combinations: accuracy, bytes, latency.
 
     python experiments/compression.py EXPERIMENT [--runtimes eager onnxruntime] [--steps 0 100]
-        [--only quantize.mixed deploy.coding] [--points points.toml] [--out results.json]
+        [--only quantize.mixed deploy.coding] [--points experiments/pairs.toml]
+        [--target device=cuda batch_size=64] [--out results.json]
 
 EXPERIMENT is an experiment's file, or a folder with an experiment.toml, of which the task and the
-target (device, threads, batch size) are taken. Every technique is taken at up to three strengths,
-its weakest, middle and strongest setting; a points file names others, one table a point:
+target (device, threads, batch size; `--target` changes it) are taken. Every technique is taken at
+up to three strengths, its weakest, middle and strongest setting; a points file names others, one
+table a point:
 
     ["deep compression"]
     "quantize.clusters.bits" = 4
@@ -75,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", help="techniques; all by default, none: no-technique")
     parser.add_argument("--points", type=Path, help="a TOML file of named points")
+    parser.add_argument("--target", nargs="+", default=[], help="its fields, as in device=cuda")
     parser.add_argument("--batch-size", type=int, default=0, help="of training; 0 is automatic")
     parser.add_argument("--folder", type=Path, help="keep artifacts and caches in this folder")
     parser.add_argument("--out", type=Path, help="write records as JSON")
@@ -121,7 +124,11 @@ def _text(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str
     values["distill.logits.temperature"] = {1.0, 4.0}
     lines = [f'name = "compression"\n[task.python]\nfile = {json.dumps(str(task))}']
     lines.append("[target]")
-    lines += [f"{key} = {json.dumps(value)}" for key, value in source.get("target", {}).items()]
+    target = {key: json.dumps(value) for key, value in source.get("target", {}).items()}
+    for change in asked.target:
+        key, _, value = change.partition("=")
+        target[key] = value if value.isdigit() else json.dumps(value)
+    lines += [f"{key} = {value}" for key, value in target.items()]
     for technique in sorted({name.rpartition(".")[0] for name in values}):
         lines.append(f"[space.{technique}]")
         if technique == "distill.logits" and asked.batch_size:

@@ -28,6 +28,7 @@ from spaces import Encoding, Infeasible, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
+from spaces._placing import exact, placed
 from spaces._space import Point
 from spaces.quantize._encode import encoded
 
@@ -169,9 +170,12 @@ class _Work:
         with self.cache.alone(place):
             model = self.cache.load(place, self._fresh())
             if model is None:
-                model = self._copy(reference)
-                for setting in settings:
-                    model = setting.apply(model, task)
+                device = self.experiment.target.device
+                model = self._copy(reference).to(device)
+                with exact(device):
+                    for setting in settings:
+                        model = setting.apply(model, placed(task, device))
+                model = model.cpu()
                 self.cache.store(place, reference, model, {})
         self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
         if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
@@ -269,7 +273,7 @@ class _Work:
         example = rows(examples.inputs, slice(0, target.batch_size))
         codes = {}
         if encoding.packed:
-            whole = encoded(model, self.experiment.task, encoding)
+            whole = encoded(model, self.experiment.task, encoding, target.device)
             model, codes = whole.model, whole.codes
             self.facts |= whole.facts()
         write(

@@ -13,6 +13,7 @@ from spaces._features import Match, matched
 from spaces._feeding import example
 from spaces._lesson import lay_out, lesson, teacher_of
 from spaces._mixed import in_float8, refusal
+from spaces._placing import placed
 from spaces._plan import Recovery
 from spaces._ranks import Broken, sharing, train_together
 from spaces._seeding import seeded
@@ -103,7 +104,8 @@ def train(
     if teacher is not None:
         lay_out(teacher, layout)
     with _in_training(model, layout), contextlib.ExitStack() as held:
-        projects = [held.enter_context(c.hold(model, task)) for c in recovery.constraints]
+        here = placed(task, place)
+        projects = [held.enter_context(c.hold(model, here)) for c in recovery.constraints]
         match = _match(model, teacher, task, recovery, place)
         if recovery.dtype == "float8":
             held.enter_context(in_float8(model))

@@ -1,4 +1,4 @@
-"""Eight decoder blocks of width 4096, as in language models, on 32 tokens."""
+"""Two decoder blocks of width 4096, as in language models, on 32 tokens."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from _agreement import labelled, remembered
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WIDTH, HEADS, HIDDEN, BLOCKS, TOKENS, CLASSES = 4096, 32, 11008, 8, 32, 1000
+WIDTH, HEADS, HIDDEN, BLOCKS, TOKENS, CLASSES = 4096, 32, 11008, 2, 32, 1000
 
 
 class Block(nn.Module):

@@ -64,7 +64,7 @@ def weakest(family: Family, count: int, channels: Scores) -> tuple[int, ...]:
         found = channels.get((member.name, member.side))
         if found is not None:
             used = member.unit >= 0
-            total.index_add_(0, member.unit[used], found[used])
+            total.index_add_(0, member.unit[used], found.cpu()[used])
     order = torch.sort(total, stable=True).indices[:count]
     return tuple(sorted(int(i) for i in order))
 

@@ -52,13 +52,18 @@ class Reader:
         return self.module.weight[0, 0].numel()
 
     @property
+    def taps(self) -> Tensor:
+        """The columns of channel 0, (kernel,)."""
+        return torch.arange(self.kernel, device=self.module.weight.device)
+
+    @property
     def matrix(self) -> Tensor:
         """Weights and bias as one matrix, (outputs, columns), float64."""
         return matrix(self.module)
 
     def columns(self, channels: Tensor) -> Tensor:
         """Return the columns of `channels`, (channels x kernel,)."""
-        return (channels[:, None] * self.kernel + torch.arange(self.kernel)).flatten()
+        return (channels[:, None] * self.kernel + self.taps).flatten()
 
 
 def ranges(columns: int) -> list[tuple[int, int]]:
@@ -129,13 +134,13 @@ def pick(
     columns = min(WIDEST, module.weight[0].numel())  # type: ignore[index]
     wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
     total = math.prod(shape)
-    flat = torch.arange(total)
+    flat = torch.arange(total)  # chosen on the CPU: the same places on every device
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     if isinstance(mask, Tensor) and tuple(mask.shape) == shape:
         flat = mask.flatten().nonzero().flatten().cpu()
     if len(flat) > wanted:
         flat = flat[torch.randperm(len(flat), generator=generator)[:wanted]]
-    return torch.unravel_index(flat, shape)
+    return torch.unravel_index(flat.to(output.device), shape)
 
 
 def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
@@ -168,11 +173,11 @@ def matrix(module: nn.Module) -> Tensor:
 
 def _empty(module: nn.Module) -> Reader:
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    parts = _parts(module.weight[0].numel(), module.weight[0, 0].numel())
+    device, columns = module.weight.device, module.weight[0].numel()
+    parts = [part.to(device) for part in _parts(columns, module.weight[0, 0].numel())]
     if module.bias is not None:
-        constant = torch.tensor([module.weight[0].numel()])
-        parts = [torch.cat([part, constant]) for part in parts]
-    moments = [torch.zeros(len(part), len(part), dtype=torch.float64) for part in parts]
+        parts = [torch.cat([part, part.new_tensor([columns])]) for part in parts]
+    moments = [module.weight.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
     return Reader(module=module, parts=parts, moments=moments)
 
 
@@ -216,10 +221,10 @@ def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor
     count, dims = len(sample), len(starts)
     index = [
         sample.view(-1, 1, *[1] * dims),
-        torch.arange(inputs.shape[1]).view(1, -1, *[1] * dims),
+        torch.arange(inputs.shape[1], device=sample.device).view(1, -1, *[1] * dims),
     ]
     for axis, start in enumerate(starts):
-        taps = torch.arange(module.kernel_size[axis]) * module.dilation[axis]
+        taps = torch.arange(module.kernel_size[axis], device=start.device) * module.dilation[axis]
         at = start[:, None] * module.stride[axis] + taps
         index.append(at.view(count, 1, *[-1 if d == axis else 1 for d in range(dims)]))
     return padded[tuple(index)].flatten(1)

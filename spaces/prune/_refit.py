@@ -212,11 +212,11 @@ def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Te
     scale = damping * float(part.double().square().sum()) / part.shape[1]
     if mask is None and len(part) < part.shape[1]:  # fewer places than columns: the smaller system
         products = (part @ part.T).double()
-        products += scale * torch.eye(len(part), dtype=torch.float64)
+        products += scale * torch.eye(len(part), dtype=torch.float64, device=part.device)
         dual: Tensor = torch.linalg.solve(products, rest.double())
         return dual.T @ part.double()
     moments = (part.T @ part).double()
-    moments += scale * torch.eye(len(moments), dtype=torch.float64)
+    moments += scale * torch.eye(len(moments), dtype=torch.float64, device=part.device)
     slope = (part.T @ rest).double()
     if mask is None:
         solved: Tensor = torch.linalg.solve(moments, slope)

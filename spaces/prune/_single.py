@@ -83,7 +83,7 @@ def _two_of_four(scores: Tensor) -> Tensor:
 def _largest(scores: Tensor, count: int) -> Tensor:
     """Return where the `count` largest scores are; of equal ones, the first."""
     order = torch.sort(scores.flatten(), descending=True, stable=True).indices
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[order[:count]] = True
     return mask.view_as(scores)
 

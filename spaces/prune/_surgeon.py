@@ -74,13 +74,14 @@ def curve(
     ]
     if not states:
         return None
-    left = torch.ones(family.units, dtype=torch.bool)
+    device = states[0].inverse.device
+    left = torch.ones(family.units, dtype=torch.bool, device=device)
     order: list[int] = []
     measured = [(0, 0.0)] if marks else []
     at_once = max(1, family.units // AT_ONCE)
     last = max(marks, default=0) if damage else family.units - 1
     while len(order) < last:
-        cost = torch.zeros(family.units, dtype=torch.float64)
+        cost = torch.zeros(family.units, dtype=torch.float64, device=device)
         for state in states:
             cost.index_add_(0, state.units, _costs(state))
         cost[~left] = torch.inf
@@ -101,6 +102,7 @@ def _states(name: str, unit: Tensor, units: int, reader: Reader) -> list[_State]
 
     None where its channels are not divided evenly among the units, or a unit lies in two parts.
     """
+    unit = unit.to(reader.module.weight.device)
     channels = [(unit == u).nonzero().flatten() for u in range(units)]
     if len({len(c) for c in channels}) != 1 or not len(channels[0]):
         return []
@@ -114,7 +116,8 @@ def _states(name: str, unit: Tensor, units: int, reader: Reader) -> list[_State]
         if not (reader.power > 0 and scale > 0):
             return []
         own = inside.all(1).nonzero().flatten()
-        damped = moments + DAMPING * scale * torch.eye(len(moments), dtype=torch.float64)
+        damped = moments.clone()
+        damped.diagonal().add_(DAMPING * scale)
         matrix = whole[:, part]
         if number > 0 and reader.module.bias is not None:
             matrix[:, -1] = 0
@@ -142,7 +145,7 @@ def _matrices(states: Sequence[_State]) -> dict[str, Tensor]:
             found[name] = own[0].matrix
             continue
         width = 1 + max(int(state.columns[-1]) for state in own)
-        matrix = torch.zeros(len(own[0].matrix), width, dtype=torch.float64)
+        matrix = own[0].matrix.new_zeros(len(own[0].matrix), width, dtype=torch.float64)
         for state in own:
             # of columns, only the constant's is in several parts: there, they add up
             matrix.index_add_(1, state.columns, state.matrix.double())
@@ -161,7 +164,7 @@ def _costs(state: _State) -> Tensor:
     weights = state.matrix[:, b].double().permute(1, 2, 0)  # (units, columns, outputs)
     # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
     ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
-    corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype)
+    corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype, device=b.device)
     lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
     return lost / state.power
 

@@ -39,6 +39,15 @@ class Codes:
         """Return the codes of the weight whose rows are multiplied by `factor`, (rows,)."""
         return dataclasses.replace(self, scale=self.scale * factor.float().reshape(-1, 1, 1))
 
+    def to(self, device: torch.device | str) -> "Codes":
+        """Return the same codes on `device`."""
+        tensors = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+
     @property
     def rows(self) -> int:
         """Size of dimension 0 of the weight."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces import _statistics
+from spaces._placing import exact, placed
 from spaces._plan import Encoding
 from spaces._task import Task
 from spaces.prune._readers import Reader, observe
@@ -40,24 +41,31 @@ class Encoded:
         }
 
 
-def encoded(model: nn.Module, task: Task | None, encoding: Encoding) -> Encoded:
+def encoded(
+    model: nn.Module, task: Task | None, encoding: Encoding, device: torch.device | str = "cpu"
+) -> Encoded:
     """Return a copy of `model`, in evaluation mode, with its weights in codes as `encoding` asks.
+
+    All is computed on `device`, and returned on the CPU.
 
     Weights that lie on a grid already (or have few values, for codebooks) keep their exact
     values. Others are rounded: with a task so that errors make up for each other on training
     inputs, and with the batch normalisation's statistics estimated again; without one to the
     nearest value.
     """
-    model = copy.deepcopy(model).eval()
+    task = None if task is None else placed(task, device)
+    model = copy.deepcopy(model).eval().to(device)
     found = layers(model)
     kept = {name: codes for name, layer in found.items() if (codes := _kept(layer, encoding))}
     if len(kept) < len(found):
-        kept = rounded(model, task, encoding)
-        if task is not None:
-            _fill(found, kept)
-            _statistics.reestimate(model, task)
+        with exact(device):
+            kept = rounded(model, task, encoding)
+            if task is not None:
+                _fill(found, kept)
+                _statistics.reestimate(model, task)
     _fill(found, kept)
-    return Encoded(model=model, codes=kept)
+    kept = {name: codes.to("cpu") for name, codes in kept.items()}
+    return Encoded(model=model.cpu(), codes=kept)
 
 
 def _fill(found: dict[str, Layer], codes: dict[str, Codes]) -> None:

@@ -24,11 +24,11 @@ def compensated(
     rows, columns = matrix.shape
     weights = scale.expand(rows, -1, 1).shape[1] * group
     order = moments.diagonal()[:weights].argsort(descending=True)
-    order = torch.cat([order, torch.arange(weights, columns)])
+    order = torch.cat([order, torch.arange(weights, columns, device=order.device)])
     # A row a column: the one in turn, and what its error is spread over, lie together in memory.
     rest = matrix[:, order].double().T.contiguous()
     factor = _factor(moments[order][:, order].double())
-    codes = torch.zeros(rows, weights, dtype=torch.uint8)
+    codes = torch.zeros(rows, weights, dtype=torch.uint8, device=matrix.device)
     kept = (matrix[:, :weights] == 0).double().mean() > 0.01
     columns_by_place = order[:weights].tolist()
     for start in range(0, weights, BLOCK):

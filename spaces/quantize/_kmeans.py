@@ -34,7 +34,7 @@ def recovered_book(weight: Tensor, bits: int) -> Codes | None:
 
 
 def _booked(weight: Tensor, codes: Tensor, centres: Tensor, bits: int) -> Codes:
-    one = torch.ones(1, 1, 1)
+    one = centres.new_ones(1, 1, 1)
     return Codes(
         codes=codes.to(torch.uint8).reshape(weight.shape[0], 1, -1),
         bits=bits,
@@ -52,7 +52,8 @@ def _centres(values: Tensor, count: int) -> Tensor:
         return distinct
     ordered, sums = values.sort().values, values.sort().values.cumsum(0)
     sums = torch.cat([sums.new_zeros(1), sums])
-    centres = torch.linspace(float(ordered[0]), float(ordered[-1]), count, dtype=ordered.dtype)
+    start = torch.linspace(float(ordered[0]), float(ordered[-1]), count, dtype=ordered.dtype)
+    centres = start.to(ordered.device)
     for _ in range(ROUNDS):
         ends = torch.searchsorted(ordered, _between(centres))
         ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([len(ordered)])])

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from search import catalogue
 from spaces import Plan, Split, Stage, Task, Technique
+from spaces._placing import exact, placed
+from spaces._recovery import recover
+from spaces.quantize._encode import encoded
 
 
 class Small(Task):
@@ -83,3 +86,25 @@ def test_the_reference_is_not_edited_and_the_same_setting_builds_the_same(
         second = setting.apply(task.model(), task).state_dict()
         assert all(torch.equal(first[k], second[k]) for k in first)
         assert all(torch.equal(before[k], v) for k, v in task.model().state_dict().items())
+
+
+def built(setting: Technique, device: str, steps: int = 0) -> nn.Module:
+    """The candidate at one setting, all computed on `device`."""
+    task = Small()
+    plan = setting.plan(Plan())
+    with exact(device):
+        model = setting.apply(task.model().to(device), placed(task, device))
+    recipe = dataclasses.replace(
+        plan.recovery, steps=steps, batch_size=16, teacher_weight=0.5, devices=1
+    )
+    model = recover(model, task.model(), task, recipe, seed=0, progress=lambda *_: None).cpu()
+    return encoded(model, task, plan.encoding, device).model if plan.encoding.packed else model
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_builds_what_the_cpu_builds(technique: type[Technique]) -> None:
+    inputs, _ = next(Small().batches("validation", 64))
+    for setting in technique().usual():
+        here, there = (built(setting, device)(inputs) for device in ("cpu", "cuda"))
+        assert (here - there).norm() < 0.02 * here.norm(), setting
+        assert built(setting, "cuda", steps=3)(inputs).isfinite().all()
