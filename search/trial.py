@@ -28,7 +28,7 @@ from spaces import Encoding, Infeasible, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
-from spaces._placing import exact, placed
+from spaces._placing import exact, placed, workplace
 from spaces._space import Point
 from spaces.quantize._encode import encoded
 
@@ -170,7 +170,7 @@ class _Work:
         with self.cache.alone(place):
             model = self.cache.load(place, self._fresh())
             if model is None:
-                device = self.experiment.target.device
+                device = workplace(reference, self.experiment.target.device)
                 model = self._copy(reference).to(device)
                 with exact(device):
                     for setting in settings:
@@ -273,7 +273,8 @@ class _Work:
         example = rows(examples.inputs, slice(0, target.batch_size))
         codes = {}
         if encoding.packed:
-            whole = encoded(model, self.experiment.task, encoding, target.device)
+            device = workplace(model, target.device)
+            whole = encoded(model, self.experiment.task, encoding, device)
             model, codes = whole.model, whole.codes
             self.facts |= whole.facts()
         write(

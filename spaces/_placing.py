@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaces._inputs import transform
 from spaces._task import Inputs, Split, Targets, Task
+
+COPIES = 4
+"""Times its own bytes that working on a model takes: itself, a copy, gradients or moments."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,7 +20,7 @@ class _Placed(Task):
     task: Task
     device: torch.device
 
-    def model(self) -> Any:
+    def model(self) -> nn.Module:
         return self.task.model()
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
@@ -64,3 +67,14 @@ def exact(device: torch.device | str) -> Iterator[None]:
         return
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
+
+
+def workplace(model: nn.Module, device: torch.device | str) -> torch.device:
+    """Return where to work on `model`: on `device`, or on the CPU where it has no room there."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return device
+    tensors = (*model.parameters(), *model.buffers())
+    needed = COPIES * sum(t.numel() * t.element_size() for t in tensors)
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if needed < free else torch.device("cpu")
