@@ -6,6 +6,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
 # Since 2.58 Ray warns of a change that does not concern requests which name their GPUs.
@@ -47,7 +48,12 @@ def connect(address: str | None, cores: int, experiment: Experiment) -> None:
 
 def machines() -> list[dict[str, float]]:
     """Return the resources of each machine of the cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in alive()]
+
+
+def alive() -> list[dict[str, Any]]:
+    """Return Ray's descriptions of the machines of the cluster."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def last_line(error: BaseException) -> str:

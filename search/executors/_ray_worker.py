@@ -1,6 +1,7 @@
 """What runs on the workers of a Ray cluster: trials, and the measurements that confirm a front."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -107,3 +108,9 @@ def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
                 file.write_bytes(content)
     local = Local(experiment=experiment, folder=run, threads=threads)
     return local.confirm(records, lambda stage, done, of, detail: None)
+
+
+@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
+def clear(station: Station) -> None:
+    """Remove what trials left on a machine without the driver's disk."""
+    shutil.rmtree(station.scratch, ignore_errors=True)

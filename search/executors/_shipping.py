@@ -68,9 +68,13 @@ class Station:
         mark = run / MARK
         if mark.is_file() and mark.read_text() == self.token:
             return Experiment.parse(self.text, Path(self.folder)), run, True
-        scratch = Path(tempfile.gettempdir()) / f"paretune-{self.key}-{self.token[:8]}"
-        scratch.mkdir(parents=True, exist_ok=True)
-        return Experiment.parse(self.text, Path.cwd()), scratch, False
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return Experiment.parse(self.text, Path.cwd()), self.scratch, False
+
+    @property
+    def scratch(self) -> Path:
+        """The run folder on a machine without the driver's disk."""
+        return Path(tempfile.gettempdir()) / f"paretune-{self.key}-{self.token[:8]}"
 
 
 def shipped(run: Path, trial: int) -> Iterator[tuple[str, bytes]]:

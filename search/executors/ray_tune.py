@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.executors._ray_cluster import connect, last_line, machines, quiet  # isort: skip
+from search.executors._ray_cluster import alive, connect, last_line, machines, quiet  # isort: skip
 
 import ray
 from ray import tune
@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
 from search.executors._ray_searcher import Asking, Stopping, Watching
-from search.executors._ray_worker import Trial, confirm
+from search.executors._ray_worker import Trial, clear, confirm
 from search.executors._shipping import Depot, Station
 from search.executors.local import Local
 from search.experiment import Experiment
@@ -24,6 +24,9 @@ from search.feed import Feed
 from search.record import Record
 from search.study import Asked
 from spaces import Plan
+
+FAREWELL = 10.0
+"""Seconds for which machines that do not answer any more are waited for at the end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,12 @@ class RayTune:
             raise BadEnvironment(f"the front could not be confirmed: {reason}") from error
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Leave the cluster, with nothing left on its machines; one that was started here ends."""
+        if ray.is_initialized() and "_station" in vars(self) and not self._station.shared_by_all:
+            each = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive())
+            options = ({"num_cpus": 0, "scheduling_strategy": strategy} for strategy in each)
+            left = [clear.options(**own).remote(self._station) for own in options]
+            ray.wait(left, num_returns=len(left), timeout=FAREWELL)
         ray.shutdown()
 
     def threads(self) -> int:

@@ -109,6 +109,9 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert set(answers) == {str(r.trial) for r in records[:2]}
     assert all(answer["test"]["accuracy"]["value"] > 0 for answer in answers.values())
     assert all(r.limits == {} or r.satisfied for r in records)
+    assert prepared._station.scratch.is_dir()
+    prepared.close()
+    assert not prepared._station.scratch.exists()
 
 
 def test_what_no_machine_can_give_is_refused(prepared: RayTune) -> None:
