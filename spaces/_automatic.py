@@ -60,7 +60,9 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def _operations(model: nn.Module, inputs: Any) -> int:

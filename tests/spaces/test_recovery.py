@@ -255,7 +255,9 @@ class TestRecover:
         outputs, taught = model(x), reference(x)
         expected = 0.3 * F.cross_entropy(outputs, y) + 0.7 * distillation(outputs, taught, 4.0)
         seen: list[float] = []
-        plan = Recovery(steps=1, temperature=4.0, teacher_weight=0.7, batch_size=200)
+        plan = Recovery(
+            steps=1, temperature=4.0, teacher_weight=0.7, batch_size=200, dtype="float32"
+        )
         recover(model, reference, task, plan, seed=0, progress=lambda *s: seen.append(s[2]))
         assert seen == [pytest.approx(expected.item(), rel=1e-4)]
 
