@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import confirm, folder, report
+from search import confirm, folder
 from search.checking import model_of
 from search.console import Console
 from search.errors import BadTask, Interrupted, NothingSucceeded
@@ -128,6 +128,8 @@ class Search:
 
     def _finish(self, study: Study, signals: Signals) -> Summary:
         """Confirm the front until its members stay on it, then write and mirror the report."""
+        from search import report  # a second of imports that the first trial need not wait for
+
         baseline = study.baseline
         if baseline is None:
             raise NothingSucceeded(_why_nothing(study.records))

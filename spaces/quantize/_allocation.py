@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 from spaces._inputs import call, length, plain, rows
@@ -77,6 +76,8 @@ def allocated(
     An integer programme: one of WIDTHS for each weight, its bits counted by its size. A mean
     below the least width gets that width everywhere.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second, and rarely needed
+
     names, options = list(costs), len(WIDTHS)
     if mean_bits <= min(WIDTHS):
         return dict.fromkeys(names, min(WIDTHS))
