@@ -179,7 +179,9 @@ class _Work:
                 self.cache.store(place, reference, model, {})
         self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
         if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
-            self.facts["weights_zero"] = round(zeros, 4)
+            self.facts["weights_zero"] = round(
+                zeros / sum(p.numel() for p in model.parameters()), 4
+            )
             runtime = self.experiment.runtime(self.plan.runtime)
             if reason := runtime.dense(self.plan.encoding, self.experiment.target):
                 self.facts["zeros"] = reason

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces._attention import PrunedAttention
-from spaces._surgery import describe, load, rebuild, save, tensors
+from spaces._surgery import describe, load, rebuild, save, tensors, zeros
 
 
 class Net(nn.Module):
@@ -150,3 +150,12 @@ def test_what_cannot_be_described_is_refused() -> None:
     net.b = nn.Bilinear(1, 1, 1)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="'b' became a Bilinear"):
         describe(fresh(), net)
+
+
+def test_zeros_are_counted_so_that_a_smaller_model_has_no_more_of_them() -> None:
+    whole, part = (
+        nn.Sequential(nn.Embedding(4, 6, padding_idx=0), nn.Linear(6, n)) for n in (9, 2)
+    )
+    assert zeros(whole) == zeros(part) == 6
+    nn.init.zeros_(part[1].bias)
+    assert zeros(part) == 8
