@@ -85,7 +85,8 @@ class Console:
         self._best = _best(summary) if summary else ""
         on_front = summary is not None and any(r.trial == record.trial for r in summary.front)
         mark = "★" if on_front else MARKS[record.state]
-        point, outcome = short(record.point, self._neutral), _outcome(record, summary)
+        point = short(record.point, self._neutral, taken_back=record.taken_back)
+        outcome = _outcome(record, summary)
         self.say(
             f"{self._paid:>3}/{self._total} {mark} {record.runtime:<11} {point:<44} {outcome}"
             f"  {record.seconds:.0f} s"

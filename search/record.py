@@ -48,6 +48,11 @@ class Record:
             raise ValueError(f"trial {self.trial} cannot be stored as JSON: {error}") from error
 
     @property
+    def taken_back(self) -> bool:
+        """Whether recovery training made the model worse, so that it is the untrained one."""
+        return not self.facts.get("recovery", {}).get("kept", True)
+
+    @property
     def satisfied(self) -> bool:
         """Whether every limit of the experiment holds."""
         return all(violation <= 0 for violation in self.limits.values())

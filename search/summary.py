@@ -69,7 +69,7 @@ class Summary:
 
     def short(self, record: Record) -> str:
         """Return the record's point in short."""
-        return short(record.point, self.neutral)
+        return short(record.point, self.neutral, taken_back=record.taken_back)
 
     def role(self, record: Record) -> str:
         """Return what the record turned out to be: front, dominated, over limit, or its state."""

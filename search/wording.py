@@ -19,10 +19,12 @@ WORDS = {
 """How a dimension's value reads in short, by the last part of its name or the last two."""
 
 
-def short(point: Mapping[str, Value], neutral: Mapping[str, Value]) -> str:
+def short(
+    point: Mapping[str, Value], neutral: Mapping[str, Value], *, taken_back: bool = False
+) -> str:
     """Return a point in short, without what is neutral: `prune 0.3 · 8/8 bit · T4 200 steps`.
 
-    The runtime is left out: it is told beside the point.
+    The runtime is left out: it is told beside the point. Training that was taken back is said.
     """
     changed = {k: v for k, v in point.items() if neutral.get(k) != v}
     groups: dict[str, list[str]] = {}
@@ -32,7 +34,7 @@ def short(point: Mapping[str, Value], neutral: Mapping[str, Value]) -> str:
             words = groups.setdefault(technique, [])
             words += _words(name, point, words)
     parts = [" ".join(_temperature_first(words)) for words in groups.values()]
-    return " · ".join(parts) or "unchanged"
+    return (" · ".join(parts) or "unchanged") + (" (taken back)" if taken_back else "")
 
 
 def _words(name: str, point: Mapping[str, Value], so_far: list[str]) -> list[str]:

@@ -195,6 +195,7 @@ def test_short_tells_only_what_is_changed():
     }
     assert short(point, NEUTRAL) == "prune 0.3 · 8/8 bit · T4 200 steps · bfloat16"
     assert short(NEUTRAL, NEUTRAL) == "unchanged"
+    assert short(point, NEUTRAL, taken_back=True).endswith("200 steps · bfloat16 (taken back)")
     assert short({"new.idea.strength": 2.5, "new.idea.fast": True}, {}) == "strength 2.5 fast"
     assert short({"quantize.integer.weight_bits": 4}, {}) == "4/32 bit"
     assert short({"prune.layers.count": 2, "placement.devices.count": 4}, {}) == (
