@@ -171,7 +171,7 @@ def load(
         signature=signature_from(manifest),
         target=Target(**manifest["target"]),
         notes=manifest["notes"],
-        quantized=encoding.quantized,
+        quantized=encoding.quantized or encoding.dtype == "float8",
         coded=encoding.coding != "none",
     )
     placement = placement_of(folder)

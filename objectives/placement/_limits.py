@@ -37,4 +37,6 @@ def refuses(
             return f"{name} executes a whole graph, {placement.strategy} parallelism splits it"
         if encoding.quantized:
             return f"{name}'s integer layers cannot be split by {placement.strategy} parallelism"
+        if encoding.dtype == "float8":
+            return f"{name}'s float8 layers cannot be split by {placement.strategy} parallelism"
     return None

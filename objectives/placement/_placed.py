@@ -230,5 +230,5 @@ def unsplittable(job: Job) -> str | None:
     if not job.runtime.splits:
         return f"{name} executes a whole graph, which cannot be split"
     if job.quantized:
-        return f"{name}'s integer layers cannot be split"
+        return f"{name}'s 8-bit layers and codes cannot be split"
     return None

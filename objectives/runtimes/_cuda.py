@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from objectives._target import Target
 from objectives.placement._graph import Replayed
 from objectives.runtimes._runtime import Program, Signature
-from objectives.runtimes._stored import Integers
+from objectives.runtimes._stored import Rounded
 from objectives.runtimes._torch import cast, owned
 
 INTEGER_CAPABILITY = (8, 0)
@@ -94,7 +94,7 @@ class IntegerLinear(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Integers, bias: Tensor | None) -> None:
+    def __init__(self, weight: Rounded, bias: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("values", weight.values.contiguous().t())
         self.register_buffer("scale", weight.scale.float())

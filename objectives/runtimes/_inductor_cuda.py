@@ -9,7 +9,7 @@ import torch._inductor as inductor
 from torch import Tensor, nn
 from torch.utils._triton import has_triton
 
-from objectives.runtimes import _cuda, _stored
+from objectives.runtimes import _cuda, _float8, _stored
 from objectives.runtimes._codes import spelled
 from objectives.runtimes._runtime import Export
 from objectives.runtimes._torch import converted, inputs_as
@@ -23,6 +23,12 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
         return reason
     if not has_triton():
         return "Inductor compiles for GPUs through Triton, which is not installed."
+    if encoding.dtype == "float8":
+        if encoding.quantized:
+            return "A layer multiplies in float8 or by integers, and both were asked for."
+        if "Linear" not in kinds:
+            return "Inductor's float8 layers are linear ones, and this model has none."
+        return _float8.lacks_float8()
     if not encoding.quantized:
         return None
     if encoding.packed or (encoding.weight_bits, encoding.activation_bits) != (8, 8):
@@ -39,15 +45,25 @@ def prepared(export: Export) -> tuple[nn.Module, Any]:
     """Return the model and its inputs as they are compiled: on the GPU, in the encoding's type."""
     name = export.encoding.dtype
     model = converted(export.model, name)
-    if export.encoding.quantized:
-        layers = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and _cuda.fits(m)}
-        if not layers:
-            raise Infeasible("No linear layer has sizes that 8-bit tensor cores take.")
+    plain = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
+    if name == "float8":
+        layers = {n: m for n, m in plain.items() if _float8.fits(m)}
+        _some(layers, "float8")
+        kind = torch.float8_e4m3fn
+        _float8.with_float8(model, {n: _stored.rounded(m.weight, kind) for n, m in layers.items()})
+    elif export.encoding.quantized:
+        layers = {n: m for n, m in plain.items() if _cuda.fits(m)}
+        _some(layers, "8-bit")
         for layer, module in layers.items():
             whole = _stored.rounded(module.weight)
             model.set_submodule(layer, _cuda.IntegerLinear(whole, module.bias))
     inputs = transform(inputs_as(export.example, name), lambda tensor: tensor.cuda())
     return model.cuda(), inputs
+
+
+def _some(layers: dict[str, nn.Linear], name: str) -> None:
+    if not layers:
+        raise Infeasible(f"No linear layer has sizes that {name} tensor cores take.")
 
 
 def loaded(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:

@@ -1,4 +1,4 @@
-"""A module on disk: `architecture.json` and `weights.safetensors`, some weights as integers."""
+"""A module on disk: `architecture.json` and `weights.safetensors`, some weights in few bits."""
 
 import dataclasses
 import json
@@ -19,25 +19,40 @@ from spaces.quantize._codes import Codes, planes, unpack
 _SCALE = ".scale"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Integers:
-    """A weight as 8-bit integers: `values` times the `scale` of its row of dimension 0."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Rounded:
+    """A weight as 8-bit numbers: `values` times the `scale` of its row of dimension 0."""
 
     values: Tensor
+    """int8 or float8_e4m3fn."""
     scale: Tensor
 
     def floats(self) -> Tensor:
-        """Return the weight that the integers stand for."""
+        """Return the weight that the numbers stand for."""
         shape = [-1] + [1] * (self.values.dim() - 1)
         return self.values.float() * self.scale.reshape(shape)
 
 
-def rounded(weight: Tensor) -> Integers:
-    """Return a weight rounded to integers -127..127 with one scale per row of dimension 0."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """What `read` found in a folder."""
+
+    model: nn.Module
+    """The model, in float32 whatever its weights are stored in."""
+    layers: dict[str, Rounded]
+    """By layer, the 8-bit numbers that its weight was written as."""
+    codes: dict[str, Codes]
+    """By parameter, the codes that it was written as."""
+
+
+def rounded(weight: Tensor, kind: torch.dtype = torch.int8) -> Rounded:
+    """Return a weight in integers -127..127 or in float8, with a scale per row of dimension 0."""
+    top = 127.0 if kind is torch.int8 else torch.finfo(kind).max
     largest = weight.detach().float().flatten(1).abs().amax(1)
-    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    scale = (largest / top).clamp(min=torch.finfo(torch.float32).tiny)
     steps = weight.detach().float() / scale.reshape([-1] + [1] * (weight.dim() - 1))
-    return Integers(values=steps.round().clamp(-127, 127).to(torch.int8), scale=scale)
+    whole = steps.round() if kind is torch.int8 else steps
+    return Rounded(values=whole.clamp(-top, top).to(kind), scale=scale)
 
 
 def write(
@@ -46,10 +61,11 @@ def write(
     model: nn.Module,
     layers: Collection[str] = (),
     *,
+    kind: torch.dtype = torch.int8,
     codes: Mapping[str, Codes] | None = None,
     coder: str = "none",
 ) -> None:
-    """Write `model` into an existing folder, the weights of the named layers as integers.
+    """Write `model` into an existing folder, the weights of the named layers `rounded` to a kind.
 
     The weights in `codes`, by parameter, are written as those, in as few bytes as they take.
     Raises Infeasible when its structure cannot be described as an edit of `reference`.
@@ -59,7 +75,7 @@ def write(
     except ValueError as error:
         raise Infeasible(f"The model cannot be stored: {error}.") from error
     for key in {f"{layer}.weight" for layer in layers} & set(kept):
-        whole = rounded(kept[key])
+        whole = rounded(kept[key], kind)
         kept |= {key: whole.values, key + _SCALE: whole.scale}
     notes = {}
     for name, own in (codes or {}).items():
@@ -72,20 +88,23 @@ def write(
     (folder / ARCHITECTURE).write_text(json.dumps(description), encoding="utf-8")
 
 
-def read(folder: Path, reference_copy: nn.Module) -> tuple[nn.Module, dict[str, Integers]]:
-    """Return the model that `write` wrote, and by layer the integers behind its weights."""
+def read(folder: Path, reference_copy: nn.Module) -> Stored:
+    """Return what `write` wrote."""
     description = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
     kept = unpacked(load_file(folder / WEIGHTS))
-    for name, note in description.pop("codes", {}).items():
-        kept[name] = _decoded(name, note, kept)
+    codes = {
+        name: _decoded(name, note, kept) for name, note in description.pop("codes", {}).items()
+    }
+    kept |= {name: own.floats() for name, own in codes.items()}
     scales = {key: kept.pop(key) for key in list(kept) if key.endswith(_SCALE)}
-    layers: dict[str, Integers] = {}
+    layers: dict[str, Rounded] = {}
     for key, scale in scales.items():
         name = key.removesuffix(_SCALE)
-        whole = Integers(values=kept[name], scale=scale)
+        whole = Rounded(values=kept[name], scale=scale)
         layers[name.removesuffix(".weight")] = whole
         kept[name] = whole.floats()
-    return rebuild(reference_copy, description, kept), layers
+    model = rebuild(reference_copy, description, kept)
+    return Stored(model=model, layers=layers, codes=codes)
 
 
 def _coded(codes: Codes, coder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,8 +121,8 @@ def _coded(codes: Codes, coder: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     return parts, note
 
 
-def _decoded(name: str, note: Mapping[str, Any], kept: dict[str, Tensor]) -> Tensor:
-    """Return a weight out of the tensors that stand for it, which leave `kept`."""
+def _decoded(name: str, note: Mapping[str, Any], kept: dict[str, Tensor]) -> Codes:
+    """Return the codes of a weight out of the tensors that stand for it, which leave `kept`."""
     bits, shape = note["bits"], tuple(note["shape"])
     parts = [kept.pop(f"{name}|{i}") for i in range(len(planes(bits)))]
     flat = unpack(parts, bits, torch.Size(shape).numel())
@@ -115,4 +134,4 @@ def _decoded(name: str, note: Mapping[str, Any], kept: dict[str, Tensor]) -> Ten
         scale=kept.pop(f"{name}|s"),
         zero=zero.float(),
         book=kept.pop(f"{name}|b", None),
-    ).floats()
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from spaces._inputs import call, flatten, plain, transform, unflatten
 
 
 def dtype_of(name: Precision) -> torch.dtype:
-    """Return the torch type of a precision."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    """Return the torch type of a precision; beside the products of float8 all is in bfloat16."""
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float8": torch.bfloat16,
+    }[name]
 
 
 def lacks(name: Precision) -> str | None:
@@ -27,6 +32,8 @@ def lacks(name: Precision) -> str | None:
     Tried on a convolution, a normalisation, an activation and a linear layer, since which
     operators exist in half precision on a CPU differs from release to release.
     """
+    if name == "float8":
+        return "PyTorch multiplies in float8 on GPUs only, from Ada and Hopper on."
     images = torch.full((1, 4, 8, 8), 0.5, dtype=dtype_of(name))
     weights = torch.full((4, 4, 3, 3), 0.5, dtype=dtype_of(name))
     try:
@@ -61,6 +68,15 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def inputs_as(inputs: Any, name: Precision) -> Any:
     """Return inputs whose floating-point tensors are of one type."""
     return transform(inputs, lambda tensor: cast(tensor, dtype_of(name)))
+
+
+def as_function(model: nn.Module, structure: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return a model as a function of its input tensors, whose structure it takes (flatten)."""
+
+    def function(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return flatten(call(model, plain(unflatten(list(tensors), structure))))[0]
+
+    return function
 
 
 def rehearse(model: nn.Module, inputs: Any) -> None:

@@ -32,6 +32,8 @@ class Null(Runtime):
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding cannot be pretended."""
         del target, kinds
+        if encoding.dtype == "float8":
+            return "The null runtime does not compute in float8."
         if encoding.activation_bits in (8, 32):
             return None
         return (
@@ -62,7 +64,7 @@ class Null(Runtime):
         """Rebuild the model from the task's code."""
         torch.set_num_threads(target.threads)
         dtype = dtype_of(notes["dtype"])
-        model, _ = _stored.read(folder, task.model())
+        model = _stored.read(folder, task.model()).model
         model = model.eval().requires_grad_(False).to(dtype)
         if notes["rounds"]:
             for name in _layers(model):

@@ -176,7 +176,8 @@ def _lacks(dtype: Precision) -> str | None:
     """Return why the processor does not compute in `dtype`."""
     core = openvino.Core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}[dtype] in able:
+    names = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+    if names.get(dtype) in able:
         return None
     name = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
     return f"the CPU ({name}) has no {dtype} instructions; OpenVINO lists {', '.join(able)}"

@@ -5,20 +5,20 @@ from typing import Self
 
 from spaces import Plan, Stage, Technique, axis, choice
 
-TYPES = ("float32", "bfloat16", "float16")
+TYPES = ("float32", "bfloat16", "float16", "float8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute(Technique):
     """Compute whatever is not an integer in this type.
 
-    Source: Kalamkar et al. 2019, section 2 (bfloat16); Micikevicius et al. 2018, section 3.
+    In float8 (E4M3, scaled by row and by output) linear layers multiply, all else is in bfloat16.
+    Source: Kalamkar et al. 2019, section 2 (bfloat16); Micikevicius et al. 2018, section 3
+    (float16); Micikevicius et al. 2022, sections 3 and 4 (float8).
     """
 
     stage = Stage.ENCODE
-    dtype: str = axis(
-        "float32", choice("float32", "bfloat16", "float16"), unit="floating-point type"
-    )
+    dtype: str = axis("float32", choice(*TYPES), unit="floating-point type")
 
     def __post_init__(self) -> None:
         if self.dtype not in TYPES:
@@ -31,5 +31,5 @@ class Compute(Technique):
         )
 
     def usual(self) -> tuple[Self, ...]:
-        """Return bfloat16, then float16."""
-        return tuple(dataclasses.replace(self, dtype=t) for t in ("bfloat16", "float16"))
+        """Return bfloat16, then float16 and float8."""
+        return tuple(dataclasses.replace(self, dtype=t) for t in TYPES[1:])

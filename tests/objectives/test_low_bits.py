@@ -131,7 +131,7 @@ def test_eight_bit_kernels_of_onnxruntime_take_rounded_activations(tmp_path: Pat
 
 
 def test_the_record_says_that_unpacked_weights_are_not_faster(tmp_path: Path) -> None:
-    for runtime in (Eager(), Onnxruntime(), Openvino()):
+    for runtime in (Onnxruntime(), Openvino()):
         folder = tmp_path / type(runtime).__name__
         folder.mkdir()
         notes = runtime.export(request(built(Convolutions), images(16), folder, weight_bits=2))
