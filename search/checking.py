@@ -3,16 +3,12 @@
 import itertools
 import json
 import math
-import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from search import folder
 from search.errors import BadExperiment, BadTask
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
@@ -49,52 +45,6 @@ def plan(experiment: Experiment) -> list[str]:
         runtime = experiment.space.plan(point).runtime
         lines.append(f"  {runtime:<12} {short(point, neutral):<44} {reason or ''}".rstrip())
     return [*lines, "then points where the sampler expects to extend the front"]
-
-
-def default_for(task: Path) -> Experiment:
-    """Return an experiment for a task alone: every technique, and the runtimes found here."""
-    if not task.is_file():
-        raise BadExperiment(f"no task at {task}; write one with model() and batches()")
-    compilers = any(shutil.which(name) for name in ("g++", "clang++"))
-    runtimes = ["eager", *(["inductor"] if compilers else []), "onnxruntime", "openvino"]
-    name = re.sub(r"[^\w.-]", "-", task.resolve().parent.name).strip(".-_") or "task"
-    text = f"""\
-# Made from a task alone: every technique, for all cores of the machine it was made on.
-name = {json.dumps(name[:64])}
-seed = 0
-trials = 40
-
-[task.python]
-file = {json.dumps(str(task.resolve()))}
-
-[target]
-device = "cpu"
-threads = {folder.cores()}
-batch_size = 1
-
-[space.prune.channels]
-ratio = {{ low = 0.0, high = 0.7, step = 0.1 }}
-
-[space.quantize.integer]
-weight_bits = [32, 8, 4]
-activation_bits = [32, 8]
-
-[space.distill.logits]
-
-[space.precision.compute]
-dtype = ["float32", "bfloat16"]
-
-[space.deploy.runtime]
-name = {json.dumps(runtimes)}
-
-[objectives.accuracy]
-within = 0.05
-
-[objectives.latency]
-
-[objectives.size]
-"""
-    return Experiment.parse(text, task.resolve().parent)
 
 
 def model_of(task: Task) -> nn.Module:

@@ -16,6 +16,7 @@ from objectives import Objective, Target
 from objectives._data import read
 from search import catalogue, checking, folder, measuring, store
 from search.console import Console, front_table
+from search.default import default_for
 from search.driver import Executor, Search, Tracker
 from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun, BadTask
 from search.executors.local import Local
@@ -31,7 +32,7 @@ DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
 def asked(experiment: Path | None, task: Path | None) -> Experiment:
     """Return the experiment of a file, of a task alone, or the embedded default."""
     if task is not None:
-        return checking.default_for(task)
+        return default_for(task)
     return Experiment.load(experiment or DIGITS)
 
 

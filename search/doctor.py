@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from objectives import Target
 from objectives._artifact import versions
 from objectives.runtimes._runtime import Runtime
@@ -18,11 +20,13 @@ ENCODINGS = {
     "float32": Encoding(),
     "bfloat16": Encoding(dtype="bfloat16"),
     "float16": Encoding(dtype="float16"),
+    "float8": Encoding(dtype="float8"),
     "int8": Encoding(weight_bits=8, activation_bits=8),
     "int8 weights": Encoding(weight_bits=8),
     "int4 weights": Encoding(weight_bits=4),
 }
-KINDS = frozenset({"Conv2d", "Linear"})
+KINDS = {"cpu": frozenset({"Conv2d", "Linear"}), "cuda": frozenset({"Linear"})}
+"""Layers of the model that is asked about: on GPUs 8-bit layers are linear ones alone."""
 ROOM = 2**30
 """Free bytes below which a search is likely to fill the disk."""
 
@@ -53,22 +57,34 @@ def examine() -> dict[str, Any]:
             "cores": folder.cores(),
             "load": f"{os.getloadavg()[0]:.1f}",
             "free disk": f"{free / 2**30:.1f} GiB",
+            "gpus": _gpus(),
             "compiler": next((c for c in ("g++", "clang++") if shutil.which(c)), "none"),
         },
         "versions": versions() | {name: _version(name) for name in extra},
-        "runtimes": {name: _can(name) for name in catalogue.names("objectives.runtimes")},
+        "runtimes": {
+            f"{name}{' on cuda' if device == 'cuda' else ''}": _can(name, device)
+            for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+            for name in catalogue.names("objectives.runtimes")
+        },
         "warnings": warnings,
     }
 
 
-def _can(name: str) -> dict[str, str]:
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _can(name: str, device: str) -> dict[str, str]:
     """Return for each encoding whether a runtime has real kernels for it, or why not."""
     try:
         runtime = catalogue.find("objectives.runtimes", name, Runtime)()
     except SearchError as error:
         return {"unusable": str(error)}
     return {
-        encoding: runtime.refuses(asked, Target(), KINDS) or "yes"
+        encoding: runtime.refuses(asked, Target(device=device), KINDS[device]) or "yes"
         for encoding, asked in ENCODINGS.items()
     }
 

@@ -1,0 +1,84 @@
+"""The experiment that a task alone gets: a space for the hardware found, no TOML needed."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from search import folder
+from search.errors import BadExperiment
+from search.experiment import Experiment
+
+INTEGERS = """\
+[space.quantize.integer]
+weight_bits = [32, 8, 4]
+activation_bits = [32, 8]
+"""
+TYPES = """\
+[space.precision.compute]
+dtype = {types}
+"""
+SEVERAL = """
+[space.placement.devices]
+count = {counts}
+
+[objectives.throughput]
+"""
+"""With more than one GPU their number has a use, and so needs an objective that sees it."""
+
+
+def default_for(task: Path) -> Experiment:
+    """Return an experiment for a task alone: usual techniques, and the hardware found here.
+
+    The target is a GPU where there is one, and all of the machine's cores otherwise. Raises
+    BadExperiment without a task.
+    """
+    if not task.is_file():
+        raise BadExperiment(f"no task at {task}; write one with model() and batches()")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = re.sub(r"[^\w.-]", "-", task.resolve().parent.name).strip(".-_") or "task"
+    types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
+    encodings = [INTEGERS, TYPES.format(types=json.dumps(types))]
+    if gpus:  # what comes first is tried together with pruning first
+        encodings.reverse()
+    text = f"""\
+# Made from a task alone, for the machine it was made on.
+name = {json.dumps(name[:64])}
+seed = 0
+trials = 40
+
+[task.python]
+file = {json.dumps(str(task.resolve()))}
+
+[target]
+device = {json.dumps("cuda" if gpus else "cpu")}
+threads = {1 if gpus else folder.cores()}
+batch_size = 1
+
+[space.prune.channels]
+ratio = {{ low = 0.0, high = 0.7, step = 0.1 }}
+
+{chr(10).join(encodings)}
+[space.distill.logits]
+
+[space.deploy.runtime]
+name = {json.dumps(_runtimes(gpus))}
+
+[objectives.accuracy]
+within = 0.05
+
+[objectives.latency]
+
+[objectives.size]
+"""
+    if gpus > 1:
+        text += SEVERAL.format(counts=[2**i for i in range(gpus.bit_length()) if 2**i <= gpus])
+    return Experiment.parse(text, task.resolve().parent)
+
+
+def _runtimes(gpus: int) -> list[str]:
+    compilers = any(shutil.which(name) for name in ("g++", "clang++"))
+    own = ["eager", *(["inductor"] if compilers else [])]
+    return own if gpus else [*own, "onnxruntime", "openvino"]

@@ -1,0 +1,50 @@
+"""The experiment that a task alone gets suits the hardware."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.default import default_for
+from search.errors import BadExperiment
+
+TASK = "def model(): ...\ndef batches(split, batch_size): ...\n"
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    (tmp_path / "task.py").write_text(TASK)
+    return tmp_path / "task.py"
+
+
+def with_gpus(patch: pytest.MonkeyPatch, count: int) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_without_a_gpu_it_is_for_the_processor(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, 0)
+    found = default_for(task)
+    assert found.target.device == "cpu"
+    assert {"onnxruntime", "openvino"} <= set(found.searched_runtimes())
+    assert "placement.devices.count" not in found.space.neutral()
+
+
+def test_with_gpus_it_is_for_them_and_their_number_is_searched(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 1)
+    one = default_for(task)
+    assert one.target.device == "cuda"
+    assert "onnxruntime" not in one.searched_runtimes()
+    assert one.space.dimensions()["precision.compute.dtype"].holds("float8")
+    assert "throughput" not in [goal.name for goal in one.goals]
+    with_gpus(monkeypatch, 6)
+    several = default_for(task)
+    assert several.space.dimensions()["placement.devices.count"].values() == (1, 2, 4)
+    assert "throughput" in [goal.name for goal in several.goals]
+
+
+def test_a_task_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadExperiment, match="no task at"):
+        default_for(tmp_path / "absent.py")
