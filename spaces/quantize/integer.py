@@ -4,6 +4,7 @@ import dataclasses
 from typing import Self
 
 from spaces import Plan, Stage, Technique, axis, choice
+from spaces.quantize._activations import Activations
 from spaces.quantize._straight import Grid, constrained
 
 WEIGHT_BITS = (32, 8, 4, 3, 2, 1)
@@ -63,12 +64,14 @@ class Integer(Technique):
             symmetric=self.symmetric,
         )
         plan = dataclasses.replace(plan, encoding=encoding)
-        if self.weight_bits >= 8:
-            return plan
-        own = Grid(
-            weight_bits=self.weight_bits, granularity=self.granularity, symmetric=self.symmetric
-        )
-        return constrained(plan, own)
+        if self.weight_bits < 8:
+            own = Grid(
+                weight_bits=self.weight_bits, granularity=self.granularity, symmetric=self.symmetric
+            )
+            plan = constrained(plan, own)
+        if self.activation_bits == 8 and self.weight_bits != 8:
+            plan = constrained(plan, Activations())
+        return plan
 
     def canonical(self) -> Self:
         """Return the setting without a calibration or a grid that nothing uses."""

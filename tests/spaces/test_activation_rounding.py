@@ -1,0 +1,159 @@
+"""Training with rounded activations: weights that bear it, and nothing else is left behind."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from _blobs import Dicts, Images, blobs, damaged
+from torch import Tensor, nn
+
+from spaces import Plan, Recovery, Split, Task
+from spaces import _mixed as mixed
+from spaces._constraint import Constraint
+from spaces._mixed import in_float8
+from spaces._recovery import recover
+from spaces.prune._single import KeepZeros
+from spaces.quantize._activations import Activations
+from spaces.quantize._straight import Grid
+from spaces.quantize.integer import Integer
+
+ROUNDED = Recovery(steps=8, batch_size=50, constraints=(Activations(),))
+
+
+def trained(task: Task, recovery: Recovery, model: nn.Module | None = None) -> nn.Module:
+    model = damaged(task.model()) if model is None else model
+    told: list[float] = []
+    return recover(
+        model, task.model(), task, recovery, seed=0, progress=lambda *step: told.append(step[2])
+    )
+
+
+def asked(**bits: int) -> tuple[Constraint, ...]:
+    return Integer(**bits).plan(Plan()).recovery.constraints
+
+
+def test_only_settings_that_round_activations_ask_for_it() -> None:
+    for setting in ({}, {"weight_bits": 8}, {"weight_bits": 4}):
+        assert Activations() not in asked(**setting)
+    assert Activations() in asked(weight_bits=4, activation_bits=8)
+    # steps are taken from what layers read when their weights are rounded already
+    assert [type(c) for c in asked(weight_bits=2, activation_bits=8)] == [Grid, Activations]
+
+
+def inventory(model: nn.Module) -> list[Any]:
+    """Names, kinds, hooks and shapes of all that a model consists of."""
+    modules = [
+        (name, type(m), len(m._forward_pre_hooks), len(m._forward_hooks), m.training)
+        for name, m in model.named_modules()
+    ]
+    return [*modules, *sorted((name, t.shape) for name, t in model.state_dict().items())]
+
+
+class Named(nn.Module):
+    """Calls a layer by the name of its argument, another twice, and one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.twice, self.spare = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, points: Tensor) -> Tensor:
+        x = self.twice(self.twice(self.first(input=points)).relu())
+        attended, _ = self.attention(x[:, None], x[:, None], x[:, None])
+        return self.last(attended[:, 0])  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass(frozen=True)
+class Points(Task):
+    """A network of linear layers on points around four centres."""
+
+    def model(self) -> nn.Module:
+        return Named().eval()
+
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
+        x, y = blobs(256, seed=1 if split == "train" else 2)
+        for rows in torch.arange(256).split(batch_size):
+            yield x[rows], y[rows]
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "points"}
+
+
+@pytest.mark.parametrize(
+    ("task", "constraints"),
+    [
+        (Images(), (Activations(),)),
+        (Images(), (Grid(weight_bits=4), Activations())),
+        (Dicts(), (KeepZeros(), Activations())),
+        (Points(), (Activations(),)),
+        (Points(), (Grid(weight_bits=4), Activations())),
+    ],
+)
+def test_nothing_is_left_of_it(task: Task, constraints: tuple[Constraint, ...]) -> None:
+    before = inventory(task.model())
+    model = trained(task, dataclasses.replace(ROUNDED, constraints=constraints))
+    assert inventory(model) == before
+    copy.deepcopy(model).load_state_dict(task.model().state_dict())
+
+
+def test_nothing_is_left_of_it_when_training_fails() -> None:
+    class Failing(Images):
+        def loss(self, outputs: Any, targets: Any) -> Tensor:
+            return super().loss(outputs, targets) * float("nan")
+
+    model = Images().model()
+    with pytest.raises(RuntimeError, match="the loss is nan"):
+        trained(Failing(), ROUNDED, model)
+    assert inventory(model.eval()) == inventory(Images().model())
+
+
+def test_layers_read_at_most_256_values_while_they_are_held() -> None:
+    task, model, seen = Images(), Images().model(), {}
+    inputs, _ = next(task.batches("train", 128))
+    with Activations().hold(model, task):
+        for name in ("0", "3", "7"):
+            model.get_submodule(name).register_forward_pre_hook(
+                lambda module, args, name=name: seen.update({name: args[0].detach()})
+            )
+        model(inputs)
+    assert all(2 < len(values.unique()) <= 256 for values in seen.values())
+    assert (seen["0"] < 0).any()  # images are signed, what leaves a ReLU is not
+    assert (seen["3"] >= 0).all()
+    assert seen["3"].unique().diff().min() == pytest.approx(float(seen["3"].max() / 255), rel=0.5)
+
+
+def test_the_same_seed_trains_the_same_weights() -> None:
+    first, second = (trained(Images(), ROUNDED).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    without = trained(Images(), dataclasses.replace(ROUNDED, constraints=())).state_dict()
+    assert any(not torch.equal(first[name], without[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_it_trains_in_mixed_precision(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed, "_native", lambda dtype: True)
+    task = Images()
+    model = trained(task, dataclasses.replace(ROUNDED, steps=20, dtype=dtype))
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    assert loss(model, task) < loss(damaged(task.model()), task)
+
+
+def loss(model: nn.Module, task: Task) -> float:
+    inputs, labels = next(task.batches("validation", 128))
+    with torch.no_grad():
+        return float(task.loss(model(inputs), labels))
+
+
+def test_layers_in_float8_round_by_themselves() -> None:
+    task = Dicts()
+    model = task.model()
+    with Activations().hold(model, task), in_float8(model, emulate=True):
+        inputs, _ = next(task.batches("train", 32))
+        assert model(**inputs)["logits"].isfinite().all()
+    assert inventory(model) == inventory(task.model())
