@@ -15,8 +15,9 @@ from spaces._feeding import example
 from spaces._inputs import call
 from spaces._modes import evaluating
 from spaces._task import Task
-from spaces.quantize._layers import layers
 
+ROUNDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that runtimes compute in integers; whether their weights are held to a grid or not."""
 SAMPLES = 64
 """Training samples from which the first steps are taken."""
 LEAST = 1e-3
@@ -56,8 +57,9 @@ class Activations(Constraint):
 class _Rounding(nn.Module):
     """activation -> the nearest value of its grid, with gradients to activation and step.
 
-    The step is held relative to its first value, so that an optimizer whose steps have one length
-    (AdamW) moves a small one no farther, for its size, than a large one.
+    The step is held as a share of its first value: AdamW, whose updates have one length, moves a
+    small step no farther than a large one, for its size, and its gradient is small. Where many
+    inputs share their largest value, that of the step itself took the clipped norm over.
     """
 
     first: Tensor
@@ -76,15 +78,9 @@ class _Rounding(nn.Module):
         features = activation[:1].numel()
         # the gradient of a step is as large, for its size, as those of weights (section 2.2)
         factor = (features * self.high) ** -0.5 if features and self.high else 0.0
-        step = _relative(self.size, self.first, factor)
+        step = self.first * (self.size * factor + (self.size * (1 - factor)).detach())
         rounded: Tensor = _Round.apply(activation, step, self.low, self.high)  # type: ignore[no-untyped-call]
         return rounded
-
-
-def _relative(size: Tensor, first: Tensor, factor: float) -> Tensor:
-    """Return size x first; the gradient of size is that of the product, divided by first."""
-    step = (size * first).detach()
-    return step + (size - size.detach()) * (factor / first)
 
 
 class _Round(torch.autograd.Function):
@@ -126,17 +122,11 @@ def _ranges(model: nn.Module, task: Task) -> Mapping[nn.Module, tuple[Tensor, Te
 
     inputs = example(task, SAMPLES, next(model.parameters()).device).inputs
     with contextlib.ExitStack() as hooks, torch.no_grad(), evaluating(model):
-        for module in _rounded(model):
+        for module in (m for m in model.modules() if isinstance(m, ROUNDED)):
             hooks.callback(module.register_forward_pre_hook(watch, with_kwargs=True).remove)
         call(model, inputs)
     spans = {module: float(high - low) for module, (low, high) in found.items()}
     return {module: found[module] for module, span in spans.items() if 0 < span < math.inf}
-
-
-def _rounded(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that read what runtimes round: linear and convolution layers."""
-    kinds = nn.Embedding | nn.MultiheadAttention
-    return [own.module for own in layers(model).values() if not isinstance(own.module, kinds)]
 
 
 @contextlib.contextmanager

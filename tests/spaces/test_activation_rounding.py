@@ -1,8 +1,9 @@
 """Training with rounded activations: weights that bear it, and nothing else is left behind."""
 
+import contextlib
 import copy
 import dataclasses
-import math
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,15 +114,19 @@ def test_nothing_is_left_of_it_when_training_fails() -> None:
     assert inventory(model.eval()) == inventory(Images().model())
 
 
-def test_layers_read_at_most_256_values_while_they_are_held() -> None:
-    task, model, seen = Images(), Images().model(), {}
+@pytest.mark.parametrize("others", [(), (Grid(weight_bits=4),)])
+def test_layers_read_at_most_256_values_while_they_are_held(others: tuple[Grid, ...]) -> None:
+    task, model, watched = Images(), Images().model(), {}
     inputs, _ = next(task.batches("train", 128))
-    with Activations().hold(model, task):
+    with contextlib.ExitStack() as held:
+        for constraint in (*others, Activations()):
+            held.enter_context(constraint.hold(model, task))
         for name in ("0", "3", "7"):
             model.get_submodule(name).register_forward_pre_hook(
-                lambda module, args, name=name: seen.update({name: args[0].detach()})
+                lambda module, args, name=name: watched.update({name: args[0].detach()})
             )
         model(inputs)
+        seen = dict(watched)
     assert all(2 < len(values.unique()) <= 256 for values in seen.values())
     assert (seen["0"] < 0).any()  # images are signed, what leaves a ReLU is not
     assert (seen["3"] >= 0).all()
@@ -145,7 +150,7 @@ def test_it_trains_in_mixed_precision(dtype: str, monkeypatch: pytest.MonkeyPatc
 
 
 def loss(model: nn.Module, task: Task) -> float:
-    inputs, labels = next(task.batches("validation", 128))
+    inputs, labels = next(task.batches("validation", 2048))
     with torch.no_grad():
         return float(task.loss(model(inputs), labels))
 
@@ -157,3 +162,69 @@ def test_layers_in_float8_round_by_themselves() -> None:
         inputs, _ = next(task.batches("train", 32))
         assert model(**inputs)["logits"].isfinite().all()
     assert inventory(model) == inventory(task.model())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deep(Task):
+    """Points around eight centres, and a network so deep that errors of two bits add up."""
+
+    weights: dict[str, Tensor]
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        widths = [64, *[32] * 6]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.Linear(32, 8)).eval()
+        model.load_state_dict(self.weights or model.state_dict())
+        return model
+
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
+        generator = torch.Generator().manual_seed(1 if split == "train" else 2)
+        centres = 0.3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+        labels = torch.randint(0, 8, (2048,), generator=generator)
+        points = centres[labels] + torch.randn(2048, 64, generator=generator)
+        for rows in torch.randperm(2048, generator=generator).split(batch_size):
+            yield points[rows], labels[rows]
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "deep"}
+
+
+def calibrated(model: nn.Module, task: Task, bits: int) -> nn.Module:
+    """As a runtime would: a copy that rounds in the ranges found on training samples."""
+    model, top = copy.deepcopy(model), 2**bits - 1
+    ranges: dict[nn.Module, tuple[float, float]] = {}
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+
+    def watch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        ranges[module] = min(0.0, float(args[0].min())), max(0.0, float(args[0].max()))
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        low, high = ranges[module]
+        step = (high - low) / top
+        return torch.fake_quantize_per_tensor_affine(args[0], step, round(-low / step), 0, top)
+
+    handles = [m.register_forward_pre_hook(watch) for m in linear]
+    with torch.no_grad():
+        model(next(task.batches("train", 256))[0])
+    for handle in handles:
+        handle.remove()
+    for module in linear:
+        module.register_forward_pre_hook(enter)
+    return model
+
+
+def test_models_trained_with_rounding_bear_it_better() -> None:
+    first = Deep({})
+    start = trained(first, Recovery(steps=150, batch_size=64), first.model())
+    task = Deep(start.state_dict())
+    found = {}
+    for constraints in ((), (Activations(bits=2),)):
+        recovery = Recovery(steps=60, batch_size=64, constraints=constraints)
+        model = trained(task, recovery, task.model())
+        found[len(constraints)] = loss(calibrated(model, task, 2), task)
+    untrained = loss(calibrated(task.model(), task, 2), task)
+    assert untrained > loss(task.model(), task) + 0.3  # rounding hurts here
+    assert found[1] < 0.9 * min(found[0], untrained)
