@@ -58,8 +58,9 @@ class _Rounding(nn.Module):
     """activation -> the nearest value of its grid, with gradients to activation and step.
 
     The step is held as a share of its first value: AdamW, whose updates have one length, moves a
-    small step no farther than a large one, for its size, and its gradient is small. Where many
-    inputs share their largest value, that of the step itself took the clipped norm over.
+    small step no farther than a large one, for its size. The gradient is not scaled up to move
+    steps as far under SGD too: where inputs share their largest value, it took the clipped norm
+    over, and a loss of 0.15 rose to 1.1.
     """
 
     first: Tensor
@@ -86,8 +87,8 @@ class _Rounding(nn.Module):
 class _Round(torch.autograd.Function):
     """Rounding to whole steps within two codes, gradients straight through.
 
-    Written out, since the same in autograd's terms stores and passes over five tensors a layer,
-    which took four times as long (2.1 million values, one thread).
+    Written out, since the same in autograd's terms keeps five tensors a layer and takes three
+    times as long: 59 to 78 ms for 2.1 million values, forth and back on one thread, not 19 to 32.
     """
 
     @staticmethod

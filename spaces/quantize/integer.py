@@ -19,8 +19,9 @@ class Integer(Technique):
     8 bits are rounded after training by the runtime's own quantizer, with a scale per channel.
     Below, weights are rounded so that errors make up for each other (Frantar et al. 2023), the
     first and the last layer keep 8 bits, and where distill.logits trains, it trains with rounded
-    weights and learned steps (Esser et al. 2020); 1 bit is a sign and a scale per channel
-    (Rastegari et al. 2016). Integer arithmetic: Jacob et al. 2018, sections 2 and 3.
+    weights and learned steps, and with rounded activations where they have 8 bits (Esser et al.
+    2020); 1 bit is a sign and a scale per channel (Rastegari et al. 2016). Integer arithmetic:
+    Jacob et al. 2018, sections 2 and 3.
     """
 
     stage = Stage.ENCODE

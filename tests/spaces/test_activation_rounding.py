@@ -18,7 +18,7 @@ from spaces._constraint import Constraint
 from spaces._mixed import in_float8
 from spaces._recovery import recover
 from spaces.prune._single import KeepZeros
-from spaces.quantize._activations import Activations
+from spaces.quantize._activations import Activations, _Round
 from spaces.quantize._straight import Grid
 from spaces.quantize.integer import Integer
 
@@ -94,6 +94,7 @@ class Points(Task):
         (Dicts(), (KeepZeros(), Activations())),
         (Points(), (Activations(),)),
         (Points(), (Grid(weight_bits=4), Activations())),
+        (Images(), (Activations(), Grid(mean_bits=4))),
     ],
 )
 def test_nothing_is_left_of_it(task: Task, constraints: tuple[Constraint, ...]) -> None:
@@ -131,6 +132,24 @@ def test_layers_read_at_most_256_values_while_they_are_held(others: tuple[Grid, 
     assert (seen["0"] < 0).any()  # images are signed, what leaves a ReLU is not
     assert (seen["3"] >= 0).all()
     assert seen["3"].unique().diff().min() == pytest.approx(float(seen["3"].max() / 255), rel=0.5)
+
+
+@pytest.mark.parametrize("ends", [(0, 255), (-100, 155)])
+def test_gradients_pass_straight_through_and_reach_the_step(ends: tuple[int, int]) -> None:
+    """As automatic differentiation has them of the formula in section 2.1 of LSQ."""
+    generator = torch.Generator().manual_seed(0)
+    values, slope = torch.randn(2, 64, 8, generator=generator)
+    found = []
+    for written_out in (True, False):
+        x, step = values.clone().requires_grad_(), torch.tensor([0.01], requires_grad=True)
+        if written_out:
+            y = _Round.apply(x, step, *ends)
+        else:
+            inside = (x / step).clamp(*ends)
+            y = (inside + (inside.round() - inside).detach()) * step
+        y.backward(slope)
+        found.append((y.detach(), x.grad, step.grad))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_seed_trains_the_same_weights() -> None:
