@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from spaces._constraint import Constraint, Project
 from spaces._feeding import example
-from spaces._inputs import call
+from spaces._inputs import call, flatten
 from spaces._modes import evaluating
-from spaces._task import Task
+from spaces._task import Inputs, Task
 
 ROUNDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that runtimes compute in integers; whether their weights are held to a grid or not."""
@@ -41,17 +41,37 @@ class Activations(Constraint):
 
     shardable = True
     bits: int = 8
+    tolerance: float = 0.0
+    """Error of the outputs, as a share of their mean square, up to which nothing is rounded. Above
+    0 nothing is rounded either in networks of mainly linear layers: runtimes find their ranges
+    anew at every run."""
 
     @contextlib.contextmanager
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
         """Round what enters the layers of `model` until the context ends."""
+        inputs = example(task, SAMPLES, next(model.parameters()).device).inputs
         held: list[_Rounding] = []
         with contextlib.ExitStack() as hooks:
-            for module, (low, high) in _ranges(model, task).items():
+            ranges, exact = _ranges(model, inputs)
+            for module, (low, high) in ranges.items():
                 rounding = _Rounding(low, high, self.bits)
                 hooks.enter_context(_entered(module, rounding))
                 held.append(rounding)
+            if self.tolerance and not self._hurts(model, inputs, exact, list(ranges)):
+                hooks.close()
+                held.clear()
             yield lambda: _keep_apart(held)
+
+    def _hurts(
+        self, model: nn.Module, inputs: Inputs, exact: list[Tensor], read: list[nn.Module]
+    ) -> bool:
+        """Whether rounding moves the outputs by more than is tolerated."""
+        linear = sum(isinstance(module, nn.Linear) for module in read)
+        if 2 * linear >= len(read):
+            return False
+        pairs = list(zip(_outputs(model, inputs), exact, strict=True))
+        error = sum(float((found - wanted).square().sum()) for found, wanted in pairs)
+        return error > self.tolerance * sum(float(wanted.square().sum()) for _, wanted in pairs)
 
 
 class _Rounding(nn.Module):
@@ -111,8 +131,10 @@ class _Round(torch.autograd.Function):
         return inside, slope.reshape(1), None, None
 
 
-def _ranges(model: nn.Module, task: Task) -> Mapping[nn.Module, tuple[Tensor, Tensor]]:
-    """Return the extremes, zero between them, of what enters each layer that training runs."""
+def _ranges(
+    model: nn.Module, inputs: Inputs
+) -> tuple[Mapping[nn.Module, tuple[Tensor, Tensor]], list[Tensor]]:
+    """Return the extremes, zero between them, of what enters each layer, and the outputs."""
     found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -121,13 +143,20 @@ def _ranges(model: nn.Module, task: Task) -> Mapping[nn.Module, tuple[Tensor, Te
         low, high = found.get(module, (zero, zero))
         found[module] = (torch.minimum(low, values.amin()), torch.maximum(high, values.amax()))
 
-    inputs = example(task, SAMPLES, next(model.parameters()).device).inputs
-    with contextlib.ExitStack() as hooks, torch.no_grad(), evaluating(model):
+    with contextlib.ExitStack() as hooks:
         for module in (m for m in model.modules() if isinstance(m, ROUNDED)):
             hooks.callback(module.register_forward_pre_hook(watch, with_kwargs=True).remove)
-        call(model, inputs)
+        outputs = _outputs(model, inputs)
     spans = {module: float(high - low) for module, (low, high) in found.items()}
-    return {module: found[module] for module, span in spans.items() if 0 < span < math.inf}
+    kept = {module: found[module] for module, span in spans.items() if 0 < span < math.inf}
+    return kept, outputs
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return the floating-point outputs in evaluation mode."""
+    with torch.no_grad(), evaluating(model):
+        tensors, _ = flatten(call(model, inputs))
+    return [tensor.float() for tensor in tensors if tensor.is_floating_point()]
 
 
 @contextlib.contextmanager

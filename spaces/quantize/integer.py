@@ -10,6 +10,11 @@ from spaces.quantize._straight import Grid, constrained
 WEIGHT_BITS = (32, 8, 4, 3, 2, 1)
 CALIBRATIONS = ("min-max", "percentile", "entropy")
 GRANULARITIES = ("automatic", "channel", "group")
+TOLERANCE = 0.01
+"""Share of the outputs' mean square that rounding activations may cost before training at 8/8 bits
+rounds them. Where it costs little nothing is gained (a ResNet-20 pruned by 0.2: 0.862 with and
+without it in ONNX Runtime) and a step takes a quarter longer; a network of depthwise convolutions
+whose channels differ a hundredfold gained 6 points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +75,9 @@ class Integer(Technique):
                 weight_bits=self.weight_bits, granularity=self.granularity, symmetric=self.symmetric
             )
             plan = constrained(plan, own)
-        if self.activation_bits == 8 and self.weight_bits != 8:
-            plan = constrained(plan, Activations())
+        if self.activation_bits == 8:
+            tolerance = TOLERANCE if self.weight_bits == 8 else 0.0
+            plan = constrained(plan, Activations(tolerance=tolerance))
         return plan
 
     def canonical(self) -> Self:

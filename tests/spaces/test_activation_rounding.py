@@ -45,6 +45,18 @@ def test_only_settings_that_round_activations_ask_for_it() -> None:
     assert [type(c) for c in asked(weight_bits=2, activation_bits=8)] == [Grid, Activations]
 
 
+def test_what_hardly_hurts_is_tolerated() -> None:
+    def weights(*constraints: Constraint) -> Tensor:
+        recovery = dataclasses.replace(ROUNDED, constraints=constraints)
+        return trained(Images(), recovery).get_parameter("3.weight")
+
+    without = weights()
+    assert asked(weight_bits=8, activation_bits=8) == (Activations(tolerance=0.01),)
+    assert torch.equal(weights(Activations(tolerance=0.01)), without)
+    assert not torch.equal(weights(Activations(tolerance=1e-9)), without)
+    assert not torch.equal(weights(Activations(bits=2, tolerance=0.01)), without)
+
+
 def inventory(model: nn.Module) -> list[Any]:
     """Names, kinds, hooks and shapes of all that a model consists of."""
     modules = [
