@@ -12,9 +12,9 @@ CALIBRATIONS = ("min-max", "percentile", "entropy")
 GRANULARITIES = ("automatic", "channel", "group")
 TOLERANCE = 0.01
 """Share of the outputs' mean square that rounding activations may cost before training at 8/8 bits
-rounds them. Where it costs little nothing is gained (a ResNet-20 pruned by 0.2: 0.860 with it, 0.862
-without, in ONNX Runtime) and a step takes a quarter longer; a network of depthwise convolutions
-whose channels differ a hundredfold gained 6 points."""
+rounds them. Where it costs little nothing is gained (a ResNet-20 pruned by 0.2: 0.860 with it,
+0.862 without, in ONNX Runtime) and a step takes a quarter longer; a network of depthwise
+convolutions whose channels differ a hundredfold gained 6 points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
