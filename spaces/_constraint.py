@@ -4,6 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,6 +20,9 @@ class Constraint(abc.ABC):
 
     A technique adds one to `Plan.recovery`; the one training loop keeps to it.
     """
+
+    shardable: ClassVar[bool] = False
+    """Whether it can be kept to while each device stores only a part of every weight."""
 
     @abc.abstractmethod
     def hold(self, model: nn.Module, task: Task) -> contextlib.AbstractContextManager[Project]:
