@@ -24,7 +24,7 @@ from search.feasibility import kinds_of, refusal
 from search.lane import Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
-from spaces import Encoding, Infeasible, Stage
+from spaces import Encoding, Infeasible, Recovery, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
@@ -212,7 +212,7 @@ class _Work:
 
     def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
         """Return the model after recovery training against the reference."""
-        recipe = self.plan.recovery
+        recipe = recovery.kept_to(model, self.experiment.task, self.plan.recovery)
         # On how many devices it is trained changes a model by rounding alone.
         alone = dataclasses.replace(recipe, devices=1, sharding="auto")
         place = self.cache.place("train", shape=self._shape(), recovery=alone)
@@ -221,16 +221,15 @@ class _Work:
             if known is not None:
                 self.facts |= self.cache.facts(place) | {"train": "from the cache of this run"}
                 return known.eval()
-            trained, facts = self._recovered(reference, model)
+            trained, facts = self._recovered(reference, model, recipe)
             self.facts |= facts
             self.cache.store(place, reference, trained, facts)
         return trained.eval()
 
     def _recovered(
-        self, reference: nn.Module, model: nn.Module
+        self, reference: nn.Module, model: nn.Module, recipe: Recovery
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Train, and be held against other trials at the rungs of the training."""
-        recipe = self.plan.recovery
         losses: list[float] = []
         facts: dict[str, Any] = {}
         # Several devices train in processes of their own, whose weights are not at hand here.

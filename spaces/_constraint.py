@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import nn
 
@@ -23,6 +23,11 @@ class Constraint(abc.ABC):
 
     shardable: ClassVar[bool] = False
     """Whether it can be kept to while each device stores only a part of every weight."""
+
+    def needed(self, model: nn.Module, task: Task) -> Self | None:
+        """Return what of it a training of `model` has to keep to; None if it can do without."""
+        del model, task
+        return self
 
     @abc.abstractmethod
     def hold(self, model: nn.Module, task: Task) -> contextlib.AbstractContextManager[Project]:

@@ -22,7 +22,17 @@ from spaces._task import Task
 from spaces._technique import Infeasible
 from spaces._world import World
 
-__all__ = ["Broken", "Diverged", "Outcome", "Progress", "recover", "schedule", "sharing", "train"]
+__all__ = [
+    "Broken",
+    "Diverged",
+    "Outcome",
+    "Progress",
+    "kept_to",
+    "recover",
+    "schedule",
+    "sharing",
+    "train",
+]
 
 Ended = Callable[[Outcome], None]
 """Called once, after the last step."""
@@ -54,6 +64,7 @@ def recover(
     """
     model.float()
     if recovery.steps > 0:
+        recovery = kept_to(model, task, recovery)
         with seeded(seed), torch.enable_grad():
             recovery = _chosen(model, reference, task, recovery)
             if recovery.devices > 1:
@@ -65,6 +76,14 @@ def recover(
                 outcome = train(model, reference, task, recovery, World(), device, progress)
             ended(outcome)
     return model.eval()
+
+
+def kept_to(model: nn.Module, task: Task, recovery: Recovery) -> Recovery:
+    """Return `recovery` without the constraints that a training of `model` can do without."""
+    with seeded(0):
+        needed = [constraint.needed(model, task) for constraint in recovery.constraints]
+    constraints = tuple(constraint for constraint in needed if constraint is not None)
+    return dataclasses.replace(recovery, constraints=constraints)
 
 
 def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recovery) -> Recovery:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,32 +46,33 @@ class Activations(Constraint):
     0 nothing is rounded either in networks of mainly linear layers: runtimes find their ranges
     anew at every run."""
 
+    def needed(self, model: nn.Module, task: Task) -> Self | None:
+        """Return rounding that asks no more whether it is worth it; None where it is not."""
+        if not self.tolerance:
+            return self
+        always = dataclasses.replace(self, tolerance=0.0)
+        inputs = example(task, SAMPLES, next(model.parameters()).device).inputs
+        ranges, exact = _ranges(model, inputs)
+        linear = sum(isinstance(module, nn.Linear) for module in ranges)
+        if 2 * linear >= len(ranges):
+            return None
+        with always.hold(model, task):
+            pairs = list(zip(_outputs(model, inputs), exact, strict=True))
+        error = sum(float((found - wanted).square().sum()) for found, wanted in pairs)
+        power = sum(float(wanted.square().sum()) for _, wanted in pairs)
+        return always if error > self.tolerance * power else None
+
     @contextlib.contextmanager
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
         """Round what enters the layers of `model` until the context ends."""
         inputs = example(task, SAMPLES, next(model.parameters()).device).inputs
         held: list[_Rounding] = []
         with contextlib.ExitStack() as hooks:
-            ranges, exact = _ranges(model, inputs)
-            for module, (low, high) in ranges.items():
+            for module, (low, high) in _ranges(model, inputs)[0].items():
                 rounding = _Rounding(low, high, self.bits)
                 hooks.enter_context(_entered(module, rounding))
                 held.append(rounding)
-            if self.tolerance and not self._hurts(model, inputs, exact, list(ranges)):
-                hooks.close()
-                held.clear()
             yield lambda: _keep_apart(held)
-
-    def _hurts(
-        self, model: nn.Module, inputs: Inputs, exact: list[Tensor], read: list[nn.Module]
-    ) -> bool:
-        """Whether rounding moves the outputs by more than is tolerated."""
-        linear = sum(isinstance(module, nn.Linear) for module in read)
-        if 2 * linear >= len(read):
-            return False
-        pairs = list(zip(_outputs(model, inputs), exact, strict=True))
-        error = sum(float((found - wanted).square().sum()) for found, wanted in pairs)
-        return error > self.tolerance * sum(float(wanted.square().sum()) for _, wanted in pairs)
 
 
 class _Rounding(nn.Module):
