@@ -26,7 +26,7 @@ PROCESSES = 3
 """Processes in which an artifact is timed, where loading it takes no longer than LOADING allows."""
 LOADING = 2.0
 """Seconds of loading an artifact, all processes together, after which it is in no further one."""
-ROUND_SECONDS = 0.25
+ROUND_SECONDS = 0.2
 """Timed runs of one artifact before it is the next one's turn."""
 
 
