@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from objectives._target import Target
 from objectives.runtimes import _cuda, _stored
-from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
+from objectives.runtimes._codes import coded_weights, refuses_codes, spelled, unpacked
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._semi_structured import with_semi_structured
 from objectives.runtimes._torch import (
@@ -143,7 +143,7 @@ def _export_codes(export: Export) -> dict[str, Any]:
     count = len(whole.codes)
     last = _tried(export, model)
     notes = {"dtype": name, "channels_last": last, "quantized_layers": count}
-    return notes | {"remark": UNPACKED.format(count=count)}
+    return notes | unpacked(count)
 
 
 class _IntegerLinear(nn.Module):
