@@ -20,6 +20,7 @@ from objectives._lane import die_with_parent
 from search import measuring
 from search.experiment import Experiment
 from spaces import Infeasible
+from spaces.quantize._kinds import Kind
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -114,6 +115,22 @@ class Lane:
             else {k: Measurement(**v) for k, v in found.items()}
             for artifact, found in answer.items()
         }
+
+    def layers(
+        self, experiment: Experiment, artifacts: Mapping[Path, Kind]
+    ) -> dict[Path, dict[str, float]]:
+        """Return the milliseconds of artifacts of one layer each, timed in turns: layer_times.
+
+        Raises Crashed when they cannot be measured.
+        """
+        answer = self._ask(
+            job="layers",
+            artifacts=[str(a) for a in artifacts],
+            kinds=[dataclasses.asdict(kind) for kind in artifacts.values()],
+            text=experiment.text,
+            folder=str(experiment.folder),
+        )
+        return dict(zip(artifacts, answer["times"], strict=True))
 
     def close(self) -> None:
         """End the server."""

@@ -14,10 +14,11 @@ from objectives._data import Examples, cached
 from objectives._lane import exclusive, pin
 from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
-from search import catalogue
+from search import catalogue, layer_times
 from search.errors import BadArtifact
 from search.experiment import Experiment, Goal
 from spaces import Placement, Task
+from spaces.quantize._kinds import Kind
 
 ROUND_SECONDS = 0.25
 """Timed runs of one artifact before it is the next one's turn."""
@@ -26,9 +27,12 @@ ROUND_SECONDS = 0.25
 def do(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request of the lane; everything in and out is plain data."""
     experiment = Experiment.parse(request["text"], Path(request["folder"]))
-    data = Path(request["data"])
     artifacts = [Path(a) for a in request["artifacts"]]
     settle(experiment.target, max(placement(a).count for a in artifacts))
+    if request["job"] == "layers":
+        kinds = [Kind.parse(kind) for kind in request["kinds"]]
+        return {"times": layer_times.timed(artifacts, kinds, experiment.target.device)}
+    data = Path(request["data"])
     strategies = request["strategies"]
     if request["job"] == "interleave":
         examples = cached(experiment.task, "validation", data)
