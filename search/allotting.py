@@ -34,7 +34,7 @@ Table = dict[Kind, dict[int, Time]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bench:
+class Setup:
     """Where layers are timed."""
 
     experiment: Experiment
@@ -44,17 +44,17 @@ class Bench:
     """A folder that may be made, and is removed."""
 
 
-def allot(bench: Bench, plan: Plan, model: nn.Module, example: Any) -> tuple[Plan, dict[str, Any]]:
+def allot(setup: Setup, plan: Plan, model: nn.Module, example: Any) -> tuple[Plan, dict[str, Any]]:
     """Return `plan` with the bits of each weight of `model`, and what they follow from.
 
     `example` is one batch of the target's size. Training and encoding then keep to these bits.
     """
-    times, reason = _times(bench, plan, model, example)
+    times, reason = _times(setup, plan, model, example)
     counted = times.of(WIDTHS) if times and not reason else {}
-    device = workplace(model, bench.experiment.target.device)
+    device = workplace(model, setup.experiment.target.device)
     there = model if device.type == "cpu" else copy.deepcopy(model).to(device)
     with exact(device):
-        task = placed(bench.experiment.task, device)
+        task = placed(setup.experiment.task, device)
         found = allocation(there, task, plan.encoding, counted)
     return allotted(plan, found.bits), _facts(found, times, reason)
 
@@ -85,16 +85,16 @@ def _short(value: float) -> float:
 
 
 def _times(
-    bench: Bench, plan: Plan, model: nn.Module, example: Any
+    setup: Setup, plan: Plan, model: nn.Module, example: Any
 ) -> tuple[Times | None, str | None]:
     """Return the times of the layers, and why they do not count, None if they do."""
-    if reason := _untimed(bench.experiment, plan):
+    if reason := _untimed(setup.experiment, plan):
         return None, reason
     uses = kinds(model, example)
     counts = Counter(kind for own in uses.values() for kind in own)
     busiest = sorted(counts, key=lambda kind: -counts[kind] * kind.work)[:MOST]
     try:
-        whole = _known(bench, plan, busiest)
+        whole = _known(setup, plan, busiest)
     except Crashed as error:
         return None, f"layers could not be timed: {error}"
     times = Times(uses=uses, table={kind: row for kind, row in whole.items() if row})
@@ -114,19 +114,19 @@ def _untimed(experiment: Experiment, plan: Plan) -> str | None:
     return None
 
 
-def _known(bench: Bench, plan: Plan, wanted: Sequence[Kind]) -> Table:
+def _known(setup: Setup, plan: Plan, wanted: Sequence[Kind]) -> Table:
     """Return the rows of `wanted`; what is not in the run's cache is measured and kept there."""
     # what a layer executes does not depend on what others get
     encoding = dataclasses.replace(plan.encoding, mean_bits=max(WIDTHS), latency=False, widths=())
-    place = bench.cache.place(
+    place = setup.cache.place(
         "layers", runtime=plan.runtime, encoding=encoding, machine=processor()
     )
     file = place.with_suffix(".json")
-    with bench.cache.alone(place):
+    with setup.cache.alone(place):
         table = _read(file) if file.is_file() else {}
         missing = [kind for kind in wanted if kind not in table]
         if missing:
-            table |= _measured(bench, plan.runtime, encoding, missing)
+            table |= _measured(setup, plan.runtime, encoding, missing)
             write_json(file, [_row(kind, row) for kind, row in table.items()])
     return {kind: table[kind] for kind in wanted}
 
@@ -145,7 +145,7 @@ def _read(file: Path) -> Table:
     }
 
 
-def _measured(bench: Bench, runtime: str, encoding: Encoding, wanted: Sequence[Kind]) -> Table:
+def _measured(setup: Setup, runtime: str, encoding: Encoding, wanted: Sequence[Kind]) -> Table:
     """Return the times of layers with each of WIDTHS, as the runtime executes them alone.
 
     Widths that the runtime unpacks take the same time, and one of them is timed for all. Where
@@ -154,13 +154,13 @@ def _measured(bench: Bench, runtime: str, encoding: Encoding, wanted: Sequence[K
     table: Table = {}
     timed: dict[Kind, dict[int, Path]] = {}
     plain: set[str] = set()  # types whose weights are all unpacked
-    with _folder(bench.scratch) as folder:
+    with _folder(setup.scratch) as folder:
         for index, kind in enumerate(wanted):
             table[kind] = {}
             if kind.type in plain:
                 continue
             exports = {b: folder / f"{index}-{b}" for b in WIDTHS}
-            unpacked = _exported(bench.experiment, runtime, encoding, kind, exports)
+            unpacked = _exported(setup.experiment, runtime, encoding, kind, exports)
             if unpacked is None:
                 continue
             if len(unpacked) == len(WIDTHS):
@@ -168,7 +168,7 @@ def _measured(bench: Bench, runtime: str, encoding: Encoding, wanted: Sequence[K
                 continue
             one = {b: unpacked[0] if b in unpacked else b for b in WIDTHS}
             timed[kind] = {bits: exports[own] for bits, own in one.items()}
-        found = bench.lane.layers(bench.experiment, _by_folder(timed)) if timed else {}
+        found = setup.lane.layers(setup.experiment, _by_folder(timed)) if timed else {}
     for kind, folders in timed.items():
         table[kind] = {bits: Time(**found[folder]) for bits, folder in folders.items()}
     return table

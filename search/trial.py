@@ -192,13 +192,13 @@ class _Work:
 
     def allocate(self, model: nn.Module) -> None:
         """Settle the bits of each weight, which training and encoding keep to."""
-        bench = allotting.Bench(
+        setup = allotting.Setup(
             experiment=self.experiment,
             lane=self.bench.lane,
             cache=self.cache,
             scratch=self.artifact.with_name(f"{self.bench.trial}-layers"),
         )
-        found = allotting.allot(bench, self.plan, model, self._example())
+        found = allotting.allot(setup, self.plan, model, self._example())
         self.plan, self.facts["allocation"] = found
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:

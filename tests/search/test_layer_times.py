@@ -1,18 +1,18 @@
 """Layers timed alone: every width of every kind, by real runtimes, through the way of a point."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from search.allotting import Bench as Layers
-from search.allotting import _exported, allot
+from search.allotting import Setup, _exported, _untimed, allot
 from search.cache import Cache
 from search.experiment import Experiment
 from search.lane import Crashed, Lane
 from search.trial import Bench, evaluate
-from spaces import Encoding
+from spaces import Encoding, Placement
 from spaces.quantize._allocation import WIDTHS
 from spaces.quantize._kinds import kinds
 
@@ -164,8 +164,27 @@ def test_layers_that_cannot_be_timed_leave_the_loss(
     inputs, _ = next(given.task.batches("validation", 1))
     model = given.task.model()
     cache = Cache(folder=project / "cache", identity={}, trial=0)
-    where = Layers(experiment=given, lane=lane, cache=cache, scratch=project / "layers")
+    where = Setup(experiment=given, lane=lane, cache=cache, scratch=project / "layers")
     plan, facts = allot(where, given.space.plan(point(given, "openvino")), model, inputs)
     assert facts["reason"].endswith("could not be timed: the measuring server ended unexpectedly")
     assert len(plan.encoding.widths) == 3
     assert not (project / "layers").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "reason"),
+    [
+        ("cuda", 1, "layers are timed alone on CPUs only, the target is cuda"),
+        ("cpu", 2, "layers are not timed alone where several devices share them"),
+        ("cpu", 1, None),
+    ],
+)
+def test_layers_are_timed_where_one_alone_tells_something(
+    project: Path, device: str, count: int, reason: str | None
+) -> None:
+    given = experiment(project)
+    target = dataclasses.replace(given.target, device=device)
+    given = dataclasses.replace(given, target=target)
+    plan = given.space.plan(point(given, "openvino"))
+    plan = dataclasses.replace(plan, placement=Placement(count=count))
+    assert _untimed(given, plan) == reason
