@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from spaces.quantize._kinds import Kind
 
-ALIKE = 0.05
-"""Share by which a time must differ to count: one file loaded twice differs by up to that."""
+ALIKE = 0.1
+"""Share by which a time must differ to count: of two loads of one file, times differ by half."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Time:
-    """The median time of one layer alone, in milliseconds, with its 95 % interval."""
+    """The time of one layer alone, in milliseconds, with its 95 % interval."""
 
     value: float
     low: float
