@@ -32,7 +32,9 @@ def of_processes(series: Sequence[Sequence[float]]) -> tuple[float, float, float
     """
     medians = np.array([float(np.median(observations)) for observations in series])
     value, count = float(np.median(medians)), len(medians)
-    within = float(np.mean([_spread(s, m) ** 2 for s, m in zip(series, medians, strict=True)]))
+    within = float(
+        np.mean([error_of_median(s, m) ** 2 for s, m in zip(series, medians, strict=True)])
+    )
     freedom = TRUST + count - 1
     student = STUDENT[min(freedom, len(STUDENT)) - 1]
 
@@ -45,8 +47,8 @@ def of_processes(series: Sequence[Sequence[float]]) -> tuple[float, float, float
     return value, value / factor(-logs), value * factor(logs)
 
 
-def _spread(samples: Sequence[float], median: float) -> float:
-    """Return the standard error of a process' median, as a share of it.
+def error_of_median(samples: Sequence[float], median: float) -> float:
+    """Return the standard error of a process' median, as a share of that median.
 
     Consecutive samples are alike (a busy neighbour slows many in a row), so contiguous blocks
     are resampled, by their medians, not samples. Source: Kunsch 1989 (moving-block bootstrap).

@@ -21,6 +21,7 @@ from search import measuring
 from search.experiment import Experiment, Goal
 from search.subject import Subject
 from spaces import Infeasible
+from spaces.quantize._kinds import Kind
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -171,6 +172,21 @@ class Lane:
             for a in artifacts
         }
         return found, len(answers)
+
+    def layers(
+        self, experiment: Experiment, artifacts: Mapping[Path, Kind]
+    ) -> dict[Path, dict[str, float]]:
+        """Return the milliseconds of artifacts of one layer each, timed in turns: layer_times.
+
+        Raises Crashed when they cannot be measured.
+        """
+        answer = self._ask(
+            job="layers",
+            artifacts=[str(a) for a in artifacts],
+            kinds=[dataclasses.asdict(kind) for kind in artifacts.values()],
+            source=_source(experiment),
+        )
+        return dict(zip(artifacts, answer["times"], strict=True))
 
     def close(self) -> None:
         """End the server."""

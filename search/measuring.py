@@ -16,11 +16,12 @@ from objectives._data import Examples, cached
 from objectives._lane import exclusive, pin
 from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
-from search import catalogue
+from search import catalogue, layer_times
 from search.errors import BadArtifact
 from search.experiment import Goal
 from search.subject import Subject, checked
 from spaces import Placement, Task
+from spaces.quantize._kinds import Kind
 
 PROCESSES = 3
 """Processes in which an artifact is timed, where loading it takes no longer than LOADING allows."""
@@ -33,9 +34,12 @@ ROUND_SECONDS = 0.2
 def do(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request of the lane; everything in and out is plain data."""
     subject = Subject.of(request["source"])
-    data = Path(request["data"])
     artifacts = [Path(a) for a in request["artifacts"]]
     settle(subject.target, max(placement(a).count for a in artifacts))
+    if request["job"] == "layers":
+        kinds = [Kind.parse(kind) for kind in request["kinds"]]
+        return {"times": layer_times.timed(artifacts, kinds, subject.target.device)}
+    data = Path(request["data"])
     strategies = request["strategies"]
     if request["job"] == "interleave":
         examples = cached(subject.task, "validation", data)

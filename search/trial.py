@@ -17,7 +17,7 @@ from torch import nn
 from objectives import Export, Measurement
 from objectives._artifact import annotate, manifest_of, signature_of, write, write_json
 from objectives._data import Examples, cached, calibration
-from search import measuring
+from search import allotting, measuring
 from search.cache import Cache
 from search.estimate import estimated
 from search.experiment import Experiment
@@ -116,6 +116,8 @@ class _Work:
         if reason := refusal(self.experiment, self.plan, kinds_of(reference)):
             return "infeasible", reason
         model = self.timed("shape", lambda: self.shape(reference))
+        if self.plan.encoding.mean_bits < 32:
+            self.timed("allocate", lambda: self.allocate(model))
         training = self.plan.recovery.steps > 0
         try:
             self.timed("probe", lambda: self.probe(reference, model, final=not training))
@@ -189,6 +191,17 @@ class _Work:
             if reason := runtime.dense(self.plan.encoding, self.experiment.target):
                 self.facts["zeros"] = reason
         return model.eval()
+
+    def allocate(self, model: nn.Module) -> None:
+        """Settle the bits of each weight, which training and encoding keep to."""
+        setup = allotting.Setup(
+            experiment=self.experiment,
+            lane=self.bench.lane,
+            cache=self.cache,
+            scratch=self.artifact.with_name(f"{self.bench.trial}-layers"),
+        )
+        found = allotting.allot(setup, self.plan, model, self._example())
+        self.plan, self.facts["allocation"] = found
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
         """Measure what does not depend on training; raise Pruned when that rules the point out.
@@ -268,13 +281,7 @@ class _Work:
     def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
         """Export the candidate into `folder`, encoded as the plan asks."""
         target, encoding = self.experiment.target, self.plan.encoding
-        examples = self._validation()
-        if len(examples) < target.batch_size:
-            raise ValueError(
-                f"the validation split has {len(examples)} samples, a batch of the target has "
-                f"{target.batch_size}"
-            )
-        example = rows(examples.inputs, slice(0, target.batch_size))
+        example = self._example()
         codes = {}
         if encoding.packed:
             device = workplace(model, target.device)
@@ -346,6 +353,16 @@ class _Work:
 
     def _validation(self) -> Examples:
         return cached(self.experiment.task, "validation", self.bench.cache / "data")
+
+    def _example(self) -> Any:
+        """Return the inputs of one batch of the target's size."""
+        examples, size = self._validation(), self.experiment.target.batch_size
+        if len(examples) < size:
+            raise ValueError(
+                f"the validation split has {len(examples)} samples, a batch of the target has "
+                f"{size}"
+            )
+        return rows(examples.inputs, slice(0, size))
 
     def _shape(self) -> dict[str, Any]:
         return self.experiment.space.shape(self.point)

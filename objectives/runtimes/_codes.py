@@ -1,6 +1,7 @@
 """What runtimes do with weights in codes: where to get them, how to lay them out as bytes."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,8 +85,12 @@ def spelled(encoding: Encoding) -> str:
     return f"{encoding.weight_bits}-bit weights"
 
 
-UNPACKED = (
-    "weights of {count} layers are unpacked when the artifact is loaded: they take few bits to "
-    "ship, their latency is that of unpacked ones"
-)
-"""What the manifest and the record say where there is no kernel for codes."""
+def unpacked(count: int) -> dict[str, Any]:
+    """Return what the manifest and the record say where there is no kernel for codes."""
+    return {
+        "unpacked_layers": count,
+        "remark": (
+            f"weights of {count} layers are unpacked when the artifact is loaded: they take few "
+            "bits to ship, their latency is that of unpacked ones"
+        ),
+    }

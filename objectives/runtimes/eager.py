@@ -11,7 +11,7 @@ from torch import nn
 
 from objectives._target import Target
 from objectives.runtimes import _cuda, _fbgemm, _float8, _stored
-from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
+from objectives.runtimes._codes import coded_weights, refuses_codes, spelled, unpacked
 from objectives.runtimes._low_bits import with_codes
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._semi_structured import with_semi_structured
@@ -157,18 +157,15 @@ def _export_codes(export: Export) -> dict[str, Any]:
         coder=export.encoding.coding,
     )
     last = _tried(export, model)
+    every = len(whole.codes)
     count, share = _shortcut(export, _channels_last(model) if last else model, whole.codes)
-    remark = UNPACKED.format(count=len(whole.codes))
-    if count:
-        wording = KERNELS if share < _GAIN else DENSE
-        remark = wording.format(count=count, all=len(whole.codes), share=share)
-    return {
-        "dtype": name,
-        "channels_last": last,
-        "quantized_layers": len(whole.codes),
-        "kernels": share < _GAIN,
-        "remark": remark,
-    }
+    notes: dict[str, Any] = {"dtype": name, "channels_last": last, "quantized_layers": every}
+    if not count:
+        return notes | {"kernels": False} | unpacked(every)
+    used = share < _GAIN
+    remark = (KERNELS if used else DENSE).format(count=count, all=every, share=share)
+    left = every - count if used else every
+    return notes | {"kernels": used, "unpacked_layers": left, "remark": remark}
 
 
 def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> tuple[int, float]:

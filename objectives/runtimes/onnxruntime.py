@@ -15,7 +15,7 @@ from torch import Tensor
 
 from objectives._target import Target
 from objectives.runtimes import _nbits, _weights
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._codes import coded_weights, spelled, unpacked
 from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._onnx import exported, feeds, refuses_bits, save, session_of
 from objectives.runtimes._quiet import quiet
@@ -174,7 +174,7 @@ def _store_codes(
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
     if placed.unpacked:
-        notes["remark"] = UNPACKED.format(count=placed.unpacked)
+        notes |= unpacked(placed.unpacked)
     return notes
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from objectives._target import Target
 from objectives.runtimes import _decompression, _snippets
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._codes import coded_weights, spelled, unpacked
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
@@ -228,9 +228,7 @@ def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict
     notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
     convolutions = sum(node.get_type_name() in KERNELS[1:] for node in model.get_ops())
     if encoding.cluster_bits < 32 or convolutions:
-        notes["remark"] = UNPACKED.format(
-            count=count if encoding.cluster_bits < 32 else convolutions
-        )
+        notes |= unpacked(count if encoding.cluster_bits < 32 else convolutions)
     return notes
 
 

@@ -56,7 +56,7 @@ def encoded(
     task = None if task is None else placed(task, device)
     model = copy.deepcopy(model).eval().to(device)
     found = layers(model)
-    kept = {name: codes for name, layer in found.items() if (codes := _kept(layer, encoding))}
+    kept = {name: codes for name, layer in found.items() if (codes := _kept(name, layer, encoding))}
     if len(kept) < len(found):
         with exact(device):
             kept = rounded(model, task, encoding)
@@ -73,12 +73,17 @@ def _fill(found: dict[str, Layer], codes: dict[str, Codes]) -> None:
         layer.weight.data = codes[name].floats()
 
 
-def _kept(layer: Layer, encoding: Encoding) -> Codes | None:
-    """Return the codes of a weight that training has left on a grid, with the fewest bits."""
+def _kept(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
+    """Return the codes of a weight that training has left on a grid.
+
+    With the bits that were allocated to it, or the fewest where that is not said.
+    """
     weight = layer.weight
     if encoding.cluster_bits < 32:
         return recovered_book(weight, encoding.cluster_bits)
-    asked = {encoding.weight_bits, 8, 4} if encoding.mean_bits >= 32 else set(WIDTHS)
+    asked = {encoding.weight_bits, 8, 4}
+    if encoding.mean_bits < 32:
+        asked = {dict(encoding.widths)[name]} if encoding.widths else set(WIDTHS)
     for bits in sorted(asked - {32}):
         width = width_of(weight.detach(), bits)
         if codes := recovered(weight, width, layer.group(encoding, bits)):
