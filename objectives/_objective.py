@@ -81,15 +81,15 @@ class Objective(abc.ABC):
         del program, examples, seconds
         raise TypeError(f"{type(self).__name__} is not observed over time")
 
-    def summary(self, series: Sequence[Sequence[float]]) -> Measurement:
-        """Return the median over processes, `series` being the observations of one each.
+    def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
+        """Return the median over processes on a device, `series` being what each observed.
 
         The interval is where other processes, at another moment, would find it. Raises ValueError
         where a process found what is impossible, such as a time of zero.
         """
         if min(float(np.median(observations)) for observations in series) <= 0:
             raise ValueError(f"what is timed must be above 0 {self.unit}")
-        value, low, high = of_processes(series)
+        value, low, high = of_processes(series, device)
         samples = sum(len(observations) for observations in series)
         return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 0.95
-APART = 0.015
+APART = {"cpu": 0.015, "cuda": 0.005}
 """Usual spread between processes that time the same artifact: standard deviation, as a share."""
 TRUST = 2
 """How many observed deviations the usual spread counts for."""
@@ -17,7 +17,9 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 """Student's t at LEVEL, two-sided, for 1, 2, ... degrees of freedom."""
 
 
-def of_processes(series: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+def of_processes(
+    series: Sequence[Sequence[float]], device: str = "cpu"
+) -> tuple[float, float, float]:
     """Return the median of processes' medians, and where that of other processes would lie (95 %).
 
     `series` holds the observations of one process each, in one unit, above 0 in the median.
@@ -25,7 +27,8 @@ def of_processes(series: Sequence[Sequence[float]]) -> tuple[float, float, float
     neighbours): repetition at that highest level decides the interval (Kalibera and Jones 2013,
     Rigorous benchmarking in reasonable time, sections 6 to 8). Three processes say little of
     their own spread, one says nothing: as in Smyth 2004 (Linear models and empirical Bayes
-    methods, section 3) it is moderated, the usual spread APART counting for TRUST deviations,
+    methods, section 3) it is moderated, the usual spread APART
+    on such a device counting for TRUST deviations,
     which also widens Student's t where there are few. The interval foretells a measurement
     of the same kind, hence the factor 2 beside 1 / processes. What disturbs makes slower, so that
     deviations count on the side on which they lie.
@@ -40,7 +43,7 @@ def of_processes(series: Sequence[Sequence[float]]) -> tuple[float, float, float
 
     def factor(deviations: np.ndarray) -> float:
         seen = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
-        variance = (TRUST * (APART**2 + within) + seen) / freedom
+        variance = (TRUST * (APART[device] ** 2 + within) + seen) / freedom
         return float(np.exp(student * np.sqrt(2 * variance / count)))
 
     logs = np.log(medians / value)

@@ -27,7 +27,8 @@ class Latency(Objective):
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Return the median over timed runs in this process alone."""
-        return self.summary([self.observe(program, examples, self.seconds)])
+        seen = self.observe(program, examples, self.seconds)
+        return self.summary([seen], program.target.device)
 
     @property
     def budget(self) -> float:

@@ -21,7 +21,8 @@ class Throughput(Objective):
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Return the median over parts of the stream in this process alone."""
-        return self.summary([self.observe(program, examples, self.seconds)])
+        seen = self.observe(program, examples, self.seconds)
+        return self.summary([seen], program.target.device)
 
     @property
     def budget(self) -> float:

@@ -166,7 +166,10 @@ class Lane:
             )
         found = {
             str(a): {
-                g.name: g.objective.summary([answer["times"][str(a)][g.name] for answer in answers])
+                g.name: g.objective.summary(
+                    [answer["times"][str(a)][g.name] for answer in answers],
+                    experiment.target.device,
+                )
                 for g in goals
             }
             for a in artifacts
@@ -220,7 +223,11 @@ def _joined(goals: Sequence[Goal], found: Found | None, answer: dict[str, Any]) 
     """Return what was found so far with one more process' answer; times are summed up anew."""
     measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
     times = {k: ((*found.times[k], v) if found else (v,)) for k, v in answer["times"].items()}
-    measurements |= {g.name: g.objective.summary(times[g.name]) for g in goals if g.name in times}
+    measurements |= {
+        g.name: g.objective.summary(times[g.name], answer["device"])
+        for g in goals
+        if g.name in times
+    }
     if found:
         measurements = found.measurements | measurements
     return Found(
