@@ -5,6 +5,7 @@ import math
 from typing import Self
 
 from spaces._dimension import axis, choice
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._technique import Stage, Technique
 
@@ -42,8 +43,9 @@ class Features(Technique):
         )
         return dataclasses.replace(plan, recovery=recovery)
 
-    def settled(self, plan: Plan) -> Self:
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
         """Return the neutral setting where nothing is trained."""
+        del outputs
         return self if plan.recovery.steps else dataclasses.replace(self, weight=0.0)
 
     def usual(self) -> tuple[Self, ...]:
