@@ -13,6 +13,7 @@ from objectives._target import Target
 from objectives.runtimes import _cuda, _fbgemm, _float8, _stored
 from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
 from objectives.runtimes._low_bits import with_codes
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._semi_structured import with_semi_structured
 from objectives.runtimes._torch import (
@@ -75,6 +76,8 @@ class Eager(Runtime):
             )
         if encoding.dtype != "float32" and not gpu:
             return f"Eager PyTorch's 8-bit layers return float32, not {encoding.dtype}."
+        if reason := uncalibrated(encoding, "Eager PyTorch finds"):
+            return reason
         if not _linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
         return _cuda.lacks_integers() if gpu else _fbgemm.lacks_integers()

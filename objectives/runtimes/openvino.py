@@ -17,6 +17,7 @@ from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_openvino import store_sparse
 from spaces import Encoding, Infeasible, Precision, Task
@@ -88,7 +89,7 @@ class Openvino(Runtime):
             _lacks(encoding.dtype)
             or refuses_bits(encoding, kinds, "OpenVINO")
             or _lacks_calibration(encoding)
-            or (_lacks_dynamic() if _dynamic(encoding) else None)
+            or (_refuses_dynamic(encoding) if _dynamic(encoding) else None)
         )
 
     def export(self, export: Export) -> dict[str, Any]:
@@ -183,13 +184,13 @@ def _lacks(dtype: Precision) -> str | None:
     return f"the CPU ({name}) has no {dtype} instructions; OpenVINO lists {', '.join(able)}"
 
 
-def _lacks_dynamic() -> str | None:
+def _refuses_dynamic(encoding: Encoding) -> str | None:
     """Return why activations of compressed layers are not quantized as they come.
 
     The plugin does so for linear layers where VNNI exists, and ignores the request elsewhere.
     """
     if flags() & {"avx512_vnni", "avx_vnni"}:
-        return None
+        return uncalibrated(encoding, "with 4-bit weights OpenVINO finds")
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
