@@ -11,7 +11,7 @@ from torch import nn
 
 from objectives._target import Target
 from objectives.runtimes import _cuda, _fbgemm, _float8, _stored
-from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
+from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, remarks, spelled
 from objectives.runtimes._low_bits import with_codes
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
@@ -170,7 +170,7 @@ def _export_codes(export: Export) -> dict[str, Any]:
         "channels_last": last,
         "quantized_layers": len(whole.codes),
         "kernels": share < _GAIN,
-        "remark": remark,
+        **remarks(model, sum(own.codes.numel() for own in whole.codes.values()), remark),
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from objectives._target import Target
 from objectives.runtimes import _nbits, _weights
 from objectives.runtimes._calibrated import static
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._codes import UNPACKED, coded_weights, remarks, spelled
 from objectives.runtimes._cpu import dot_products
 from objectives.runtimes._onnx import exported, refuses_bits, save, session_of
 from objectives.runtimes._quiet import quiet
@@ -129,10 +129,12 @@ def _encode(
         if reason := uncalibrated(encoding, _FINDS):
             raise Infeasible(reason)
         return _dynamic(path)
+    remark = remarks(export.model, _weights.stored_weights(model))
     _weights.store_int8(model)
     # As a graph of its own, DequantizeLinear would run at every inference; folded, the layers
     # run at float32's speed: MatMulNBits with 8 bits took 1.7 to 2.4 times that on a BERT.
-    return model, {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
+    notes = {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
+    return model, notes | remark
 
 
 def _store_codes(
@@ -154,6 +156,7 @@ def _store_codes(
             f"{encoding.weight_bits} bits with 8-bit activations"
         )
     others = len(_weights.multiplying(model))
+    coded = placed.weights + _weights.stored_weights(model)
     _weights.store_int8(model)  # layers that no code stands for
     notes: dict[str, Any] = {
         "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
@@ -164,9 +167,8 @@ def _store_codes(
     }
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
-    if placed.unpacked:
-        notes["remark"] = UNPACKED.format(count=placed.unpacked)
-    return notes
+    said = [UNPACKED.format(count=placed.unpacked)] if placed.unpacked else []
+    return notes | remarks(export.model, coded, *said)
 
 
 def _kernels(encoding: Encoding) -> frozenset[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from objectives._target import Target
 from objectives.runtimes import _decompression, _snippets
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._codes import UNPACKED, coded_weights, remarks, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
@@ -32,6 +32,7 @@ FILE = "model.xml"
 SMALL = 16_384
 """Weights below which a linear layer of a convolutional network stays in float32."""
 KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
 TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 """Operations that may stand between a layer and its stored weight."""
@@ -225,14 +226,12 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
     """Put codes in the place of weights, in place; return what was done."""
     encoding = export.encoding
-    count = _decompression.store_codes(model, codes, encoding.coding)
+    count, weights = _decompression.store_codes(model, codes, encoding.coding)
     notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
-    convolutions = sum(node.get_type_name() in KERNELS[1:] for node in model.get_ops())
-    if encoding.cluster_bits < 32 or convolutions:
-        notes["remark"] = UNPACKED.format(
-            count=count if encoding.cluster_bits < 32 else convolutions
-        )
-    return notes
+    slow = sum(node.get_type_name() in (*KERNELS[1:], *RECURRENT) for node in model.get_ops())
+    unpacked = count if encoding.cluster_bits < 32 else slow
+    said = [UNPACKED.format(count=unpacked)] if unpacked else []
+    return notes | remarks(export.model, weights, *said)
 
 
 def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
@@ -306,7 +305,7 @@ def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
 
     Raises Infeasible when integers were asked for and no layer has them.
     """
-    types, books = Counter[str](), encoding.cluster_bits < 32
+    types, books = Counter[str](), encoding.packed
     for node in model.get_ops():
         if node.get_type_name() in KERNELS:
             found = (_weight(node, place, books=books) for place in (1, 0))

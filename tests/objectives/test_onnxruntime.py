@@ -150,7 +150,12 @@ def test_shuffled_examples_hold_the_same_values() -> None:
             CONVOLUTIONAL,
             "4-bit weights with 8-bit activations in linear layers only",
         ),
-        (Encoding(weight_bits=8), "cpu", frozenset({"ReLU"}), "no convolution or linear layers"),
+        (
+            Encoding(weight_bits=8),
+            "cpu",
+            frozenset({"ReLU"}),
+            "no convolution, linear or recurrent layers",
+        ),
         (Encoding(), "cuda", MIXED, "CPU provider only, the target is cuda"),
     ],
 )
