@@ -19,8 +19,10 @@ class Features(Technique):
     that have children themselves) and of attention layers, in a model without either the outputs
     of its linear and convolution layers but the last. Where pruning changed a width, a learned
     linear projection stands between; it is trained with the model and not part of it afterwards.
+    Of attention it is the outputs that are compared, not the maps: those need the same heads in
+    both models, and fused attention does not compute them.
     Sources: Romero et al. 2015, FitNets, section 2.2 (regressor from the student's width to the
-    teacher's); Jiao et al. 2020, TinyBERT, section 3.1 (hidden states and attention).
+    teacher's); Jiao et al. 2020, TinyBERT, section 3.1, of which the hidden states' term alone.
     """
 
     stage = Stage.TRAIN
