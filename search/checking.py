@@ -1,5 +1,6 @@
 """What is found out before any trial: whether an experiment and its task can be used."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -14,7 +15,8 @@ from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
 from search.opening import opening
 from search.wording import short
-from spaces import Point, Split, Task
+from spaces import Outputs, Point, Split
+from spaces._distillation import has_classes
 from spaces._inputs import call, flatten, length
 
 COUNTED = 20_000
@@ -23,7 +25,7 @@ COUNTED = 20_000
 
 def check(experiment: Experiment) -> list[str]:
     """Return what was found, a line each; raises BadTask or BadExperiment at the first fault."""
-    model = model_of(experiment.task)
+    experiment, model = informed(experiment)
     lines = [f"task      {experiment.task.describe()['name']}: {_weights(model):,} weights"]
     splits: tuple[Split, ...] = ("train", "validation", "test")
     for split in splits:
@@ -35,7 +37,8 @@ def check(experiment: Experiment) -> list[str]:
 
 def plan(experiment: Experiment) -> list[str]:
     """Return what a search would do first, without running a trial."""
-    kinds = kinds_of(model_of(experiment.task))
+    experiment, model = informed(experiment)
+    kinds = kinds_of(model)
     neutral = experiment.space.neutral()
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
@@ -47,38 +50,78 @@ def plan(experiment: Experiment) -> list[str]:
     return [*lines, "then points where the sampler expects to extend the front"]
 
 
-def model_of(task: Task) -> nn.Module:
-    """Return the user's model; whatever their code raises becomes one line."""
+def informed(experiment: Experiment) -> tuple[Experiment, nn.Module]:
+    """Return the experiment with what its model shows, and the model, in float32.
+
+    Its space knows the outputs, so that no trial is spent on a dimension that is dead for them.
+    Whatever the user's code raises becomes one line.
+    """
+    task = experiment.task
     try:
-        return task.model()
+        model = task.given()
     except Exception as error:
         raise BadTask(f"model() failed: {_said(error)}") from error
+    notices = (*experiment.notices, *_precision(model))
+    model = model.float()
+    space = dataclasses.replace(experiment.space, outputs=_outputs(experiment, model))
+    return dataclasses.replace(experiment, space=space, notices=notices), model
+
+
+def _precision(model: nn.Module) -> Iterator[str]:
+    """Yield the notice that a model is not deployed in the type that it comes in."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if types:
+        names = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
+        yield (
+            f"the model comes in {names}: it is compared, searched and deployed in float32, and so "
+            "are its inputs"
+        )
+
+
+def _outputs(experiment: Experiment, model: nn.Module) -> Outputs:
+    """Return what a batch shows of the outputs."""
+    _, outputs, _ = _tried(experiment, model, "validation")
+    return Outputs(classes=has_classes(outputs))
+
+
+def _tried(experiment: Experiment, model: nn.Module, split: Split) -> tuple[Any, Any, Any]:
+    """Return a split's first inputs, what the model makes of them, and the targets."""
+    task, size = experiment.task, experiment.target.batch_size
+    step = f'batches("{split}", {size})'
+    try:
+        inputs, targets = next(iter(task.batches(split, size)))
+        flatten(inputs)
+        step = "forward"
+        with torch.inference_mode():
+            outputs = call(model, inputs)
+        flatten(outputs)
+    except StopIteration:
+        raise BadTask(f"{step} yields nothing: every split needs at least one batch") from None
+    except Exception as error:
+        raise BadTask(f"{step} failed: {_said(error)}") from error
+    return inputs, outputs, targets
 
 
 def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
     """Return what a split's first batch looks like after going through forward, loss and score."""
     task, size = experiment.task, experiment.target.batch_size
-    step = f'batches("{split}", {size})'
+    inputs, outputs, targets = _tried(experiment, model, split)
+    step = "loss(outputs, targets)"
     try:
-        inputs, targets = next(iter(task.batches(split, size)))
-        tensors, _ = flatten(inputs)
-        step = "forward"
-        with torch.inference_mode():
-            outputs = call(model, inputs)
-        leaves, _ = flatten(outputs)
-        step = "loss(outputs, targets)"
         loss = task.loss(outputs, targets)
         step = "score(outputs, targets)"
         score = task.score(outputs, targets)
-    except StopIteration:
-        raise BadTask(f"{step} yields nothing: every split needs at least one batch") from None
     except Exception as error:
         raise BadTask(f"{step} failed: {_said(error)}") from error
     if not math.isfinite(float(loss)) or not math.isfinite(score):
         raise BadTask(f"loss and score must be finite, got {float(loss)} and {score} on {split}")
     if length(inputs) != size:
-        raise BadTask(f"{step}: the first batch has {length(inputs)} samples, asked for {size}")
-    return f"inputs {_shapes(tensors)} -> outputs {_shapes(leaves)}, loss {float(loss):.3g}"
+        raise BadTask(
+            f'batches("{split}", {size}): the first batch has {length(inputs)} samples, asked for '
+            f"{size}"
+        )
+    shapes = [_shapes(flatten(tree)[0]) for tree in (inputs, outputs)]
+    return f"inputs {shapes[0]} -> outputs {shapes[1]}, loss {float(loss):.3g}"
 
 
 def _shapes(tensors: list[Tensor]) -> str:

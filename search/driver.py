@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search import confirm, folder
-from search.checking import model_of
+from search.checking import informed
 from search.console import Console
 from search.errors import BadTask, Interrupted, NothingSucceeded
 from search.experiment import Experiment
@@ -80,10 +80,12 @@ class Search:
         self.executor.prepare()
         folder.begin(self.folder, self.experiment, self.command)
         parallel = self.executor.workers > 1
-        study = Study.open(self.folder, self.experiment, self._refuser(), parallel=parallel)
+        experiment, model = informed(self.experiment)
+        refuser = self._refuser(kinds_of(model))
+        study = Study.open(self.folder, experiment, refuser, parallel=parallel)
         study.close_stale()
         folder.store_records(self.folder, study.records)
-        self.console.begin(self.experiment, study, self.folder)
+        self.console.begin(experiment, study, self.folder)
         with Signals() as signals:
             try:
                 self._loop(study, signals)
@@ -188,9 +190,8 @@ class Search:
             confirmed=confirmed,
         )
 
-    def _refuser(self) -> Any:
-        """Return what says why a point cannot be executed; it loads the user's model once."""
-        kinds = kinds_of(model_of(self.experiment.task))
+    def _refuser(self, kinds: frozenset[str]) -> Any:
+        """Return what says why a point cannot be executed by a model of these layers."""
         known: dict[Any, str | None] = {}
 
         def refuse(point: Point) -> str | None:

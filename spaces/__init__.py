@@ -1,6 +1,7 @@
 """What may change: techniques with their dimensions, and the space they span."""
 
 from spaces._dimension import Choice, Dimension, Interval, Value, axis, choice
+from spaces._outputs import Outputs
 from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
@@ -13,6 +14,7 @@ __all__ = [
     "Infeasible",
     "Inputs",
     "Interval",
+    "Outputs",
     "Placement",
     "Plan",
     "Point",

@@ -19,11 +19,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def model(self) -> nn.Module:
-        """Return the trained model, on the CPU."""
+        """Return the trained model, on the CPU and in float32."""
+
+    def given(self) -> nn.Module:
+        """Return the model in the floating-point type that the user gave it."""
+        return self.model()
 
     @abc.abstractmethod
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
-        """Yield (inputs, targets) once over a split; the last batch may be smaller."""
+        """Yield (inputs, targets) once over a split; the last batch may be smaller.
+
+        Inputs that are not whole numbers are float32, as the model is.
+        """
 
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         """Return the scalar training loss of a batch; mean cross-entropy in nats by default."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 from torch import nn
 
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._task import Task
 
@@ -53,13 +54,14 @@ class Technique(abc.ABC):
         """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
         return self
 
-    def settled(self, plan: Plan) -> Self:
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
         """Return the simplest setting that builds the same candidate where all ask for `plan`.
 
         `canonical` knows this setting alone; here dimensions become neutral that are dead because
-        of what others ask, such as anything about training where nothing is trained.
+        of what others ask, such as anything about training where nothing is trained, or because
+        of what the task's model puts out.
         """
-        del plan
+        del plan, outputs
         return self
 
     def usual(self) -> tuple[Self, ...]:

@@ -5,6 +5,7 @@ import math
 from typing import Self
 
 from spaces._dimension import axis, choice
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._technique import Stage, Technique
 
@@ -18,8 +19,10 @@ class Features(Technique):
     that have children themselves) and of attention layers, in a model without either the outputs
     of its linear and convolution layers but the last. Where pruning changed a width, a learned
     linear projection stands between; it is trained with the model and not part of it afterwards.
+    Of attention it is the outputs that are compared, not the maps: those need the same heads in
+    both models, and fused attention does not compute them.
     Sources: Romero et al. 2015, FitNets, section 2.2 (regressor from the student's width to the
-    teacher's); Jiao et al. 2020, TinyBERT, section 3.1 (hidden states and attention).
+    teacher's); Jiao et al. 2020, TinyBERT, section 3.1, of which the hidden states' term alone.
     """
 
     stage = Stage.TRAIN
@@ -42,8 +45,9 @@ class Features(Technique):
         )
         return dataclasses.replace(plan, recovery=recovery)
 
-    def settled(self, plan: Plan) -> Self:
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
         """Return the neutral setting where nothing is trained."""
+        del outputs
         return self if plan.recovery.steps else dataclasses.replace(self, weight=0.0)
 
     def usual(self) -> tuple[Self, ...]:

@@ -36,7 +36,8 @@ class Integer(Technique):
     calibration: str = axis("min-max", choice("min-max"), unit="rule for activation ranges")
     """min-max, percentile or entropy, where the runtime's quantizer offers it."""
     granularity: str = axis("automatic", choice("automatic"), unit="weights sharing a scale")
-    """Below 8 bits: channel, group (64 inputs), or automatic, groups in linear layers only."""
+    """Below 8 bits: channel, group (64 inputs), or automatic, groups in linear layers only, and
+    only from 2 bits on."""
     symmetric: bool = False
     """Below 8 bits: no zero points."""
     calibration_samples: int = 256
