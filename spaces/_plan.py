@@ -28,6 +28,8 @@ class Recovery:
     """Factor of the features' term, which is added to the loss; 0 compares no features."""
     feature_layers: int = 0
     """Most layers whose features are compared; 0 is all that the rule names."""
+    feature_relations: bool = False
+    """Whether the features' term also compares how tokens relate in attention layers."""
     dtype: str = "auto"
     """Type of the arithmetic: auto, float32, bfloat16, float16 or float8; weights stay float32."""
     devices: int = 1

@@ -161,7 +161,9 @@ def _match(
     if teacher is None or recovery.feature_weight == 0:
         return None
     inputs = example(task, min(FITTED, recovery.batch_size), device).inputs
-    return matched(model, teacher, inputs, recovery.feature_layers)
+    return matched(
+        model, teacher, inputs, recovery.feature_layers, relations=recovery.feature_relations
+    )
 
 
 @contextlib.contextmanager
