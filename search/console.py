@@ -12,7 +12,7 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.record import Record
 from search.study import Asked, Study
-from search.summary import Summary, change
+from search.summary import UNCONFIRMED, Summary, change
 from search.wording import quantity, short
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
@@ -171,4 +171,5 @@ def front_table(summary: Summary, width: int | None = None) -> str:
     terminal = Terminal(width=width or 150, no_color=True, highlight=False)
     with terminal.capture() as capture:
         terminal.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join(lines if summary.confirmed else [*lines, UNCONFIRMED])
