@@ -14,6 +14,7 @@ from search.points import counted
 from search.wording import short
 from spaces import Split, Stage, Task
 from spaces._inputs import call, flatten, length
+from spaces._reasons import said
 from spaces._task import Unsuited
 
 
@@ -46,7 +47,7 @@ def model_of(task: Task) -> nn.Module:
     try:
         return task.model()
     except Exception as error:
-        raise BadTask(f"model() failed: {_said(error)}") from error
+        raise BadTask(f"model() failed: {said(error)}") from error
 
 
 def rehearsed(experiment: Experiment, model: nn.Module) -> list[str]:
@@ -79,7 +80,7 @@ def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
     except BadTask:
         raise
     except Exception as error:
-        raise BadTask(f"{step} failed: {_said(error)}") from error
+        raise BadTask(f"{step} failed: {said(error)}") from error
     if not math.isfinite(score):
         raise BadTask(f"loss and score must be finite, got a score of {score} on {split}")
     _sized(source, split, length(inputs), size)
@@ -123,7 +124,3 @@ def _points(experiment: Experiment, kinds: frozenset[str]) -> list[str]:
 
 def _weights(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

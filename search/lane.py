@@ -20,6 +20,7 @@ from objectives._lane import die_with_parent
 from search import measuring
 from search.experiment import Experiment
 from spaces import Infeasible
+from spaces._reasons import said
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -170,8 +171,7 @@ def _work(connection: Connection, request: bytes) -> None:
     except Infeasible as error:
         answer = {"infeasible": str(error)}
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        answer = {"error": message, "trace": traceback.format_exc()}
+        answer = {"error": said(error), "trace": traceback.format_exc()}
     connection.send_bytes(json.dumps(answer, allow_nan=False).encode())
 
 

@@ -4,7 +4,7 @@ from spaces._dimension import Choice, Dimension, Interval, Value, axis, choice
 from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
-from spaces._technique import Infeasible, Stage, Technique
+from spaces._technique import Infeasible, Scope, Stage, Technique
 
 __all__ = [
     "Choice",
@@ -18,6 +18,7 @@ __all__ = [
     "Point",
     "Precision",
     "Recovery",
+    "Scope",
     "Slot",
     "Space",
     "Split",

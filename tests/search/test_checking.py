@@ -11,6 +11,7 @@ from search.cli import main
 from search.errors import BadExperiment, BadTask
 from search.experiment import Experiment
 from search.points import COUNTED, counted, require_executable
+from spaces import Point
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 UNTRAINED = ("[space.distill.logits]\ntemperature = [1.0, 4.0]\nsteps = [0, 3]\n", "")
@@ -123,7 +124,7 @@ def test_large_spaces_are_drawn_from(project: Path) -> None:
     experiment = Experiment.load(project / "experiment.toml")
     assert experiment.space.size() > COUNTED
 
-    def half(point: dict[str, object]) -> str | None:
+    def half(point: Point) -> str | None:
         return "eager is refused" if point["deploy.runtime.name"] == "eager" else None
 
     lines = counted(experiment, half)
