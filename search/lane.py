@@ -33,7 +33,7 @@ class Found:
     placement: dict[str, Any]
     """How several devices shared the work, and why; empty with one."""
     conditions: dict[str, Any]
-    """What the GPU was and did: name, clocks, other processes; empty on a CPU."""
+    """What the GPU was and did: name, clocks, other processes; of a CPU, how busy others had it."""
 
 
 class Crashed(Exception):

@@ -11,7 +11,7 @@ import torch
 from objectives import Measurement, Program, Target
 from objectives._artifact import Altered, load, manifest_of, placement_of
 from objectives._data import Examples, cached
-from objectives._lane import exclusive, pin
+from objectives._lane import exclusive, others, pin
 from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
 from search import catalogue
@@ -35,19 +35,28 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
         return interleaved(experiment, artifacts, examples, request["rounds"], strategies)
     examples = cached(experiment.task, request["split"], data)
     goals = [g for g in experiment.goals if g.name in request["names"]]
+    beside = load_beside(experiment.target, goals)
     found, placed = measured(
         artifacts[0], experiment.task, goals, examples, strategies.get(str(artifacts[0]))
     )
     return {
         "measurements": {k: m.to_json() for k, m in found.items()},
         "placement": placed,
-        "conditions": conditions(experiment.target),
+        "conditions": conditions(experiment.target) | beside,
     }
 
 
 def conditions(target: Target) -> dict[str, Any]:
     """Return what the target's GPU is and does now; nothing on a CPU."""
     return gpu_conditions() if target.device == "cuda" else {}
+
+
+def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
+    """Return how busy a CPU is with others, where something is about to be timed on it."""
+    if target.device != "cpu" or not any(g.objective.timed for g in goals):
+        return {}
+    with exclusive():
+        return {"others": round(others(), 2)}
 
 
 def settle(target: Target, devices: int) -> None:

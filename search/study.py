@@ -58,7 +58,6 @@ class Study:
         for record in self._stored():
             self._keep(record)
         self._judge_early()
-        self._opening = opening(experiment)
 
     @classmethod
     def open(
@@ -122,7 +121,7 @@ class Study:
         found out, are recorded with the reason and never returned;
         points that were answered before are told again from their record.
         """
-        for point in self._opening:
+        for point in opening(self.experiment, self._times()):
             if not self._known(point) and self._admits(point):
                 return self._asked(self._ask(point), point)
         for _ in range(PATIENCE):
@@ -182,6 +181,14 @@ class Study:
             records[record.trial] = record
         return list(records.values())
 
+    def _times(self) -> dict[str, float]:
+        """Return the baselines' values of what is timed first, by runtime, lower being faster."""
+        axis = next(
+            (a for g, a in zip(self.experiment.goals, self.axes, strict=True) if g.objective.timed),
+            None,
+        )
+        return {r.runtime: axis.loss(r) for r in self.baselines()} if axis else {}
+
     def _admits(self, point: Point) -> bool:
         """Whether a point of the opening can be executed and is within its share of the trials."""
         first = [_key(p) for p in baselines(self.experiment)]
@@ -190,7 +197,7 @@ class Study:
             trial = self._ask(point)
             self._record(trial, self._infeasible(trial.number, point, reason))
             return False
-        budget = max(len(first), int(SHARE * self.experiment.trials))
+        budget = max(2 * len(first), int(SHARE * self.experiment.trials))
         return _key(point) in first or self.paid + len(self._pending) < budget
 
     def _neighbour(self) -> Point | None:
