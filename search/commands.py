@@ -49,7 +49,10 @@ def run(
     ray: str | None,
     json: bool,
 ) -> int:
-    """Search, and print the front; with `dry_run` print the plan only."""
+    """Search, and print the front; with `dry_run` print the plan only.
+
+    Returns 2 for a front that could not be confirmed: it is printed, and its numbers are weaker.
+    """
     if workers is not None and workers < 1:
         raise BadExperiment(f"--workers must be a positive integer, got {workers}")
     if trials is not None:
@@ -64,7 +67,7 @@ def run(
     place = out or Path("runs") / experiment.name
     summary = _searched(experiment, place, workers, ray)
     print(_as_json(summary) if json else front_table(summary))
-    return 0
+    return 0 if summary.confirmed else BadEnvironment.exit_code
 
 
 def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str | None) -> Summary:
@@ -127,7 +130,7 @@ def ui(run_folder: Path | None, port: int) -> NoReturn:
 
 
 def front(run_folder: Path, *, as_json: bool) -> str:
-    """Return the confirmed front of a run as a table, or as its JSON."""
+    """Return the front of a run as a table, or as its JSON."""
     summary = _stored(run_folder)
     return _as_json(summary) if as_json else front_table(summary)
 
@@ -216,9 +219,9 @@ def _values(dimension: Any) -> str:
 def _stored(run_folder: Path) -> Summary:
     """Return the summary of a finished run from its folder."""
     experiment = folder.reopen(run_folder)
-    baseline, members = folder.read_front(run_folder)
+    baseline, members, confirmed = folder.read_front(run_folder)
     return summary_of(
-        experiment, run_folder, "", [baseline, *members], members, baseline, confirmed=True
+        experiment, run_folder, "", [baseline, *members], members, baseline, confirmed=confirmed
     )
 
 
@@ -226,6 +229,7 @@ def _as_json(summary: Summary) -> str:
     content = {
         "baseline": summary.baseline.to_json(),
         "front": [r.to_json() for r in summary.front],
+        "confirmed": summary.confirmed,
         "run": summary.run_folder,
     }
     return json.dumps(content, indent=1, allow_nan=False)

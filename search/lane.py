@@ -21,6 +21,7 @@ from search import measuring
 from search.experiment import Experiment, Goal
 from search.subject import Subject
 from spaces import Infeasible
+from spaces._reasons import said
 from spaces.quantize._kinds import Kind
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
@@ -34,7 +35,7 @@ class Found:
     placement: dict[str, Any]
     """How several devices shared the work, and why; empty with one."""
     conditions: dict[str, Any]
-    """What the GPU was and did: name, clocks, other processes; empty on a CPU."""
+    """What the GPU was and did: name, clocks, other processes; of a CPU, how busy others had it."""
     times: dict[str, tuple[list[float], ...]]
     """What is timed, by objective: the observations of each process."""
     loading: float
@@ -274,8 +275,7 @@ def _work(connection: Connection, request: bytes) -> None:
     except Infeasible as error:
         answer = {"infeasible": str(error)}
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        answer = {"error": message, "trace": traceback.format_exc()}
+        answer = {"error": said(error), "trace": traceback.format_exc()}
     connection.send_bytes(json.dumps(answer, allow_nan=False).encode())
 
 

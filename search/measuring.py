@@ -13,7 +13,7 @@ import torch
 from objectives import Measurement, Program, Target
 from objectives._artifact import Altered, load, placement_of
 from objectives._data import Examples, cached
-from objectives._lane import exclusive, pin
+from objectives._lane import exclusive, others, pin
 from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
 from search import catalogue, layer_times
@@ -48,6 +48,7 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     examples = cached(subject.task, request["split"], data)
     goals = [g for g in subject.goals if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
+    beside = load_beside(subject.target, goals)
     found = measured(artifacts[0], subject.task, goals, examples, strategy)
     return {
         "measurements": {k: m.to_json() for k, m in found.measurements.items()},
@@ -55,13 +56,21 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
         "loading": found.loading,
         "device": subject.target.device,
         "placement": found.placement,
-        "conditions": conditions(subject.target),
+        "conditions": conditions(subject.target) | beside,
     }
 
 
 def conditions(target: Target) -> dict[str, Any]:
     """Return what the target's GPU is and does now; nothing on a CPU."""
     return gpu_conditions() if target.device == "cuda" else {}
+
+
+def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
+    """Return how busy a CPU is with others, where something is about to be timed on it."""
+    if target.device != "cpu" or not any(g.objective.timed for g in goals):
+        return {}
+    with exclusive():
+        return {"others": round(others(), 2)}
 
 
 def settle(target: Target, devices: int) -> None:

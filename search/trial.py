@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from search.cache import Cache
 from search.estimate import estimated
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
+from search.impossible import fact
 from search.lane import Found, Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
@@ -30,6 +32,7 @@ from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
 from spaces._placing import exact, placed, workplace
+from spaces._reasons import sentence
 from spaces._space import Point
 from spaces.quantize._encode import encoded
 
@@ -70,7 +73,9 @@ def evaluate(bench: Bench, point: Point) -> Record:
     try:
         state, reason = work.run()
     except Infeasible as error:
-        state, reason = "infeasible", str(error)
+        traceback.print_exception(error)  # into the log: the reason is one sentence
+        state, reason = "infeasible", sentence(str(error))
+        work.facts |= fact(work.stage, work.editing, error)
     except recovery.Diverged as error:
         state, reason = "failed", str(error)
     complete = state == "complete"
@@ -102,6 +107,9 @@ class _Work:
         self.facts: dict[str, Any] = {}
         self.clock: dict[str, float] = {}
         self.untrained: Found | None = None
+        self.stage = ""
+        self.editing: str | None = None
+        """The technique whose edit of the shape was begun last."""
 
     def run(self) -> tuple[str, str | None]:
         """Return the state in which the trial ended, and why when it is not complete."""
@@ -139,6 +147,7 @@ class _Work:
     def timed(self, stage: str, action: Callable[[], Any]) -> Any:
         """Return what `action` returns, its wall time added to the stage's."""
         self.bench.progress(stage, 0, 0, "")
+        self.stage = stage
         start = time.perf_counter()
         try:
             return action()
@@ -179,6 +188,7 @@ class _Work:
                 model = self._copy(reference).to(device)
                 with exact(device):
                     for setting in settings:
+                        self.editing = space.name_of(setting)
                         model = setting.apply(model, placed(task, device))
                 model = model.cpu()
                 self.cache.store(place, reference, model, {})

@@ -5,7 +5,7 @@ from spaces._outputs import Outputs
 from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
-from spaces._technique import Infeasible, Stage, Technique
+from spaces._technique import Infeasible, Scope, Stage, Technique
 
 __all__ = [
     "Choice",
@@ -20,6 +20,7 @@ __all__ = [
     "Point",
     "Precision",
     "Recovery",
+    "Scope",
     "Slot",
     "Space",
     "Split",

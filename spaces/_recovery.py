@@ -19,7 +19,7 @@ from spaces._ranks import Broken, sharing, train_together
 from spaces._seeding import seeded
 from spaces._steps import Course, Diverged, Outcome, Progress, run, schedule
 from spaces._task import Task
-from spaces._technique import Infeasible
+from spaces._technique import Infeasible, Scope
 from spaces._world import World
 
 __all__ = [
@@ -91,7 +91,8 @@ def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recove
     if not any(p.requires_grad for p in model.parameters()):
         raise Infeasible(
             "recovery training has nothing to train: every parameter of the model has "
-            "requires_grad = False; set it in model(), or search with distill.logits steps = [0]"
+            "requires_grad = False; set it in model(), or search with distill.logits steps = [0]",
+            scope=Scope.TECHNIQUE,
         )
     device = next(model.parameters()).device
     if reason := refusal(recovery, device.type):

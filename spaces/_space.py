@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,3 +116,12 @@ def widened(dimension: Dimension, neutral: Value) -> Dimension:
 def rounded(value: Value) -> Value:
     """Return a float rounded to 10 digits: samplers return 0.30000000000000004."""
     return round(value, 10) if isinstance(value, float) else value
+
+
+def drawn(dimension: Dimension, draw: random.Random) -> Value:
+    """Return one of a dimension's values."""
+    grid = dimension.values()
+    if grid:
+        return draw.choice(grid)
+    assert isinstance(dimension, Interval)
+    return rounded(draw.uniform(dimension.low, dimension.high))

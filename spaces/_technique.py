@@ -12,8 +12,22 @@ from spaces._plan import Plan
 from spaces._task import Task
 
 
+class Scope(enum.StrEnum):
+    """How far a reason reaches beyond the point at which it was met."""
+
+    POINT = "point"
+    TECHNIQUE = "technique"
+    """Any setting of the technique that changes this model, however strong."""
+    RUNTIME = "runtime"
+    """Whatever is made of this model, in the runtime."""
+
+
 class Infeasible(Exception):
     """A point that cannot be built or executed; the message is the reason, one sentence."""
+
+    def __init__(self, reason: str, *, scope: Scope = Scope.POINT) -> None:
+        super().__init__(reason)
+        self.scope = scope
 
 
 class Stage(enum.IntEnum):

@@ -14,6 +14,7 @@ from objectives._target import Target
 from objectives.runtimes._runtime import Program, Signature
 from spaces import Infeasible, Precision
 from spaces._inputs import call, flatten, plain, transform, unflatten
+from spaces._reasons import first_line
 
 
 def dtype_of(name: Precision) -> torch.dtype:
@@ -95,12 +96,6 @@ def rehearse(model: nn.Module, inputs: Any) -> None:
 def owned(tensor: Tensor) -> Tensor:
     """Return a float32 (or integer) copy that shares no memory with `tensor`."""
     return cast(tensor.detach(), torch.float32).clone(memory_format=torch.contiguous_format)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without the final period."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]
 
 
 class ModuleProgram(Program):

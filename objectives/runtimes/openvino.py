@@ -15,12 +15,13 @@ from objectives._target import Target
 from objectives.runtimes import _decompression, _snippets
 from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import flags
-from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
+from objectives.runtimes._onnx import exported, feeds, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_openvino import store_sparse
 from spaces import Encoding, Infeasible, Precision, Task
+from spaces._reasons import first_line
 from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
@@ -220,7 +221,7 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
     except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError) as error:
         raise Infeasible(f"NNCF cannot quantize this model: {first_line(error)}") from error
     except (RuntimeError, KeyError, ValueError) as error:
-        raise Infeasible(f"NNCF fails on this model with {first_line(error)}") from error
+        raise Infeasible(f"NNCF fails on this model: {first_line(error)}") from error
 
 
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from spaces._inputs import call, flatten
-from spaces._technique import Infeasible
+from spaces._reasons import untraced
+from spaces._technique import Infeasible, Scope
 from spaces.prune._family import Family, Member, Side
 from spaces.prune._heads import attention, head_lengths, torch_attention
 
@@ -57,7 +58,7 @@ class Coupled:
 def find(model: nn.Module, example: Any) -> list[Coupled]:
     """Return all that could be removed from `model`, whose float parameters require gradients.
 
-    Raises Infeasible when the model cannot be traced.
+    Raises Infeasible when the model cannot be traced, whatever is to be removed.
     """
     try:
         with warnings.catch_warnings():
@@ -65,7 +66,9 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
             lengths = head_lengths(model, example)
             groups = list(_groups(_trace(model, example), model))
     except BUILD_ERRORS as error:
-        raise Infeasible(f"the layers cannot be traced for pruning: {error}") from error
+        raise Infeasible(
+            f"the layers cannot be traced for pruning: {untraced(error)}", scope=Scope.TECHNIQUE
+        ) from error
     found = [
         Coupled(name=items[0].member.name, ways=_ways(items, lengths)) for items in groups if items
     ]

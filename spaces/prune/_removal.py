@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from spaces._inputs import call, flatten
+from spaces._reasons import said
 from spaces.prune._coupling import BUILD_ERRORS
 from spaces.prune._family import Family
 
@@ -86,7 +87,7 @@ def attempt(model: nn.Module, example: Any, removals: Sequence[Removal]) -> str 
         actual = _outputs(model, example, plain)
         final = _outputs(model, example, plain=False) if plain else actual
     except BUILD_ERRORS as error:
-        return f"{type(error).__name__}: {error}"
+        return said(error)
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (expected, final)]
     if shapes[0] != shapes[1]:
         return f"outputs of shapes {shapes[0]} become {shapes[1]}"
