@@ -4,7 +4,7 @@ from spaces._dimension import Choice, Dimension, Interval, Value, axis, choice
 from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
-from spaces._technique import Infeasible, Stage, Technique
+from spaces._technique import Infeasible, Left, Stage, Technique
 
 __all__ = [
     "Choice",
@@ -13,6 +13,7 @@ __all__ = [
     "Infeasible",
     "Inputs",
     "Interval",
+    "Left",
     "Placement",
     "Plan",
     "Point",

@@ -15,6 +15,13 @@ class Infeasible(Exception):
     """A point that cannot be built or executed; the message is the reason, one sentence."""
 
 
+class Left(UserWarning):
+    """What a technique was asked to change and left as it was; the message is whole sentences.
+
+    Unlike other warnings it is stored with the candidate and told wherever that is shown.
+    """
+
+
 class Stage(enum.IntEnum):
     """The order in which settings take effect."""
 
