@@ -2,13 +2,19 @@
 
 import re
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 LONGEST = 200
 """Characters that are kept."""
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def lines(error: BaseException) -> list[str]:
+    """Return the lines of an error's message that are not empty, without colours."""
+    split = _COLOURS.sub("", str(error)).splitlines()
+    return [" ".join(line.split()) for line in split if line.strip()]
+
 
 def told(error: BaseException) -> str:
-    """Return the first line that an error says, without colours; its kind if it says nothing."""
-    lines = _COLOURS.sub("", str(error)).strip().splitlines()
-    line = " ".join(lines[0].split()).rstrip(".:") if lines else type(error).__name__
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    """Return the first line of an error's message without its end; its kind if there is none."""
+    said = (lines(error) or [type(error).__name__])[0].rstrip(".:")
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."

@@ -18,6 +18,7 @@ from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Signature
 from spaces import Encoding, Infeasible
 from spaces._inputs import call, flatten, plain, unflatten
+from spaces._wording import LONGEST, lines
 
 Array = np.ndarray[Any, Any]
 
@@ -217,7 +218,12 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message that is not a place in a source."""
-    lines = str(error).strip().splitlines() or [""]
-    said = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return f"{type(error).__name__}: {(said or lines)[0][:200]}"
+    """Return an error's type and the first line of its message that is not a place in a source.
+
+    Of errors of torch's exporter, which tell how to report them, their cause is told.
+    """
+    if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    found = lines(error) or [""]
+    said = [line for line in found if not line.startswith(("Exception from ", "Check '"))]
+    return f"{type(error).__name__}: {(said or found)[0][:LONGEST]}"

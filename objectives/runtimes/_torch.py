@@ -14,6 +14,7 @@ from objectives._target import Target
 from objectives.runtimes._runtime import Program, Signature
 from spaces import Infeasible, Precision
 from spaces._inputs import call, flatten, plain, transform, unflatten
+from spaces._wording import told
 
 
 def dtype_of(name: Precision) -> torch.dtype:
@@ -99,8 +100,7 @@ def owned(tensor: Tensor) -> Tensor:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, without the final period."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]
+    return told(error)
 
 
 class ModuleProgram(Program):
