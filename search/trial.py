@@ -24,6 +24,7 @@ from search.feasibility import kinds_of, refusal
 from search.lane import Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
+from search.shaping import removed, sentences, shaped
 from spaces import Encoding, Infeasible, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
@@ -147,7 +148,8 @@ class _Work:
 
     def note(self) -> str | None:
         """Return what whoever reads of this trial should know, in whole sentences."""
-        found = [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
+        found = sentences(self.facts)
+        found += [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
         trained = self.facts.get("recovery", {"kept": True})
         if not trained["kept"]:
             found.append(
@@ -171,13 +173,14 @@ class _Work:
             model = self.cache.load(place, self._fresh())
             if model is None:
                 device = workplace(reference, self.experiment.target.device)
-                model = self._copy(reference).to(device)
                 with exact(device):
-                    for setting in settings:
-                        model = setting.apply(model, placed(task, device))
+                    model, left = shaped(
+                        settings, self._copy(reference).to(device), placed(task, device)
+                    )
                 model = model.cpu()
-                self.cache.store(place, reference, model, {})
-        self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
+                self.cache.store(place, reference, model, {"left": left} if left else {})
+            self.facts |= self.cache.facts(place)
+        self.facts |= removed(reference, model)
         if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
             self.facts["weights_zero"] = round(
                 zeros / sum(p.numel() for p in model.parameters()), 4
