@@ -27,7 +27,8 @@ from search.impossible import fact
 from search.lane import Found, Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
-from spaces import Encoding, Infeasible, Recovery, Stage
+from search.shaping import removed, sentences, shaped
+from spaces import Encoding, Infeasible, Recovery, Stage, Technique
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
@@ -161,7 +162,8 @@ class _Work:
 
     def note(self) -> str | None:
         """Return what whoever reads of this trial should know, in whole sentences."""
-        found = [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
+        found = sentences(self.facts)
+        found += [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
         trained = self.facts.get("recovery", {"kept": True})
         if not trained["kept"]:
             found.append(
@@ -185,14 +187,17 @@ class _Work:
             model = self.cache.load(place, self._fresh())
             if model is None:
                 device = workplace(reference, self.experiment.target.device)
-                model = self._copy(reference).to(device)
                 with exact(device):
-                    for setting in settings:
-                        self.editing = space.name_of(setting)
-                        model = setting.apply(model, placed(task, device))
+                    model, left = shaped(
+                        settings,
+                        self._copy(reference).to(device),
+                        placed(task, device),
+                        self._begin,
+                    )
                 model = model.cpu()
-                self.cache.store(place, reference, model, {})
-        self.facts["weights_removed"] = round(surgery.achieved(reference, model), 4)
+                self.cache.store(place, reference, model, {"left": left} if left else {})
+            self.facts |= self.cache.facts(place)
+        self.facts |= removed(reference, model)
         if (zeros := surgery.zeros(model)) > surgery.zeros(reference):
             self.facts["weights_zero"] = round(
                 zeros / sum(p.numel() for p in model.parameters()), 4
@@ -212,6 +217,9 @@ class _Work:
         )
         found = allotting.allot(setup, self.plan, model, self._example())
         self.plan, self.facts["allocation"] = found
+
+    def _begin(self, setting: Technique) -> None:
+        self.editing = self.experiment.space.name_of(setting)
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
         """Measure what does not depend on training; raise Pruned when that rules the point out.

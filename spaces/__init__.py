@@ -5,7 +5,7 @@ from spaces._outputs import Outputs
 from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces._space import Point, Slot, Space
 from spaces._task import Inputs, Split, Targets, Task
-from spaces._technique import Infeasible, Scope, Stage, Technique
+from spaces._technique import Infeasible, Left, Scope, Stage, Technique
 
 __all__ = [
     "Choice",
@@ -14,6 +14,7 @@ __all__ = [
     "Infeasible",
     "Inputs",
     "Interval",
+    "Left",
     "Outputs",
     "Placement",
     "Plan",

@@ -31,6 +31,11 @@ def zeros(model: nn.Module) -> int:
     return sum(int((weight == 0).sum()) for weight in model.parameters())
 
 
+def dropped(model: nn.Module) -> list[str]:
+    """Return the names of the blocks that `model` does without, in its order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Dropped)]
+
+
 def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
     """Return, JSON-serialisable, how the structure of `model` differs from `reference`'s.
 

@@ -30,6 +30,13 @@ class Infeasible(Exception):
         self.scope = scope
 
 
+class Left(UserWarning):
+    """What a technique was asked to change and left as it was; the message is whole sentences.
+
+    Unlike other warnings it is stored with the candidate and told wherever that is shown.
+    """
+
+
 class Stage(enum.IntEnum):
     """The order in which settings take effect."""
 

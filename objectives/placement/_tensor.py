@@ -22,8 +22,8 @@ from objectives.placement._share import Share, gather
 from objectives.runtimes._torch import cast, dtype_of, owned
 from spaces import Infeasible
 from spaces._inputs import call, flatten, plain, unflatten
-from spaces.prune._coupling import Coupled, find
-from spaces.prune._family import Family
+from spaces.prune._coupling import find
+from spaces.prune._family import Coupled, Family
 from spaces.prune._removal import Removal, Snapshot, attempt
 
 TOLERANCE = 1e-4

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spaces._inputs import call
 from spaces.prune._family import Family, keep
+from spaces.prune._linear import linear
 from spaces.prune._surgeon import Curve
 
 SMALLEST = 0.125
@@ -64,7 +65,8 @@ def count(model: nn.Module, example: object, families: Sequence[Family]) -> dict
     hooks = [
         module.register_forward_hook(_counter(name, found))
         for name, module in layers.items()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention)
+        if linear(module)
+        or isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention)
     ]
     try:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from spaces._inputs import call, flatten
 from spaces.prune._coupling import BUILD_ERRORS
 from spaces.prune._damage import Outputs
 from spaces.prune._removal import Snapshot
+from spaces.prune._residual import residual
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +31,8 @@ def find(model: nn.Module, example: Any) -> list[Block]:
     """Return the outermost blocks that `model` works without, each alone, in their order.
 
     Blocks are modules with layers of their own, of a class that the model has more than once,
-    which are called once and return a tensor (or a tuple with it first) like the one that they
-    are given. `model` is in evaluation mode.
+    which are called once and add something to what they are given: a tensor, or a tuple with it
+    first. Parts of blocks are none, wherever they lie. `model` is in evaluation mode.
     """
     kinds = collections.Counter(type(module) for module in model.modules())
     candidates = {
@@ -50,10 +51,26 @@ def find(model: nn.Module, example: Any) -> list[Block]:
         for name, returns in alike.items()
         if returns is not None
     ]
-    names = {block.name for block in blocks}
-    outermost = [b for b in blocks if not any(p in names for p in _above(b.name))]
-    outermost.sort(key=lambda b: list(candidates).index(b.name))
+    blocks.sort(key=lambda block: list(candidates).index(block.name))
+    outermost = _outermost(model, example, blocks)
     return [block for block in outermost if _survives(model, example, block, expected)]
+
+
+def _outermost(model: nn.Module, example: Any, blocks: list[Block]) -> list[Block]:
+    """Return the residual blocks that lie in no other, but those of stages in place of stages."""
+    found = {b.name: b for b in blocks if residual(model, example, b.module)}
+    own = {name: b for name, b in found.items() if not _stage(name, found)}
+    return [b for name, b in own.items() if not any(above in own for above in _above(name))]
+
+
+def _stage(name: str, found: dict[str, Block]) -> bool:
+    """Whether a block consists of several of the same build, as the stage of a network does."""
+    inside = [n for n in found if name in _above(n)]
+    nearest = [n for n in inside if not any(above in inside for above in _above(n))]
+    builds = [
+        tuple((part, type(m)) for part, m in found[n].module.named_modules()) for n in nearest
+    ]
+    return len(set(builds)) < len(builds)
 
 
 def _above(name: str) -> list[str]:

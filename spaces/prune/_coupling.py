@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from spaces._inputs import call, flatten
 from spaces._reasons import untraced
 from spaces._technique import Infeasible, Scope
-from spaces.prune._family import Family, Member, Side
-from spaces.prune._heads import attention, head_lengths, torch_attention
+from spaces.prune._family import Coupled, Family, Member, Side
+from spaces.prune._flow import LAYERS
+from spaces.prune._heads import torch_attention
+from spaces.prune._sets import Owners, linear_sets
 
 BUILD_ERRORS = (
     RuntimeError,
@@ -28,7 +30,9 @@ BUILD_ERRORS = (
 )
 """What a model that cannot be traced, or does not fit together any more, raises."""
 
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+STEPS = 20_000
+"""Steps of the search for coupled layers: those of the largest networks take a tenth."""
+
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -46,43 +50,31 @@ class _Item:
     roots: list[int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Coupled:
-    """A set of coupled sides, with the ways to divide it into units, the likeliest first."""
-
-    name: str
-    """Name of the layer that the search for coupled layers started from."""
-    ways: tuple[Family, ...]
-
-
 def find(model: nn.Module, example: Any) -> list[Coupled]:
     """Return all that could be removed from `model`, whose float parameters require gradients.
 
-    Raises Infeasible when the model cannot be traced, whatever is to be removed.
+    Sets that nothing can be removed from are told with their reason; not told are a transformer's
+    hidden width and the outputs, which stay by design. Raises Infeasible when the model cannot be
+    traced, whatever is to be removed.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lengths = head_lengths(model, example)
-            groups = list(_groups(_trace(model, example), model))
+            settled, roots = linear_sets(model, example)
+            traced = list(_traced(model, example, roots, settled)) if roots else []
     except BUILD_ERRORS as error:
         raise Infeasible(
             f"the layers cannot be traced for pruning: {untraced(error)}", scope=Scope.TECHNIQUE
         ) from error
-    found = [
-        Coupled(name=items[0].member.name, ways=_ways(items, lengths)) for items in groups if items
-    ]
-    return found + [Coupled(name=f.name, ways=(f,)) for f in torch_attention(model)]
+    return [*settled, *traced, *(Coupled(name=f.name, ways=(f,)) for f in torch_attention(model))]
 
 
-def _ways(items: list[_Item], lengths: dict[nn.Module, int]) -> tuple[Family, ...]:
-    """Return the ways to divide coupled sides: by attention heads, then channel by channel."""
-    ways = list(attention([item.member for item in items], lengths))
+def _ways(items: list[_Item]) -> tuple[Family, ...]:
+    """Return the ways to divide coupled sides: with and without attributes to update."""
     plain = _plain(items)
-    if plain is not None:
-        width = items[0].member.unit.numel()
-        ways += [plain, dataclasses.replace(plain, width=width)]
-    return tuple(ways)
+    if plain is None:
+        return ()
+    return plain, dataclasses.replace(plain, widths=(items[0].member.unit.numel(),))
 
 
 def _plain(items: list[_Item]) -> Family | None:
@@ -157,46 +149,92 @@ def _ends(outputs: Any) -> list[Tensor]:
     return tensors
 
 
-def _groups(graph: Any, model: nn.Module) -> Iterator[list[_Item]]:
-    """Yield the coupled sides of each group that may be pruned; the root comes first."""
+def _traced(
+    model: nn.Module, example: Any, roots: Sequence[nn.Module], known: Sequence[Coupled]
+) -> Iterator[Coupled]:
+    """Yield what starts at the layers `roots`.
+
+    Where that cannot be traced and something else is known, the first of them stands for all.
+    """
     names = {module: name for name, module in model.named_modules()}
-    tied = _tied(model)
-    for group in graph.get_all_groups(ignored_layers=[], root_module_types=_LAYERS):
+    try:
+        graph = _trace(model, example)
+        _limit(graph)
+        yield from _groups(graph, model, roots)
+    except (*BUILD_ERRORS, _Endless) as error:
+        if not any(coupled.ways for coupled in known):
+            raise
+        yield Coupled(
+            name=names[roots[0]], ways=(), reason=f"it cannot be traced: {untraced(error)}"
+        )
+
+
+class _Endless(RuntimeError):
+    """A search that goes around in circles, as it does where halves of channels change places."""
+
+
+class _Counted(list[Any]):
+    """What a node depends on; looking it up takes one step of those that are left."""
+
+    def __init__(self, found: Iterable[Any], left: Iterator[int]) -> None:
+        super().__init__(found)
+        self._left = left
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raise _Endless when no step is left."""
+        if next(self._left, None) is None:
+            raise _Endless(f"the search for coupled layers did not end in {STEPS} steps")
+        return super().__iter__()
+
+
+def _limit(graph: Any) -> None:
+    """Let all searches in `graph` together take STEPS steps."""
+    left = iter(range(STEPS))
+    for node in graph.module2node.values():
+        node.dependencies = _Counted(node.dependencies, left)
+
+
+def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterator[Coupled]:
+    """Yield the coupled sides of each group that starts at `roots`."""
+    names = {module: name for name, module in model.named_modules()}
+    owners, wanted = Owners(model), set(roots)
+    others = [m for m in model.modules() if isinstance(m, LAYERS) and m not in wanted]
+    for group in graph.get_all_groups(ignored_layers=others, root_module_types=LAYERS):
         targets = [item.dep.target.module for item in group]
-        producers = [m for m in targets if isinstance(m, _LAYERS)]
-        fixed = any(_is_fixed(m, names, tied) for m in targets)
         outputs = {
             id(i.dep.target.module) for i in group if graph.is_out_channel_pruning_fn(i.dep.handler)
         }
-        residual = len([m for m in producers if id(m) in outputs]) > 1
-        if fixed or (residual and any(isinstance(m, nn.LayerNorm) for m in targets)):
-            continue  # a transformer's hidden width stays
-        yield [item for g in group if (item := _item(graph, g, names)) is not None]
+        residual = len([m for m in targets if isinstance(m, LAYERS) and id(m) in outputs]) > 1
+        if any(isinstance(m, torch_pruning.ops._OutputOp | nn.Embedding) for m in targets) or (
+            residual and any(isinstance(m, nn.LayerNorm) for m in targets)
+        ):
+            continue  # outputs and a transformer's hidden width stay
+        items = [item for g in group if (item := _item(graph, g, names)) is not None]
+        if not items:
+            continue
+        reason = _fixed(targets, owners)
+        ways = () if reason else _ways(items)
+        if not ways:
+            reason = reason or "its channels do not divide into equal units"
+        yield Coupled(name=items[0].member.name, ways=ways, reason=reason)
 
 
-def _is_fixed(module: Any, names: dict[nn.Module, str], tied: set[int]) -> bool:
-    """Whether what is coupled to `module` keeps its width."""
-    if isinstance(module, nn.Parameter):
-        return True
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
-        return True
-    if module not in names:
-        return isinstance(module, torch_pruning.ops._OutputOp)
-    if any(id(p) in tied for p in module.parameters(recurse=False)):
-        return True
-    return isinstance(module, nn.Embedding | nn.MultiheadAttention | nn.LSTM)
-
-
-def _tied(model: nn.Module) -> set[int]:
-    """Return the ids of parameters that several modules own."""
-    ids = [id(p) for m in model.modules() for p in m.parameters(recurse=False)]
-    return {i for i in ids if ids.count(i) > 1}
+def _fixed(modules: Sequence[Any], owners: Owners) -> str:
+    """Return why what is coupled to `modules` keeps its width, nothing if it need not."""
+    for module in modules:
+        if isinstance(module, nn.Parameter):
+            return f"{owners.names(module)[0] or 'the model'} has parameters for its channels"
+        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
+            return "a normalisation of several dimensions follows"
+        if isinstance(module, nn.MultiheadAttention | nn.LSTM):
+            return f"a {type(module).__name__} reads it"
+    return owners.tied([m for m in modules if isinstance(m, nn.Module)])
 
 
 def _item(graph: Any, entry: Any, names: dict[nn.Module, str]) -> _Item | None:
     """Return a group's entry as an item; None for operations, which hold no channels."""
     module, handler = entry.dep.target.module, entry.dep.handler
-    if module not in names or not isinstance(module, _LAYERS + _NORMS + (nn.PReLU,)):
+    if module not in names or not isinstance(module, LAYERS + _NORMS + (nn.PReLU,)):
         return None
     out, into = graph.is_out_channel_pruning_fn(handler), graph.is_in_channel_pruning_fn(handler)
     side: Side = "both" if out and into else "out" if out else "in"

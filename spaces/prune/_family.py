@@ -38,10 +38,23 @@ class Family:
     units: int
     size: int
     """Channels of the first member in one unit."""
-    counts: int = 0
-    """Old number of heads; integer attributes that equal it are updated. 0 updates none."""
-    width: int = 0
-    """Old width; integer attributes that equal it are updated. 0 updates none."""
+    counts: tuple[int, ...] = ()
+    """Old numbers of heads; integer attributes that equal one are updated."""
+    widths: tuple[int, ...] = ()
+    """Old widths; integer attributes that equal one are updated."""
+    kept: tuple[str, ...] = ()
+    """Parts of names of attributes that stay as they are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coupled:
+    """A set of coupled sides, with the ways to divide it into units, the likeliest first."""
+
+    name: str
+    """Name of the layer that the search for coupled layers started from."""
+    ways: tuple[Family, ...]
+    reason: str = ""
+    """Why there are no ways, as a part of a sentence."""
 
 
 def keep(units: int, size: int, ratio: float, round_to: int) -> int:

@@ -13,6 +13,7 @@ from spaces._inputs import call, length, plain, rows
 from spaces._seeding import seeded
 from spaces._task import Task
 from spaces.prune._family import Family, Member, Side
+from spaces.prune._linear import transposed
 
 SAMPLES = 256
 """Training samples from which gradients are taken."""
@@ -123,8 +124,8 @@ def _channels(member: Member, of: Callable[[Tensor], Tensor]) -> Tensor | None:
     values = of(weight).detach().double()
     if weight.dim() == 1:
         return values
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    axis = int((member.side == "in") != transposed)
+    swapped = transposed(module) or isinstance(module, nn.modules.conv._ConvTransposeNd)
+    axis = int((member.side == "in") != swapped)
     sums = values.sum([d for d in range(values.dim()) if d != axis])
     # a grouped convolution stores one group's channels of an axis: they serve every group alike
     return sums.repeat(member.unit.numel() // sums.numel())

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from spaces._inputs import call, length, plain, rows
 from spaces._seeding import seeded
 from spaces._task import Task
+from spaces.prune._linear import bias, linear, weight
 
 SAMPLES = 256
 """Training samples that are looked at."""
@@ -37,7 +38,7 @@ class Reader:
     is read there, channel by channel (channels x kernel), then a constant one if there is a bias.
     """
 
-    module: nn.Linear | nn.Conv1d | nn.Conv2d
+    module: nn.Module
     parts: list[Tensor]
     """Columns that are seen together, ascending; each part of a wide layer has the constant."""
     moments: list[Tensor]
@@ -49,12 +50,12 @@ class Reader:
     @property
     def kernel(self) -> int:
         """Columns of one channel."""
-        return self.module.weight[0, 0].numel()
+        return weight(self.module)[0, 0].numel()
 
     @property
     def taps(self) -> Tensor:
         """The columns of channel 0, (kernel,)."""
-        return torch.arange(self.kernel, device=self.module.weight.device)
+        return torch.arange(self.kernel, device=weight(self.module).device)
 
     @property
     def matrix(self) -> Tensor:
@@ -75,11 +76,9 @@ def ranges(columns: int) -> list[tuple[int, int]]:
 
 def readable(module: nn.Module) -> bool:
     """Whether a layer's output is one matrix, held as its weight, times what it reads."""
-    plain_forward = type(module).forward in (
-        nn.Linear.forward,
-        nn.Conv1d.forward,
-        nn.Conv2d.forward,
-    )
+    if linear(module):
+        return True
+    plain_forward = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward)
     held = isinstance(module._parameters.get("weight"), nn.Parameter)
     return plain_forward and held and getattr(module, "groups", 1) == 1
 
@@ -131,7 +130,7 @@ def pick(
     by nobody, and in sentences filled up to one length it is the greater part.
     """
     shape = _placed(module, output.shape)
-    columns = min(WIDEST, module.weight[0].numel())  # type: ignore[index]
+    columns = min(WIDEST, weight(module)[0].numel())
     wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
     total = math.prod(shape)
     flat = torch.arange(total)  # chosen on the CPU: the same places on every device
@@ -145,39 +144,37 @@ def pick(
 
 def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return what `module` reads at `places`, (places, columns), with ones for a bias."""
-    if isinstance(module, nn.Linear):
+    if linear(module):
         seen = inputs[places]
     else:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         seen = _patches(module, inputs, places)
     seen = seen.float()
-    if module.bias is not None:
+    if bias(module) is not None:
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
     return seen
 
 
 def written(module: nn.Module, output: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return a layer's output at `places`, (places, outputs)."""
-    channels_last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    channels_last = output if linear(module) else output.movedim(1, -1)
     return channels_last[places].float()
 
 
 def matrix(module: nn.Module) -> Tensor:
     """Return weights and bias of a readable layer as one matrix, (outputs, columns), float64."""
-    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    weight = module.weight.detach().double().flatten(1)
-    if module.bias is None:
-        return weight
-    return torch.cat([weight, module.bias.detach().double()[:, None]], 1)
+    values = weight(module).detach().double().flatten(1)
+    shift = bias(module)
+    return values if shift is None else torch.cat([values, shift.detach().double()[:, None]], 1)
 
 
 def _empty(module: nn.Module) -> Reader:
-    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    device, columns = module.weight.device, module.weight[0].numel()
-    parts = [part.to(device) for part in _parts(columns, module.weight[0, 0].numel())]
-    if module.bias is not None:
+    held = weight(module)
+    device, columns = held.device, held[0].numel()
+    parts = [part.to(device) for part in _parts(columns, held[0, 0].numel())]
+    if bias(module) is not None:
         parts = [torch.cat([part, part.new_tensor([columns])]) for part in parts]
-    moments = [module.weight.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
+    moments = [held.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
     return Reader(module=module, parts=parts, moments=moments)
 
 
@@ -210,7 +207,7 @@ def _watch(
 def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
     """Return the sizes of an output's dimensions but the channels'."""
     sizes = tuple(shape)
-    return sizes[:-1] if isinstance(module, nn.Linear) else (sizes[0], *sizes[2:])
+    return sizes[:-1] if linear(module) else (sizes[0], *sizes[2:])
 
 
 def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:

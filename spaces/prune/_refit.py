@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spaces._inputs import call, concatenate, flatten, length, plain
 from spaces._task import Task
+from spaces.prune._linear import bias, trains, transposed, weight
 from spaces.prune._readers import batches, matrix, pick, ranges, read, readable, written
 from spaces.prune._removal import Removal, Snapshot
 
@@ -249,11 +250,11 @@ def _masked(moments: Tensor, slope: Tensor, mask: Tensor) -> Tensor:
 
 def write(module: nn.Module, new: Tensor) -> None:
     """Store a matrix as new parameters: the old tensors may be those of the whole model."""
-    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    weight = module.weight
-    if module.bias is not None:
-        bias = new[:, -1].to(weight.dtype)
-        module.bias = nn.Parameter(bias.clone(), requires_grad=module.bias.requires_grad)
+    held, shift = weight(module), bias(module)
+    if shift is not None:
+        values = new[:, -1].to(shift.dtype).clone()
+        module.bias = nn.Parameter(values, requires_grad=shift.requires_grad)
         new = new[:, :-1]
-    values = new.reshape(weight.shape).to(weight.dtype).contiguous()
-    module.weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+    values = new.reshape(held.shape).to(held.dtype)
+    values = (values.T if transposed(module) else values).contiguous()
+    module.weight = nn.Parameter(values, requires_grad=trains(module))

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from spaces._inputs import call, flatten
-from spaces._reasons import said
+from spaces._reasons import first_line
 from spaces.prune._coupling import BUILD_ERRORS
 from spaces.prune._family import Family
+from spaces.prune._linear import transposed
 
 TOLERANCE = 1e-3
 """Largest difference of outputs, relative to the largest output, that counts as rounding."""
@@ -87,7 +89,7 @@ def attempt(model: nn.Module, example: Any, removals: Sequence[Removal]) -> str 
         actual = _outputs(model, example, plain)
         final = _outputs(model, example, plain=False) if plain else actual
     except BUILD_ERRORS as error:
-        return said(error)
+        return f"what is left does not run ({first_line(error)})"
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (expected, final)]
     if shapes[0] != shapes[1]:
         return f"outputs of shapes {shapes[0]} become {shapes[1]}"
@@ -126,16 +128,17 @@ def _mask(removals: Sequence[Removal]) -> None:
             module, gone = member.module, member.channels(removal.units)
             reader = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
             reads = member.side == "in" or reader is not module
-            if reads and gone and isinstance(reader, nn.Linear | nn.modules.conv._ConvNd):
+            if reads and gone and (transposed(reader) or isinstance(reader, nn.Linear | _ConvNd)):
+                assert isinstance(reader.weight, Tensor)
                 weight = reader.weight.detach().clone()
                 _zero(reader, weight, gone)
                 reader.weight = nn.Parameter(weight)
 
 
 def _zero(module: nn.Module, weight: Tensor, channels: list[int]) -> None:
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if transposed(module) or isinstance(module, nn.modules.conv._ConvTransposeNd):
         weight[channels] = 0
-    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+    elif isinstance(module, _ConvNd) and module.groups > 1:
         rows, columns = weight.shape[0] // module.groups, weight.shape[1]
         for channel in channels:
             group, column = divmod(channel, columns)
@@ -159,18 +162,21 @@ def _cut(model: nn.Module, removals: Sequence[Removal]) -> None:
 
 
 def _refresh(model: nn.Module, removal: Removal) -> None:
-    """Update integer attributes around the cut layers that equal the old heads or width."""
+    """Update integer attributes around the cut layers that equal the old heads or widths."""
     family = removal.family
-    heads, left = family.counts, family.units - len(removal.units)
+    left = family.units - len(removal.units)
     for module in _owners(model, [m.name for m in family.members]):
         for key, value in list(vars(module).items()):
-            if type(value) is not int or value == 0:
-                continue
-            length = any(word in key for word in _LENGTHS)
-            if value == heads and not (length and value != family.width):
-                setattr(module, key, left)
-            elif value == family.width:
-                setattr(module, key, left * family.size)
+            if type(value) is int and _stale(family, key, value):
+                setattr(module, key, value * left // family.units)
+
+
+def _stale(family: Family, key: str, value: int) -> bool:
+    """Whether an attribute is a number of heads or a width of the whole family."""
+    if any(word in key for word in family.kept):
+        return False
+    length = any(word in key for word in _LENGTHS)
+    return value in family.widths or (value in family.counts and not length)
 
 
 def _owners(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spaces.prune._family import Family
+from spaces.prune._linear import bias, weight
 from spaces.prune._readers import Reader
 
 DAMPING = 0.01
@@ -102,7 +103,7 @@ def _states(name: str, unit: Tensor, units: int, reader: Reader) -> list[_State]
 
     None where its channels are not divided evenly among the units, or a unit lies in two parts.
     """
-    unit = unit.to(reader.module.weight.device)
+    unit = unit.to(weight(reader.module).device)
     channels = [(unit == u).nonzero().flatten() for u in range(units)]
     if len({len(c) for c in channels}) != 1 or not len(channels[0]):
         return []
@@ -119,7 +120,7 @@ def _states(name: str, unit: Tensor, units: int, reader: Reader) -> list[_State]
         damped = moments.clone()
         damped.diagonal().add_(DAMPING * scale)
         matrix = whole[:, part]
-        if number > 0 and reader.module.bias is not None:
+        if number > 0 and bias(reader.module) is not None:
             matrix[:, -1] = 0
         states.append(
             _State(

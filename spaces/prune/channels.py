@@ -13,11 +13,11 @@ from spaces._dimension import Interval, axis, choice
 from spaces._modes import evaluating
 from spaces._statistics import reestimate
 from spaces._task import Task
-from spaces._technique import Infeasible, Scope, Stage, Technique
+from spaces._technique import Infeasible, Left, Scope, Stage, Technique
 from spaces.prune._allocation import allocate, count, marks
-from spaces.prune._coupling import Coupled, find
+from spaces.prune._coupling import find
 from spaces.prune._damage import Outputs
-from spaces.prune._family import Family, keep
+from spaces.prune._family import Coupled, Family, keep
 from spaces.prune._importance import Scores, scores, weakest
 from spaces.prune._readers import observe
 from spaces.prune._refit import refit
@@ -90,10 +90,13 @@ class Channels(Technique):
         """Prune to this round's share of the ratio; `units` are those of the whole model."""
         with torch.random.fork_rng(devices=[]), _traceable(model):
             torch.manual_seed(0)
-            coupled = find(model, example)
+            found = find(model, example)
+            fixed = [f"{group.name}, because {group.reason}" for group in found if group.reason]
+            coupled = [group for group in found if group.ways]
             if not coupled:
+                why = f": {fixed[0]}" if fixed else ""
                 raise Infeasible(
-                    "no layer of the model has channels that could be removed",
+                    f"no layer of the model has channels that could be removed{why}",
                     scope=Scope.TECHNIQUE,
                 )
             for group in coupled:
@@ -101,7 +104,9 @@ class Channels(Technique):
             target = self.ratio * number / self.rounds
             ratios = [1 - units[g.name] * (1 - target) / g.ways[0].units for g in coupled]
             whole = Snapshot(model)
-            removed = _prune(model, example, self._options(model, task, example, coupled, ratios))
+            options = self._options(model, task, example, coupled, ratios)
+            removed, reasons = _prune(model, example, options)
+            _tell([*fixed, *reasons], len(found))
             if removed and self.refit:
                 refit(model, whole, task, removed)
         if removed:
@@ -179,24 +184,37 @@ class Channels(Technique):
         return keep(family.units, family.size, max(ratio, 0.0), self.round_to)
 
 
-def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -> list[Removal]:
-    """Remove from each coupled set in the first way that works; return what went.
+def _tell(reasons: Sequence[str], sets: int) -> None:
+    """Warn that sets of units stay whole, with the first reason."""
+    if reasons:
+        warnings.warn(
+            f"{len(reasons)} of {sets} sets of units were left whole: {reasons[0]}"
+            f"{f' and {len(reasons) - 1} more' if len(reasons) > 1 else ''}.",
+            Left,
+            stacklevel=4,
+        )
+
+
+def _prune(
+    model: nn.Module, example: Any, options: list[tuple[Removal, ...]]
+) -> tuple[list[Removal], list[str]]:
+    """Remove from each coupled set in the first way that works; return what went and what not.
 
     All sets are tried at once, each in its likeliest way. Only if that fails is each tried alone.
     """
     wanted = [ways for ways in options if any(r.units for r in ways)]
     if not wanted:
-        return []
+        return [], []
     whole = Snapshot(model)
     likeliest = [ways[0] for ways in wanted]
     if attempt(model, example, likeliest) is None:
-        return likeliest
+        return likeliest, []
     whole.restore()
     chosen, reasons = [], []
     for ways in wanted:
         removal, reason = _first(model, example, ways, whole)
         if removal is None:
-            reasons.append(f"{ways[0].family.name}: {reason}")
+            reasons.append(f"{ways[0].family.name}, because {reason}")
         elif removal.units:
             chosen.append(removal)
     if not chosen:
@@ -205,13 +223,7 @@ def _prune(model: nn.Module, example: Any, options: list[tuple[Removal, ...]]) -
     if reason is not None:
         whole.restore()
         raise Infeasible(f"the model does not work with fewer channels: {reason}")
-    if reasons:
-        warnings.warn(
-            f"prune.channels leaves {len(reasons)} of {len(wanted)} sets of coupled layers whole; "
-            f"the first is {reasons[0]}",
-            stacklevel=3,
-        )
-    return chosen
+    return chosen, reasons
 
 
 def _first(

@@ -46,7 +46,7 @@ class Layers(Technique):
         if len(blocks) < self.count:
             raise Infeasible(
                 f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
-                "return what they are given in the same shape and that it works without",
+                "add to what they are given and that it works without",
                 scope=Scope.POINT if blocks else Scope.TECHNIQUE,
             )
         outputs = Outputs(model, task)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spaces import Infeasible, Split, Task
 from spaces._dropped import Dropped
 from spaces._inputs import call
-from spaces._surgery import achieved, load, save
+from spaces._surgery import achieved, dropped, load, save
 from spaces.prune.channels import Channels
 from spaces.prune.layers import Layers
 
@@ -177,3 +177,80 @@ def test_layers_of_torch_and_of_transformers() -> None:
     task = Sentences(lambda: transformers.BertModel(config, add_pooling_layer=False), 7)
     model = Layers(count=2).apply(task.model(), task)
     assert [name.rpartition(".")[0] for name in gone(model)] == ["encoder.layer"] * 2
+
+
+class Excite(nn.Module):
+    """As in squeeze-and-excitation: returns what it is given, scaled."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(width, 4, 1), nn.Conv2d(4, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.b(self.a(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class Unit(nn.Module):
+    """A convolution of its own kind, as libraries of networks have them."""
+
+    def __init__(self, width: int, out: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, out, 1), nn.BatchNorm2d(out, affine=False)
+        self.norm.running_mean += 0.5
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * self.scale
+
+
+class Inverted(nn.Module):
+    """Adds to what it is given only where it may; its parts keep the width either way."""
+
+    def __init__(self, width: int, out: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.f = nn.Sequential(
+            Unit(width, 2 * width), Unit(2 * width, 2 * width), nn.ReLU(), Excite(2 * width),
+            Unit(2 * width, out, scale),
+        )  # fmt: skip
+        self.adds = width == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x) if self.adds else self.f(x)
+
+
+class Stage(nn.Module):
+    """Several blocks of one build; two stages of one kind that keep the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Inverted(width, width), Inverted(width, width, 1e-3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def mobile() -> nn.Module:
+    blocks = [Inverted(8, 8), Inverted(8, 16), Inverted(16, 16, 1e-3)]
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+
+
+def staged() -> nn.Module:
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Stage(8), Stage(8), *head)
+
+
+def test_parts_of_blocks_are_no_blocks() -> None:
+    task = Made(mobile, 3, 8, 8)
+    assert gone(Layers(count=1).apply(task.model(), task)) == ["3"]
+    assert gone(Layers(count=2).apply(task.model(), task)) == ["1", "3"]
+    with pytest.raises(Infeasible, match="the model has 2 that add to what they are given"):
+        Layers(count=3).apply(task.model(), task)
+
+
+def test_a_stage_is_its_blocks() -> None:
+    task = Made(staged, 3, 8, 8)
+    model = Layers(count=2).apply(task.model(), task)
+    assert gone(model) == ["1.layers.1", "2.layers.1"]
+    assert dropped(model) == gone(model)

@@ -1,0 +1,153 @@
+"""Which layers read which: every layer's output is cut off, and gradients say where it arrives."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces._inputs import call, flatten
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Layer:
+    """A layer at which the computation is cut: what it read, and what stands for its output."""
+
+    name: str
+    module: nn.Module
+    read: list[Tensor] = dataclasses.field(default_factory=list)
+    """What each call was given, as a function of other layers' outputs."""
+    written: list[Tensor] = dataclasses.field(default_factory=list)
+    """What each call returned to the model: numbers of ours, which the outputs depend on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Stream:
+    """Layers whose outputs meet, and those that read them."""
+
+    writers: tuple[Layer, ...]
+    readers: tuple[Layer, ...]
+    ends: bool
+    """Whether the model's outputs depend on it directly."""
+    parameters: tuple[nn.Parameter, ...]
+    """What the model computes with between the writers and the readers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """What something is computed from, back to the last layers."""
+
+    layers: frozenset[int]
+    parameters: tuple[nn.Parameter, ...]
+
+
+def streams(model: nn.Module, example: Any, kinds: Callable[[nn.Module], bool]) -> list[Stream]:
+    """Return all that flows between the layers of `kinds` in one pass over `example`.
+
+    The float parameters of `model`, which is in evaluation mode, require gradients.
+    """
+    layers, outputs = _cut(model, example, kinds)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    found = [_sources(layer.read, layers, wanted) for layer in layers]
+    ends = _sources(outputs, layers, wanted).layers
+    return [_stream(layers, part, found, ends) for part in _parts(len(layers), found)]
+
+
+def _cut(
+    model: nn.Module, example: Any, kinds: Callable[[nn.Module], bool]
+) -> tuple[list[Layer], list[Tensor]]:
+    """Return the layers in the order of their first calls, and the model's outputs."""
+    generator = torch.Generator().manual_seed(0)
+    seen: dict[str, Layer] = {}
+
+    def watch(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            layer = seen.setdefault(name, Layer(name=name, module=module))
+            layer.read.append(next(iter((*args, *kwargs.values()))))
+            # small positive numbers: no activation is flat there
+            values = torch.rand(output.shape, generator=generator) + 0.1
+            layer.written.append(values.to(output).requires_grad_())
+            return layer.written[-1].clone()
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(watch(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if kinds(module)
+    ]
+    try:
+        outputs = flatten(call(model, example))[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(seen.values()), outputs
+
+
+def _sources(
+    tensors: Iterable[Tensor], layers: Sequence[Layer], parameters: Sequence[nn.Parameter]
+) -> _Sources:
+    """Return what `tensors` are computed from."""
+    owners = [(i, t) for i, layer in enumerate(layers) for t in layer.written]
+    found = gradients(tensors, [*(t for _, t in owners), *parameters])
+    reached = {i for (i, _), g in zip(owners, found, strict=False) if g is not None}
+    used = zip(parameters, found[len(owners) :], strict=True)
+    return _Sources(
+        layers=frozenset(reached), parameters=tuple(p for p, g in used if g is not None)
+    )
+
+
+def gradients(
+    tensors: Iterable[Tensor], sources: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+) -> Sequence[Tensor | None]:
+    """Return the gradients of a random combination of `tensors`, of the channels in their masks."""
+    generator = torch.Generator().manual_seed(0)
+    roots, weights = [], []
+    for number, tensor in enumerate(tensors):
+        if tensor.requires_grad:
+            weight = torch.rand(tensor.shape, generator=generator).to(tensor) + 0.1
+            roots.append(tensor)
+            weights.append(weight if masks is None else weight * masks[number].to(weight))
+    if not roots or not sources:
+        return [None] * len(sources)
+    return torch.autograd.grad(roots, sources, weights, retain_graph=True, allow_unused=True)
+
+
+def _parts(count: int, found: Sequence[_Sources]) -> Iterator[tuple[set[int], set[int]]]:
+    """Yield writers and readers, as numbers, that are connected, in the writers' order."""
+    readers_of: dict[int, set[int]] = collections.defaultdict(set)
+    for reader, sources in enumerate(found):
+        for writer in sources.layers:
+            readers_of[writer].add(reader)
+    left = dict.fromkeys(range(count))
+    while left:
+        writers: set[int] = set()
+        readers: set[int] = set()
+        new = {next(iter(left))}
+        while new:
+            writers |= new
+            readers |= {r for w in new for r in readers_of[w]}
+            new = {w for r in readers for w in found[r].layers} - writers
+        for writer in writers:
+            del left[writer]
+        yield writers, readers
+
+
+def _stream(
+    layers: Sequence[Layer],
+    part: tuple[set[int], set[int]],
+    found: Sequence[_Sources],
+    ends: frozenset[int],
+) -> Stream:
+    writers, readers = (sorted(numbers) for numbers in part)
+    parameters = dict.fromkeys(p for r in readers for p in found[r].parameters)
+    return Stream(
+        writers=tuple(layers[i] for i in writers),
+        readers=tuple(layers[i] for i in readers),
+        ends=not ends.isdisjoint(writers),
+        parameters=tuple(parameters),
+    )

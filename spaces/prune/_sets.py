@@ -1,0 +1,110 @@
+"""Coupled linear layers, and which layers are left for another search."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from spaces.prune._family import Coupled
+from spaces.prune._flow import LAYERS, Stream, streams
+from spaces.prune._linear import inputs, linear, transposed
+from spaces.prune._units import ways
+
+_MIXING = (nn.LayerNorm, nn.RMSNorm)
+_KNOWN = (
+    *_MIXING,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.PReLU,
+)
+"""Modules with a parameter for each channel, which can be cut."""
+
+
+def linear_sets(model: nn.Module, example: Any) -> tuple[list[Coupled], list[nn.Module]]:
+    """Return what linear layers write and others read, and the layers for another search.
+
+    Nothing is said of a transformer's hidden width and of outputs: they stay.
+    """
+    owners = Owners(model)
+    found: list[Coupled] = []
+    left: list[nn.Module] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for stream in streams(model, example, _cuttable):
+            if _hidden(stream, owners) or (stream.ends and not stream.readers):
+                continue
+            coupled = _coupled(stream, owners)
+            if coupled is None:
+                left += [writer.module for writer in stream.writers]
+            else:
+                found.append(coupled)
+    return found, left
+
+
+class Owners:
+    """The modules that the parameters of a model belong to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._of: dict[int, list[tuple[str, nn.Module]]] = {}
+        for name, module in model.named_modules():
+            for parameter in module.parameters(recurse=False):
+                self._of.setdefault(id(parameter), []).append((name, module))
+
+    def kinds(self, parameter: nn.Parameter) -> list[nn.Module]:
+        """Return the modules that own a parameter."""
+        return [module for _, module in self._of[id(parameter)]]
+
+    def names(self, parameter: nn.Parameter) -> list[str]:
+        """Return the names of the modules that own a parameter."""
+        return [name for name, _ in self._of[id(parameter)]]
+
+    def tied(self, modules: Sequence[nn.Module]) -> str:
+        """Return which of the modules share a parameter with another, as a reason; else nothing."""
+        for module in modules:
+            for parameter in module.parameters(recurse=False):
+                if len(names := self.names(parameter)) > 1:
+                    return f"{' and '.join(names)} share their weights"
+        return ""
+
+
+def _cuttable(module: nn.Module) -> bool:
+    return isinstance(module, LAYERS) or transposed(module)
+
+
+def _hidden(stream: Stream, owners: Owners) -> bool:
+    """Whether a stream is what a transformer's blocks add to: normalised, and of several terms."""
+    terms = len(stream.writers)
+    normalised = False
+    for parameter in stream.parameters:
+        kinds = owners.kinds(parameter)
+        widths = {layer.written[0].shape[-1] for layer in stream.writers}
+        unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
+        scale = parameter.dim() == 1 and parameter.numel() in widths and unknown
+        if scale or any(isinstance(m, _MIXING) for m in kinds):
+            normalised = True
+        else:
+            terms += 1
+    return normalised and terms > 1
+
+
+def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
+    """Return the units of a stream between linear layers; None where others have to search."""
+    layers = [*stream.writers, *stream.readers]
+    plain = all(linear(x.module) and len(x.written) == 1 for x in layers)
+    if stream.ends or not stream.readers or not plain:
+        return None
+    name = stream.writers[0].name
+    if reason := owners.tied([layer.module for layer in layers]):
+        return Coupled(name=name, ways=(), reason=reason)
+    width = min(inputs(reader.module) for reader in stream.readers)
+    large = [p for p in stream.parameters if p.numel() >= width]
+    if large and all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p)):
+        return None
+    if large:
+        reason = f"{owners.names(large[0])[0]} has parameters for its channels"
+        return Coupled(name=name, ways=(), reason=reason)
+    if found := ways(stream):
+        return Coupled(name=name, ways=found)
+    return Coupled(name=name, ways=(), reason="its channels do not divide into independent units")

@@ -1,0 +1,83 @@
+"""What pruning leaves whole or drops is told in the record, also of a model from the cache."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from search.executors.local import Local
+from search.experiment import Experiment
+from search.shaping import removed, sentences, shaped
+from search.study import Asked
+from spaces import Left, Stage, Task, Technique
+from spaces._dropped import drop
+
+TIED = """
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(6, 32)
+        self.b.weight = self.a.weight
+        self.c, self.d = nn.Linear(32, 40), nn.Linear(40, 3)
+
+    def forward(self, x):
+        return self.d(self.c(self.a(x).relu() + self.b(x)).relu())
+
+
+def model():
+    torch.manual_seed(0)
+    return Tied()
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Telling(Technique):
+    """Warns twice of what it leaves, and once of something else."""
+
+    stage = Stage.SHAPE
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        for message, kind in (("It stays.", Left), ("It stays.", Left), ("old", FutureWarning)):
+            warnings.warn(message, kind, stacklevel=1)
+        return model
+
+
+def test_what_was_left_is_collected_and_other_warnings_go_on() -> None:
+    net = nn.Linear(2, 2)
+    with pytest.warns(FutureWarning, match="old") as seen:
+        model, left = shaped([Telling(), Telling()], net, None)  # type: ignore[arg-type]
+    assert (model, left) == (net, ["It stays."])
+    assert not [w for w in seen if issubclass(w.category, Left)]
+
+
+def test_dropped_blocks_are_facts_and_a_sentence() -> None:
+    whole, pruned = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    drop(pruned[1])
+    facts = removed(whole, pruned)
+    assert facts == {"weights_removed": 0.5, "layers_dropped": ["1"]}
+    assert sentences(facts | {"left": ["It stays."]}) == ["Dropped: 1.", "It stays."]
+    assert sentences(removed(whole, whole)) == []
+
+
+def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(project: Path) -> None:
+    task = project / "task.py"
+    head, _, rest = task.read_text().partition("def model():")
+    task.write_text(head + TIED + rest[rest.index("\n\n\n") :])
+    experiment = Experiment.load(project / "experiment.toml")
+    point = experiment.space.neutral() | {
+        "deploy.runtime.name": "null",
+        "prune.channels.ratio": 0.5,
+    }
+    run = project / "run"
+    run.mkdir()
+    executor = Local(experiment=experiment, folder=run, threads=1)
+    for trial in (0, 1):
+        record = executor.evaluate(
+            Asked(trial=trial, point=point, forced=True), None, lambda *_: None
+        )
+        assert record.state == "complete", record.reason
+        assert record.note is not None
+        assert record.note.startswith("1 of 2 sets of units were left whole: a, because a and b")
+        assert record.facts["left"] == [record.note]
