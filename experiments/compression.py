@@ -2,7 +2,7 @@
 
     python experiments/compression.py EXPERIMENT [--runtimes eager onnxruntime] [--steps 0 100]
         [--only quantize.mixed deploy.coding] [--points experiments/pairs.toml]
-        [--target device=cuda batch_size=64] [--out results.json]
+        [--target device=cuda batch_size=64] [--objectives size latency] [--out results.json]
 
 EXPERIMENT is an experiment's file, or a folder with an experiment.toml, of which the task and the
 target (device, threads, batch size; `--target` changes it) are taken. Every technique is taken at
@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", help="techniques; all by default, none: no-technique")
     parser.add_argument("--points", type=Path, help="a TOML file of named points")
+    parser.add_argument("--objectives", nargs="+", default=["accuracy", "size", "latency"])
     parser.add_argument("--target", nargs="+", default=[], help="its fields, as in device=cuda")
     parser.add_argument("--batch-size", type=int, default=0, help="of training; 0 is automatic")
     parser.add_argument("--folder", type=Path, help="keep artifacts and caches in this folder")
@@ -136,7 +137,7 @@ def _text(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str
         for name in sorted(n for n in values if n.rpartition(".")[0] == technique):
             found = sorted(values[name], key=str)
             lines.append(f"{name.rpartition('.')[2]} = {json.dumps(found)}")
-    return "\n".join([*lines, "[objectives.accuracy]", "[objectives.size]", "[objectives.latency]"])
+    return "\n".join([*lines, *(f"[objectives.{name}]" for name in asked.objectives)])
 
 
 def _evaluated(
@@ -177,21 +178,25 @@ def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point:
 def _line(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Return a row of the Markdown table, with its heading before the first."""
     heading = (
-        "| point | steps | runtime | accuracy | bytes | times smaller | latency, ms |\n"
-        "|---|---:|---|---:|---:|---:|---:|\n"
+        "| point | steps | runtime | accuracy | bytes | times smaller | latency, ms | faster |\n"
+        "|---|---:|---|---:|---:|---:|---:|---:|\n"
         if len(records) == 1
         else ""
     )
     start = f"| {record['title']} | {record['steps']} | {record['runtime']} |"
     if record["state"] != "complete":
-        return f"{heading}{start} {record['state']}: {record['reason']} | | | |"
+        return f"{heading}{start} {record['state']}: {record['reason']} | | | | |"
     found = {name: m["value"] for name, m in record["measurements"].items()}
     own = [r for r in records if r["state"] == "complete" and r["runtime"] == record["runtime"]]
-    whole = own[0]["measurements"]["size"]["value"]  # the unchanged model comes first
-    return (
-        f"{heading}{start} {found['accuracy']:.4f} | {found['size']:,.0f} "
-        f"| {whole / found['size']:.1f} | {found['latency']:.3f} |"
-    )
+    whole = {k: m["value"] for k, m in own[0]["measurements"].items()}  # unchanged comes first
+    cells = {
+        "accuracy": lambda v: f"{v:.4f}",
+        "size": lambda v: f"{v:,.0f} | {whole['size'] / v:.1f}",
+        "latency": lambda v: f"{v:.3f} | {whole['latency'] / v:.2f}",
+    }
+    empty = {"accuracy": "", "size": " | ", "latency": " | "}
+    told = [cell(found[k]) if k in found else empty[k] for k, cell in cells.items()]
+    return f"{heading}{start} {' | '.join(told)} |"
 
 
 def _write(path: Path, experiment: Experiment, records: list[dict[str, Any]]) -> None:

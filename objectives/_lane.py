@@ -120,6 +120,17 @@ def pin(threads: int) -> tuple[int, ...]:
     return chosen
 
 
+def others(interval: float = 0.1) -> float:
+    """Return the share (0..1) of this process' cores that is in use, while it does nothing.
+
+    Called with the lane held, so that trials of ours do not count.
+    """
+    busy = psutil.cpu_percent(interval=interval, percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        busy = [busy[core] for core in os.sched_getaffinity(0) if core < len(busy)] or busy
+    return float(sum(busy) / len(busy) / 100)
+
+
 def die_with_parent() -> None:
     """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
     if sys.platform == "linux":

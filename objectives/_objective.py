@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from objectives._data import Examples
-from objectives._statistics import of_median
+from objectives._statistics import of_processes
 from objectives.runtimes._runtime import Program
 from spaces._inputs import flatten, rows
 
@@ -68,6 +68,11 @@ class Objective(abc.ABC):
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Measure a loaded artifact on a split's examples, at the program's target."""
 
+    @property
+    def budget(self) -> float:
+        """Seconds of timed runs that a measurement takes in all; 0 where nothing is timed."""
+        return 0.0
+
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
         """Return observations in the objective's unit, taken for about `seconds`.
 
@@ -76,13 +81,17 @@ class Objective(abc.ABC):
         del program, examples, seconds
         raise TypeError(f"{type(self).__name__} is not observed over time")
 
-    def summary(self, observations: Sequence[float]) -> Measurement:
-        """Return the median with a block-bootstrap interval."""
-        low, high = of_median(observations)
-        middle = float(np.median(observations))
-        return Measurement(
-            value=middle, unit=self.unit, low=low, high=high, samples=len(observations)
-        )
+    def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
+        """Return the median over processes on a device, `series` being what each observed.
+
+        The interval is where other processes, at another moment, would find it. Raises ValueError
+        where a process found what is impossible, such as a time of zero.
+        """
+        if min(float(np.median(observations)) for observations in series) <= 0:
+            raise ValueError(f"what is timed must be above 0 {self.unit}")
+        value, low, high = of_processes(series, device)
+        samples = sum(len(observations) for observations in series)
+        return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
 
 
 def feeds(program: Program, examples: Examples) -> list[Any]:

@@ -40,8 +40,8 @@ def hopeless(goals: Sequence[Goal], found: Mapping[str, Measurement], bar: Bar) 
     """Return why a candidate with the measurements `found` is not worth training, else None.
 
     Either a limit is broken that training cannot mend, or one incumbent is clearly better
-    (intervals apart) on everything found and also has the best score of all: the candidate is
-    then dominated as far as its training cannot beat the best score seen so far.
+    (each outside of the other's interval) on everything found and also has the best score of all:
+    the candidate is then dominated as far as its training cannot beat the best score seen so far.
     """
     for goal in goals:
         if goal.name in found and (reason := _broken(goal, found[goal.name], bar)):
@@ -66,8 +66,14 @@ def _broken(goal: Goal, found: Measurement, bar: Bar) -> str | None:
 
 
 def _worse(goal: Goal, mine: Measurement, theirs: Measurement) -> bool:
-    """Whether the intervals are apart; sizes have none, and must only differ."""
-    return mine.high < theirs.low if goal.rising else mine.low > theirs.high
+    """Whether each is outside of the other's interval; sizes have none, and must only differ.
+
+    An interval is where measuring the same again would lead: there is no need for two of them to
+    be apart.
+    """
+    if goal.rising:
+        return mine.value < theirs.low and mine.high < theirs.value
+    return mine.value > theirs.high and mine.low > theirs.value
 
 
 def _best(goal: Goal, rival: Incumbent, incumbents: Sequence[Incumbent]) -> bool:

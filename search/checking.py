@@ -1,7 +1,6 @@
 """What is found out before any trial: whether an experiment and its task can be used."""
 
-import itertools
-import json
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,25 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search.errors import BadExperiment, BadTask
+from search.errors import BadTask
 from search.experiment import Experiment
-from search.feasibility import kinds_of, refusal
+from search.feasibility import kinds_of, refusal_here
 from search.opening import opening
+from search.points import counted
 from search.wording import short
-from spaces import Point, Split, Task
+from spaces import Outputs, Split, Stage
+from spaces._distillation import has_classes
 from spaces._inputs import call, flatten, length
-
-COUNTED = 20_000
-"""Spaces up to this size are gone through point by point."""
+from spaces._reasons import said
+from spaces._task import Unsuited
 
 
 def check(experiment: Experiment) -> list[str]:
     """Return what was found, a line each; raises BadTask or BadExperiment at the first fault."""
-    model = model_of(experiment.task)
+    experiment, model = informed(experiment)
     lines = [f"task      {experiment.task.describe()['name']}: {_weights(model):,} weights"]
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    for split in splits:
-        lines.append(f"{split:<9} {_split(experiment, model, split)}")
+    lines += rehearsed(experiment, model)
     lines += _points(experiment, kinds_of(model))
     lines += [f"note      {notice}" for notice in experiment.notices]
     return [*lines, "ok"]
@@ -35,50 +33,126 @@ def check(experiment: Experiment) -> list[str]:
 
 def plan(experiment: Experiment) -> list[str]:
     """Return what a search would do first, without running a trial."""
-    kinds = kinds_of(model_of(experiment.task))
+    experiment, model = informed(experiment)
+    kinds = kinds_of(model)
     neutral = experiment.space.neutral()
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
     lines.append("first points:")
     for point in opening(experiment):
-        reason = refusal(experiment, experiment.space.plan(point), kinds)
+        reason = refusal_here(experiment, experiment.space.plan(point), kinds)
         runtime = experiment.space.plan(point).runtime
         lines.append(f"  {runtime:<12} {short(point, neutral):<44} {reason or ''}".rstrip())
     return [*lines, "then points where the sampler expects to extend the front"]
 
 
-def model_of(task: Task) -> nn.Module:
-    """Return the user's model; whatever their code raises becomes one line."""
+def informed(experiment: Experiment) -> tuple[Experiment, nn.Module]:
+    """Return the experiment with what its model shows, and the model, in float32.
+
+    Its space knows the outputs, so that no trial is spent on a dimension that is dead for them.
+    Whatever the user's code raises becomes one line.
+    """
+    task = experiment.task
     try:
-        return task.model()
+        model = task.given()
     except Exception as error:
-        raise BadTask(f"model() failed: {_said(error)}") from error
+        raise BadTask(f"model() failed: {said(error)}") from error
+    notices = (*experiment.notices, *_precision(model))
+    model = model.float()
+    space = dataclasses.replace(experiment.space, outputs=_outputs(experiment, model))
+    return dataclasses.replace(experiment, space=space, notices=notices), model
 
 
-def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
-    """Return what a split's first batch looks like after going through forward, loss and score."""
+def _precision(model: nn.Module) -> Iterator[str]:
+    """Yield the notice that a model is not deployed in the type that it comes in."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if types:
+        names = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
+        yield (
+            f"the model comes in {names}: it is compared, searched and deployed in float32, and so "
+            "are its inputs"
+        )
+
+
+def _outputs(experiment: Experiment, model: nn.Module) -> Outputs:
+    """Return what a batch shows of the outputs."""
+    _, outputs, _ = _tried(experiment, model, "validation")
+    return Outputs(classes=has_classes(outputs))
+
+
+def _tried(experiment: Experiment, model: nn.Module, split: Split) -> tuple[Any, Any, Any]:
+    """Return a split's first inputs, what the model makes of them, and the targets."""
     task, size = experiment.task, experiment.target.batch_size
-    step = f'batches("{split}", {size})'
+    step = source = f'batches("{split}", {size})'
     try:
         inputs, targets = next(iter(task.batches(split, size)))
-        tensors, _ = flatten(inputs)
+        flatten(inputs)
         step = "forward"
         with torch.inference_mode():
             outputs = call(model, inputs)
-        leaves, _ = flatten(outputs)
-        step = "loss(outputs, targets)"
-        loss = task.loss(outputs, targets)
-        step = "score(outputs, targets)"
-        score = task.score(outputs, targets)
+        flatten(outputs)
     except StopIteration:
-        raise BadTask(f"{step} yields nothing: every split needs at least one batch") from None
+        raise BadTask(f"{source} yields nothing: every split needs at least one batch") from None
     except Exception as error:
-        raise BadTask(f"{step} failed: {_said(error)}") from error
-    if not math.isfinite(float(loss)) or not math.isfinite(score):
-        raise BadTask(f"loss and score must be finite, got {float(loss)} and {score} on {split}")
-    if length(inputs) != size:
-        raise BadTask(f"{step}: the first batch has {length(inputs)} samples, asked for {size}")
-    return f"inputs {_shapes(tensors)} -> outputs {_shapes(leaves)}, loss {float(loss):.3g}"
+        raise BadTask(f"{step} failed: {said(error)}") from error
+    return inputs, outputs, targets
+
+
+def rehearsed(experiment: Experiment, model: nn.Module) -> list[str]:
+    """Return what each split's first batch becomes in the model, the loss and the score.
+
+    Raises BadTask at the first fault: found later, it would cost the trials before it.
+    """
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    return [f"{split:<9} {_split(experiment, model, split)}" for split in splits]
+
+
+def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
+    task, size = experiment.task, experiment.target.batch_size
+    inputs, outputs, targets = _tried(experiment, model, split)
+    step = f"loss(outputs, targets) on {split}"
+    try:
+        told = _loss(experiment, outputs, targets)
+        step = f"score(outputs, targets) on {split}"
+        score = task.score(outputs, targets)
+    except Unsuited as error:
+        raise BadTask(str(error)) from error
+    except BadTask:
+        raise
+    except Exception as error:
+        raise BadTask(f"{step} failed: {said(error)}") from error
+    if not math.isfinite(score):
+        raise BadTask(f"loss and score must be finite, got a score of {score} on {split}")
+    _sized(f'batches("{split}", {size})', split, length(inputs), size)
+    shapes = [_shapes(flatten(tree)[0]) for tree in (inputs, outputs)]
+    return f"inputs {shapes[0]} -> outputs {shapes[1]}, {told}"
+
+
+def _loss(experiment: Experiment, outputs: Any, targets: Any) -> str:
+    """Return the loss in words; one that a task without its own cannot have matters to training."""
+    try:
+        loss = float(experiment.task.loss(outputs, targets))
+    except Unsuited:
+        if any(slot.base.stage is Stage.TRAIN for slot in experiment.space.slots):
+            raise
+        return "no loss, and nothing is trained"
+    if not math.isfinite(loss):
+        raise BadTask(f"loss and score must be finite, got a loss of {loss}")
+    return f"loss {loss:.3g}"
+
+
+def _sized(source: str, split: Split, found: int, asked: int) -> None:
+    """Refuse batches of another size than asked; what is only scored may be fewer samples."""
+    if found > asked:
+        raise BadTask(
+            f"{source}: its first batch has {found} samples, which must be at most the {asked} "
+            "asked for"
+        )
+    if found < asked and split != "test":
+        raise BadTask(
+            f"{source}: its first batch has {found} samples, a batch of the target has {asked}; "
+            "yield full batches, give the split more samples, or lower target.batch_size"
+        )
 
 
 def _shapes(tensors: list[Tensor]) -> str:
@@ -86,39 +160,8 @@ def _shapes(tensors: list[Tensor]) -> str:
 
 
 def _points(experiment: Experiment, kinds: frozenset[str]) -> list[str]:
-    """Return how many points there are, and why some cannot be executed.
-
-    Raises BadExperiment when not even one point can be executed.
-    """
-    size = experiment.space.size()
-    lines = [f"space     {len(experiment.space.dimensions())} dimensions, {size:,.0f} points"]
-    if size > COUNTED:
-        return lines
-    reasons: dict[str, int] = {}
-    different = set()
-    for point in _all(experiment):
-        reason = refusal(experiment, experiment.space.plan(point), kinds)
-        if reason:
-            reasons[reason] = reasons.get(reason, 0) + 1
-        else:
-            different.add(json.dumps(experiment.space.canonical(point), sort_keys=True))
-    if not different:
-        raise BadExperiment(f"no point of the space can be executed: {next(iter(reasons))}")
-    lines.append(f"          {len(different):,} of them differ and can be executed")
-    ordered = sorted(reasons.items(), key=lambda item: -item[1])
-    return lines + [f"          {count:,} cannot: {reason}" for reason, count in ordered]
-
-
-def _all(experiment: Experiment) -> Iterator[Point]:
-    dimensions = experiment.space.dimensions()
-    grids: list[Any] = [d.values() or () for d in dimensions.values()]
-    for values in itertools.product(*grids):
-        yield dict(zip(dimensions, values, strict=True))
+    return counted(experiment, lambda p: refusal_here(experiment, experiment.space.plan(p), kinds))
 
 
 def _weights(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.samplers import TPESampler
 
 from spaces import Dimension, Interval, Point, Value
-from spaces._space import Space, rounded
+from spaces._space import Space, drawn, rounded
 
 ATTEMPTS = 400
 """Points drawn at random near the front before all of them are looked through."""
@@ -61,7 +61,7 @@ class Codec:
             point = dict(draw.choice(parents))
             moved = 1 + 4 * attempt // ATTEMPTS
             for name in draw.sample(sorted(point), min(moved, len(point))):
-                point[name] = self._draw(name, draw)
+                point[name] = drawn(self._dimensions[name], draw)
             point = self._space.canonical(point)
             if wanted(point):
                 return point
@@ -69,13 +69,6 @@ class Codec:
 
     def _ranked(self, name: str) -> bool:
         return isinstance(self.distributions[name], IntDistribution)
-
-    def _draw(self, name: str, draw: random.Random) -> Value:
-        dimension, grid = self._dimensions[name], self._grids[name]
-        if grid:
-            return draw.choice(grid)
-        assert isinstance(dimension, Interval)
-        return rounded(draw.uniform(dimension.low, dimension.high))
 
     def _all(self) -> Iterator[Point]:
         """Yield the points of a finite space, none of any other."""

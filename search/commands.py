@@ -8,23 +8,25 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from objectives import Objective, Target
-from objectives._data import read
-from search import catalogue, checking, folder, measuring, store
+from objectives import Runtime
+from search import catalogue, checking, folder, store
 from search.console import Console, front_table
 from search.default import default_for
 from search.driver import Executor, Search, Tracker
-from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun, BadTask
+from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun
 from search.executors.local import Local
-from search.experiment import Experiment, Goal, duration
+from search.experiment import Experiment, duration
 from search.front import pick
+from search.lane import Crashed, Lane
+from search.subject import Subject, checked
 from search.summarize import summary_of
 from search.summary import Summary
-from spaces import Interval, Split, Task, Technique
+from spaces import Interval, Split, Technique
 
 DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
 
@@ -47,7 +49,10 @@ def run(
     ray: str | None,
     json: bool,
 ) -> int:
-    """Search, and print the front; with `dry_run` print the plan only."""
+    """Search, and print the front; with `dry_run` print the plan only.
+
+    Returns 2 for a front that could not be confirmed: it is printed, and its numbers are weaker.
+    """
     if workers is not None and workers < 1:
         raise BadExperiment(f"--workers must be a positive integer, got {workers}")
     if trials is not None:
@@ -62,7 +67,7 @@ def run(
     place = out or Path("runs") / experiment.name
     summary = _searched(experiment, place, workers, ray)
     print(_as_json(summary) if json else front_table(summary))
-    return 0
+    return 0 if summary.confirmed else BadEnvironment.exit_code
 
 
 def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str | None) -> Summary:
@@ -125,7 +130,7 @@ def ui(run_folder: Path | None, port: int) -> NoReturn:
 
 
 def front(run_folder: Path, *, as_json: bool) -> str:
-    """Return the confirmed front of a run as a table, or as its JSON."""
+    """Return the front of a run as a table, or as its JSON."""
     summary = _stored(run_folder)
     return _as_json(summary) if as_json else front_table(summary)
 
@@ -148,10 +153,10 @@ def export(run_folder: Path, how: str, to: Path) -> str:
 def _copy(source: Path, to: Path) -> None:
     draft = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     try:
-        measuring.checked(source)
+        checked(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, draft)
-        measuring.checked(draft)
+        checked(draft)
         if to.exists():
             to.rmdir()
         draft.replace(to)
@@ -162,31 +167,19 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def measure(artifact: Path, split: Split, task_file: Path | None) -> dict[str, Any]:
-    """Return the measurements of an artifact in this process, which has loaded nothing else."""
-    manifest = measuring.checked(artifact)
-    task = _task_of(manifest, task_file)
-    target = Target(**manifest["target"])
-    measuring.settle(target, measuring.placement(artifact).count)
-    goals = [
-        Goal(name=name, objective=catalogue.find("objectives", name, Objective)(**fields))
-        for name, fields in manifest["objectives"].items()
-    ]
-    found, placed = measuring.measured(artifact, task, goals, read(task, split))
-    answer = {"split": split, "measurements": {k: m.to_json() for k, m in found.items()}}
-    return answer | ({"placement": placed} if placed else {})
-
-
-def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
-    """Return the task that an artifact was made from, or the same at another place."""
-    name, fields = manifest["task"]["name"], dict(manifest["task"]["settings"])
-    if file is not None:
-        fields["file"] = str(file.resolve())
-    if "file" in fields and not Path(fields["file"]).is_file():
-        raise BadTask(f"the artifact's task is not at {fields['file']}; say where with --task FILE")
-    try:
-        return catalogue.find("objectives.tasks", name, Task)(**fields)
-    except TypeError as error:
-        raise BadArtifact(f"the manifest's task cannot be read: {error}") from error
+    """Return the measurements of an artifact, taken as a trial takes them."""
+    artifact = artifact.resolve()
+    Subject.recorded(artifact, task_file)  # what is wrong with it is told here
+    # Once for all processes that measure.
+    catalogue.find("objectives.runtimes", checked(artifact)["runtime"], Runtime)
+    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane()) as lane:
+        try:
+            found = lane.recorded(artifact, task_file, split=split, data=Path(data))
+        except Crashed as error:
+            raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
+    values = {k: m.to_json() for k, m in found.measurements.items()}
+    answer = {"split": split, "measurements": values} | found.facts()
+    return answer | ({"placement": found.placement} if found.placement else {})
 
 
 def listed(*, as_json: bool) -> str:
@@ -226,9 +219,9 @@ def _values(dimension: Any) -> str:
 def _stored(run_folder: Path) -> Summary:
     """Return the summary of a finished run from its folder."""
     experiment = folder.reopen(run_folder)
-    baseline, members = folder.read_front(run_folder)
+    baseline, members, confirmed = folder.read_front(run_folder)
     return summary_of(
-        experiment, run_folder, "", [baseline, *members], members, baseline, confirmed=True
+        experiment, run_folder, "", [baseline, *members], members, baseline, confirmed=confirmed
     )
 
 
@@ -236,6 +229,7 @@ def _as_json(summary: Summary) -> str:
     content = {
         "baseline": summary.baseline.to_json(),
         "front": [r.to_json() for r in summary.front],
+        "confirmed": summary.confirmed,
         "run": summary.run_folder,
     }
     return json.dumps(content, indent=1, allow_nan=False)

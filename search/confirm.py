@@ -12,9 +12,10 @@ from search.lane import Crashed, Lane
 from search.record import Record
 from spaces import Infeasible
 
-ROUNDS = 5
+ROUNDS = 6
+"""In which all take turns, in all processes together."""
 GROUP = 8
-"""Artifacts measured in turns in one process, the baseline included, so that memory is bounded."""
+"""Artifacts measured in turns in a process, the baseline included, so that memory is bounded."""
 
 
 def measure(experiment: Experiment, job: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
@@ -48,33 +49,43 @@ def _again(
         group = [baseline, *others[start : start + GROUP - 1]]
         for record, found in zip(group, _together(experiment, group, run, lane), strict=True):
             answer = answers[str(record.trial)]
-            if isinstance(found, str):
-                answer["reason"] = found
-            elif not answer["measurements"]:
-                answer["measurements"] = {k: m.to_json() for k, m in found.items()}
+            if "reason" in found or not answer["measurements"]:
+                answer |= found
 
 
 def _together(
     experiment: Experiment, group: Sequence[Record], run: Path, lane: Lane
-) -> list[dict[str, Measurement] | str]:
+) -> list[dict[str, Any]]:
     """Return what was found of each: all in turns, or alone when one of them brings all down."""
     folders = {run / str(record.artifact): strategy_of(record) for record in group}
     data = run / "cache" / "data"
     try:
-        found = lane.interleave(experiment, folders, rounds=ROUNDS, data=data)
-        return [found[str(folder)] for folder in folders]
+        return _in_turns(experiment, folders, data, lane)
     except (Crashed, Infeasible):
         return [_apart(experiment, f, s, data, lane) for f, s in folders.items()]
 
 
 def _apart(
     experiment: Experiment, folder: Path, strategy: str | None, data: Path, lane: Lane
-) -> Any:
+) -> dict[str, Any]:
     try:
-        found = lane.interleave(experiment, {folder: strategy}, rounds=ROUNDS, data=data)
-        return found[str(folder)]
+        (found,) = _in_turns(experiment, {folder: strategy}, data, lane)
+        return found
     except (Crashed, Infeasible) as error:
-        return str(error)
+        return {"reason": str(error)}
+
+
+def _in_turns(
+    experiment: Experiment, folders: Mapping[Path, str | None], data: Path, lane: Lane
+) -> list[dict[str, Any]]:
+    found, processes = lane.interleave(experiment, folders, rounds=ROUNDS, data=data)
+    return [
+        {
+            "measurements": {k: m.to_json() for k, m in found[str(folder)].items()},
+            "processes": processes,
+        }
+        for folder in folders
+    ]
 
 
 def _tested(
@@ -108,9 +119,10 @@ def revised(record: Record, answer: Mapping[str, Any]) -> Record:
         return dataclasses.replace(record, state="failed", reason=reason)
     again = {k: Measurement(**m) for k, m in answer["measurements"].items()}
     first = {k: m.to_json() for k, m in record.measurements.items() if k in again}
+    facts = {"during_search": first} | ({"processes": answer["processes"]} if again else {})
     return dataclasses.replace(
         record,
         measurements=record.measurements | again,
         test={k: Measurement(**m) for k, m in answer["test"].items()},
-        facts=record.facts | {"during_search": first},
+        facts=record.facts | facts,
     )

@@ -12,10 +12,12 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.record import Record
 from search.study import Asked, Study
-from search.summary import Summary, change
+from search.summary import UNCONFIRMED, Summary, change
 from search.wording import quantity, short
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
+BUSY = 0.25
+"""Share of the cores in use by others from which on it is said."""
 QUIET_SECONDS = 15.0
 """Plain output says nothing of a stage more often than this."""
 
@@ -34,6 +36,7 @@ class Console:
         self._first, self._best = 0, ""
         self._names: dict[int, str] = {}
         self._now: dict[int, str] = {}
+        self._disturbed = False
 
     def begin(self, experiment: Experiment, study: Study, folder: Path) -> None:
         """Say what is searched and where it is kept."""
@@ -91,6 +94,17 @@ class Console:
             f"{self._paid:>3}/{self._total} {mark} {record.runtime:<11} {point:<44} {outcome}"
             f"  {record.seconds:.0f} s"
         )
+        self._warn_of_others(record)
+
+    def _warn_of_others(self, record: Record) -> None:
+        """Say once that other processes use the cores on which times are taken."""
+        share = record.facts.get("conditions", {}).get("others", 0.0)
+        if share > BUSY and not self._disturbed:
+            self._disturbed = True
+            self.say(
+                f"note: other processes used {share:.0%} of the cores when trial {record.trial} "
+                "was timed; speeds are less certain than on an idle machine"
+            )
 
     def confirming(self, count: int) -> None:
         """Say that the front is being measured again."""
@@ -171,4 +185,5 @@ def front_table(summary: Summary, width: int | None = None) -> str:
     terminal = Terminal(width=width or 150, no_color=True, highlight=False)
     with terminal.capture() as capture:
         terminal.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join(lines if summary.confirmed else [*lines, UNCONFIRMED])

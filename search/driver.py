@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from search import confirm, folder
-from search.checking import model_of
+from search.checking import informed, rehearsed
 from search.console import Console
-from search.errors import BadTask, Interrupted, NothingSucceeded
+from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
 from search.feed import Feed
+from search.points import require_executable
 from search.record import Record
 from search.signals import Signals, Stopped
 from search.study import Study
@@ -74,16 +77,22 @@ class Search:
     def run(self) -> Summary:
         """Search until the budget is spent, confirm the front, and return what came out.
 
-        Raises BadTask when the unchanged model cannot be measured, NothingSucceeded when no
-        trial succeeded, Interrupted on a signal.
+        Where it cannot be confirmed it is reported as it was measured, marked as such. Raises
+        BadTask when a split, the loss or the score fails or the unchanged model cannot be
+        measured, BadExperiment when no point can be executed, NothingSucceeded when no trial
+        succeeded, Interrupted on a signal.
         """
         self.executor.prepare()
+        experiment, model = informed(self.experiment)
+        rehearsed(experiment, model)
+        refuse = self._refuser(model)
+        require_executable(experiment, refuse)
         folder.begin(self.folder, self.experiment, self.command)
         parallel = self.executor.workers > 1
-        study = Study.open(self.folder, self.experiment, self._refuser(), parallel=parallel)
+        study = Study.open(self.folder, experiment, refuse, parallel=parallel)
         study.close_stale()
         folder.store_records(self.folder, study.records)
-        self.console.begin(self.experiment, study, self.folder)
+        self.console.begin(experiment, study, self.folder)
         with Signals() as signals:
             try:
                 self._loop(study, signals)
@@ -133,20 +142,33 @@ class Search:
         baseline = study.baseline
         if baseline is None:
             raise NothingSucceeded(_why_nothing(study.records))
-        self._confirm(study, signals)
+        confirmed = self._confirmed(study, signals)
         records, baseline = study.records, study.baseline
         assert baseline is not None
         front = study.front()
-        summary = self.summary(records, front, baseline, confirmed=True)
+        summary = self.summary(records, front, baseline, confirmed=confirmed)
         assert summary is not None
         folder.store_records(self.folder, records)
-        folder.discard_artifacts(self.folder, [*front, *study.baselines()])
+        if confirmed:  # else a later confirmation may bring others back
+            folder.discard_artifacts(self.folder, [*front, *study.baselines()])
         report.write(self.folder, summary)
         tracker = self.tracker()
         seen = tracker.finish(summary, self.folder)
         folder.store_tracked(self.folder, tracker.address, tracker.location())
         self.console.finish(summary, self.folder, tracker.address if seen else None)
         return summary
+
+    def _confirmed(self, study: Study, signals: Signals) -> bool:
+        """Measure the front again; return whether that was possible, and say so if not."""
+        try:
+            self._confirm(study, signals)
+        except BadEnvironment as error:
+            self.console.say(
+                f"error: {error}; the front is reported as the search measured it, NOT confirmed. "
+                f"Confirm it: python -m search resume {self.folder}"
+            )
+            return False
+        return True
 
     def _confirm(self, study: Study, signals: Signals) -> None:
         """Measure the front again; where new values promote other trials, those as well.
@@ -188,9 +210,9 @@ class Search:
             confirmed=confirmed,
         )
 
-    def _refuser(self) -> Any:
-        """Return what says why a point cannot be executed; it loads the user's model once."""
-        kinds = kinds_of(model_of(self.experiment.task))
+    def _refuser(self, model: nn.Module) -> Callable[[Point], str | None]:
+        """Return what says why a point cannot be executed."""
+        kinds = kinds_of(model)
         known: dict[Any, str | None] = {}
 
         def refuse(point: Point) -> str | None:

@@ -8,46 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from objectives import Direction, Objective, Target
+from objectives import Target
 from objectives.runtimes._runtime import Runtime
 from search import catalogue
 from search.errors import BadExperiment, UnknownName
+from search.fields import built, declared, fields_of, require
+from search.goals import Goal as Goal
+from search.goals import goals_of
 from spaces import Choice, Dimension, Interval, Slot, Space, Task, Technique
 from spaces._space import widened
 
 TOP = ("name", "seed", "trials", "time", "trial_time", "task", "target", "space", "objectives")
 DEVICES = ("cpu", "cuda")
-BOUNDS = ("within", "at_least", "at_most")
 MAX_TRIALS = 100_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Goal:
-    """One objective with the limits that this experiment sets on it."""
-
-    name: str
-    objective: Objective
-    within: float | None = None
-    """At most this much worse than the baseline, in the objective's unit."""
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def violations(self, value: float, baseline: float) -> dict[str, float]:
-        """Return how far each limit is overstepped; zero and below is satisfied."""
-        found = {}
-        if self.within is not None:
-            worse = baseline - value if self.rising else value - baseline
-            found["within"] = worse - self.within
-        if self.at_least is not None:
-            found["at_least"] = self.at_least - value
-        if self.at_most is not None:
-            found["at_most"] = value - self.at_most
-        return {f"{self.name}.{bound}": violation for bound, violation in found.items()}
-
-    @property
-    def rising(self) -> bool:
-        """Whether more is better."""
-        return self.objective.direction is Direction.MAXIMIZE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +73,7 @@ class Experiment:
             task=_task(_table(content, "task"), folder),
             target=_target(content.get("target", {})),
             space=space,
-            goals=_goals(_table(content, "objectives")),
+            goals=goals_of(_table(content, "objectives")),
             notices=tuple(notices),
             text=text,
             folder=folder,
@@ -167,7 +140,7 @@ def _task(table: Mapping[str, Any], folder: Path) -> Task:
         raise BadExperiment(f"an experiment has exactly one task, got {', '.join(table)}")
     ((name, fields),) = table.items()
     kind = catalogue.find("objectives.tasks", name, Task)
-    fields = _fields_of(kind, f"task.{name}", fields)
+    fields = fields_of(kind, f"task.{name}", fields)
     if isinstance(fields.get("file"), str):
         fields["file"] = str((folder / Path(fields["file"]).expanduser()).resolve())
         if not Path(fields["file"]).is_file():
@@ -175,16 +148,16 @@ def _task(table: Mapping[str, Any], folder: Path) -> Task:
                 f"task.{name}.file: no file at {fields['file']}; write it with the functions "
                 "model() and batches(split, batch_size)"
             )
-    task: Task = _built(kind, f"task.{name}", fields)
+    task: Task = built(kind, f"task.{name}", fields)
     return task
 
 
 def _target(table: Any) -> Target:
-    fields = _fields_of(Target, "target", table)
-    target: Target = _built(Target, "target", fields)
+    fields = fields_of(Target, "target", table)
+    target: Target = built(Target, "target", fields)
     for name in ("threads", "batch_size"):
         value = getattr(target, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if value < 1:
             raise BadExperiment(f"target.{name} must be a positive integer, got {value!r}")
     if target.device not in DEVICES:
         known = " or ".join(f'"{device}"' for device in DEVICES)
@@ -209,7 +182,7 @@ def _space(table: Mapping[str, Any]) -> tuple[Space, list[str]]:
 def _slot(name: str, fields: Any) -> tuple[Slot, list[str]]:
     """Return a technique with its ranges, and a notice for each neutral value that was added."""
     kind = catalogue.find("spaces", name, Technique)
-    fields = _fields_of(kind, f"space.{name}", fields)
+    fields = fields_of(kind, f"space.{name}", fields)
     declared = {f.name: f for f in dataclasses.fields(kind)}
     searchable = {n: f for n, f in declared.items() if "dimension" in f.metadata}
     ranges: dict[str, Dimension] = {}
@@ -226,7 +199,7 @@ def _slot(name: str, fields: Any) -> tuple[Slot, list[str]]:
     usual = {n: f for n, f in searchable.items() if not f.metadata["on_request"]}
     if not fields.keys() & usual.keys():
         ranges |= {n: f.metadata["dimension"] for n, f in usual.items()}
-    base = _built(kind, f"space.{name}", fixed)
+    base = built(kind, f"space.{name}", fixed)
     notices = []
     for field, dimension in ranges.items():
         _check_values(base, f"space.{name}.{field}", field, dimension)
@@ -248,7 +221,7 @@ def _dimension(where: str, given: Any) -> Dimension:
                     raise UnknownName(
                         f"key of the range {where}", key, ("low", "high", "step", "log")
                     )
-            return Interval(**given)
+            return _interval(where, given)
         if not all(isinstance(v, int | float | str) for v in given):
             raise ValueError(f"its values must be numbers or strings, got {given}")
         return Choice(tuple(given))
@@ -256,52 +229,36 @@ def _dimension(where: str, given: Any) -> Dimension:
         raise BadExperiment(f"{where}: {error}") from error
 
 
+def _interval(where: str, given: Mapping[str, Any]) -> Interval:
+    if not {"low", "high"} <= given.keys():
+        raise BadExperiment(
+            f"{where}: a range has low and high, as {{ low = 0.0, high = 0.7, step = 0.1 }}, "
+            f"got {dict(given)}"
+        )
+    for key, value in given.items():
+        require(bool if key == "log" else float, f"{where}.{key}", value)
+    return Interval(**given)
+
+
 def _check_values(base: Technique, where: str, field: str, dimension: Dimension) -> None:
     """Build the technique at every value, so that a wrong one is refused before the search."""
-    neutral = getattr(base, field)
     grid = dimension.values()
+    kind = declared(type(base), field)
     if grid is None:
         assert isinstance(dimension, Interval)
+        if kind is int:
+            raise BadExperiment(
+                f"{where} takes whole numbers: give the range a step, or list the values"
+            )
         grid = (dimension.low, dimension.high)
     for value in grid:
-        if isinstance(value, str) != isinstance(neutral, str):
-            kind = "strings" if isinstance(neutral, str) else "numbers"
-            raise BadExperiment(f"{where}: its values are {kind}, got {value!r}")
+        if isinstance(value, str) != (kind is str):
+            words = "texts in quotes" if kind is str else "numbers"
+            raise BadExperiment(f"{where}: its values are {words}, got {value!r}")
+        require(kind, f"each value of {where}", value)
         if field == "name" and isinstance(value, str):
             catalogue.find("objectives.runtimes", value, Runtime)
-        _built(type(base), where, {**_as_dict(base), field: value})
-
-
-def _goals(table: Mapping[str, Any]) -> tuple[Goal, ...]:
-    goals = []
-    for name, given in table.items():
-        kind = catalogue.find("objectives", name, Objective)
-        bounds = {k: v for k, v in given.items() if k in BOUNDS} if isinstance(given, dict) else {}
-        for bound, value in bounds.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise BadExperiment(f"objectives.{name}.{bound} must be a number, got {value!r}")
-        rest = {k: v for k, v in given.items() if k not in BOUNDS}
-        fields = _fields_of(kind, f"objectives.{name}", rest, extra=BOUNDS)
-        objective = _built(kind, f"objectives.{name}", fields)
-        goals.append(Goal(name=name, objective=objective, **bounds))
-    return tuple(goals)
-
-
-def _fields_of(kind: type, where: str, given: Any, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise BadExperiment(f"{where} must be a table, got {given!r}: write [{where}]")
-    known = [f.name for f in dataclasses.fields(kind)] + list(extra)
-    for key in given:
-        if key not in known:
-            raise UnknownName(f"field of {where}", key, known)
-    return dict(given)
-
-
-def _built(kind: type, where: str, fields: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:
-        raise BadExperiment(f"{where}: {error}") from error
+        built(type(base), where, {**_as_dict(base), field: value})
 
 
 def _as_dict(base: Technique) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from objectives.placement._limits import refuses
+from objectives.placement._limits import lacks, refuses
 from search.experiment import Experiment
 from spaces import Plan
 from spaces._mixed import refusal as untrainable
@@ -21,6 +21,11 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
         or runtime.refuses(plan.encoding, target, kinds)
         or refuses(plan.placement, plan.encoding, target, plan.runtime, runtime)
     )
+
+
+def refusal_here(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
+    """Return why a plan cannot be executed on this host, which no cluster then helps out."""
+    return refusal(experiment, plan, kinds) or lacks(experiment.target)
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:

@@ -108,8 +108,11 @@ def append_record(folder: Path, record: Record) -> None:
         file.write(f"{record.line()}\n")
 
 
-def read_front(folder: Path) -> tuple[Record, list[Record]]:
-    """Return the baseline and the confirmed front of a run; raises BadRun when there is none."""
+def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
+    """Return the baseline and the front of a run, and whether it was confirmed.
+
+    Raises BadRun when there is none.
+    """
     path = folder / FRONT
     if not path.is_file():
         raise BadRun(
@@ -118,9 +121,8 @@ def read_front(folder: Path) -> tuple[Record, list[Record]]:
         )
     try:
         content = json.loads(path.read_text())
-        return Record.from_json(content["baseline"]), [
-            Record.from_json(r) for r in content["front"]
-        ]
+        front = [Record.from_json(r) for r in content["front"]]
+        return Record.from_json(content["baseline"]), front, content.get("confirmed", True)
     except (KeyError, TypeError, ValueError) as error:
         raise BadRun(f"{path} cannot be read: {error}") from error
 

@@ -18,8 +18,11 @@ from typing import Any
 from objectives import Measurement
 from objectives._lane import die_with_parent
 from search import measuring
-from search.experiment import Experiment
+from search.experiment import Experiment, Goal
+from search.subject import Subject
 from spaces import Infeasible
+from spaces._reasons import said
+from spaces.quantize._kinds import Kind
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -32,7 +35,20 @@ class Found:
     placement: dict[str, Any]
     """How several devices shared the work, and why; empty with one."""
     conditions: dict[str, Any]
-    """What the GPU was and did: name, clocks, other processes; empty on a CPU."""
+    """What the GPU was and did: name, clocks, other processes; of a CPU, how busy others had it."""
+    times: dict[str, tuple[list[float], ...]]
+    """What is timed, by objective: the observations of each process."""
+    loading: float
+    """Seconds that loading took, in all processes together."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes timed the artifact; 0 where nothing is timed."""
+        return max(map(len, self.times.values()), default=0)
+
+    def facts(self) -> dict[str, Any]:
+        """Return on how many processes the timed values rest, to be told beside them."""
+        return {"processes": self.processes} if self.processes else {}
 
 
 class Crashed(Exception):
@@ -66,26 +82,59 @@ class Lane:
         split: str,
         data: Path,
         strategy: str | None = None,
+        processes: int = measuring.PROCESSES,
+        known: Found | None = None,
     ) -> Found:
         """Return the measurements of an artifact, loaded afresh.
 
-        `strategy` is how its devices were found to share the work best, if that is known.
+        What is timed is timed in up to `processes` processes, one after the other, those of
+        `known` counted: its own times are then only added to. `strategy` is how its devices were
+        found to share the work best, if that is known.
         Raises Crashed, and Infeasible when its devices cannot share it.
         """
-        answer = self._ask(
-            job="measure",
-            artifacts=[str(artifact)],
-            strategies={str(artifact): strategy} if strategy else {},
-            names=list(names),
-            split=split,
-            data=str(data),
-            text=experiment.text,
-            folder=str(experiment.folder),
-        )
-        values = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
-        return Found(
-            measurements=values, placement=answer["placement"], conditions=answer["conditions"]
-        )
+        request = {
+            "job": "measure",
+            "source": _source(experiment),
+            "artifacts": [str(artifact)],
+            "strategies": {str(artifact): strategy} if strategy else {},
+            "names": list(names),
+            "split": split,
+            "data": str(data),
+        }
+        goals = [g for g in experiment.goals if g.name in names]
+        return self._repeated(request, goals, processes, known)
+
+    def recorded(self, artifact: Path, task: Path | None, *, split: str, data: Path) -> Found:
+        """Return the measurements that an artifact's manifest names; `task` is the task's file.
+
+        Raises what `measure` raises.
+        """
+        goals = Subject.recorded(artifact, task).goals
+        request = {
+            "job": "measure",
+            "source": {"artifact": str(artifact)} | ({"task": str(task.resolve())} if task else {}),
+            "artifacts": [str(artifact)],
+            "strategies": {},
+            "names": [g.name for g in goals],
+            "split": split,
+            "data": str(data),
+        }
+        return self._repeated(request, goals, measuring.PROCESSES, None)
+
+    def _repeated(
+        self, request: dict[str, Any], goals: Sequence[Goal], processes: int, known: Found | None
+    ) -> Found:
+        """Return what one process finds, with the times of further ones as long as they load fast.
+
+        Only times are taken again: what a file or a score is does not depend on the process.
+        """
+        found = known or _joined(goals, None, self._ask(**request))
+        if timed := [g.name for g in goals if g.objective.timed]:
+            if strategy := found.placement.get("strategy"):
+                request["strategies"] = dict.fromkeys(request["artifacts"], strategy)
+            while found.processes < processes and found.loading < measuring.LOADING:
+                found = _joined(goals, found, self._ask(**request | {"names": timed}))
+        return found
 
     def interleave(
         self,
@@ -94,26 +143,54 @@ class Lane:
         *,
         rounds: int,
         data: Path,
-    ) -> dict[str, dict[str, Measurement] | str]:
-        """Return new times of artifacts measured in turns, or why one cannot be measured.
+    ) -> tuple[dict[str, dict[str, Measurement]], int]:
+        """Return new times of artifacts measured in turns, and in how many processes.
 
-        `artifacts` come with the strategies that their devices use, None where there is none.
+        Each process loads all of them and does its part of the rounds. `artifacts` come with the
+        strategies that their devices use, None where there is none.
+        """
+        goals = [g for g in experiment.goals if g.objective.timed]
+        if not goals:
+            return {str(a): {} for a in artifacts}, 0
+        answers: list[dict[str, Any]] = []
+        while len(answers) < measuring.PROCESSES and _loading(answers) < measuring.LOADING:
+            answers.append(
+                self._ask(
+                    job="interleave",
+                    source=_source(experiment),
+                    artifacts=[str(a) for a in artifacts],
+                    strategies={str(a): s for a, s in artifacts.items() if s},
+                    process=len(answers),
+                    rounds=rounds,
+                    data=str(data),
+                )
+            )
+        found = {
+            str(a): {
+                g.name: g.objective.summary(
+                    [answer["times"][str(a)][g.name] for answer in answers],
+                    experiment.target.device,
+                )
+                for g in goals
+            }
+            for a in artifacts
+        }
+        return found, len(answers)
+
+    def layers(
+        self, experiment: Experiment, artifacts: Mapping[Path, Kind]
+    ) -> dict[Path, dict[str, float]]:
+        """Return the milliseconds of artifacts of one layer each, timed in turns: layer_times.
+
+        Raises Crashed when they cannot be measured.
         """
         answer = self._ask(
-            job="interleave",
+            job="layers",
             artifacts=[str(a) for a in artifacts],
-            strategies={str(a): s for a, s in artifacts.items() if s},
-            rounds=rounds,
-            data=str(data),
-            text=experiment.text,
-            folder=str(experiment.folder),
+            kinds=[dataclasses.asdict(kind) for kind in artifacts.values()],
+            source=_source(experiment),
         )
-        return {
-            artifact: found
-            if isinstance(found, str)
-            else {k: Measurement(**v) for k, v in found.items()}
-            for artifact, found in answer.items()
-        }
+        return dict(zip(artifacts, answer["times"], strict=True))
 
     def close(self) -> None:
         """End the server."""
@@ -133,6 +210,34 @@ class Lane:
             print(answer.get("trace", ""), file=sys.stderr)
             raise Crashed(answer["error"])
         return dict(answer["result"])
+
+
+def _source(experiment: Experiment) -> dict[str, str]:
+    return {"text": experiment.text, "folder": str(experiment.folder)}
+
+
+def _loading(answers: Sequence[dict[str, Any]]) -> float:
+    return sum(float(answer["loading"]) for answer in answers)
+
+
+def _joined(goals: Sequence[Goal], found: Found | None, answer: dict[str, Any]) -> Found:
+    """Return what was found so far with one more process' answer; times are summed up anew."""
+    measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
+    times = {k: ((*found.times[k], v) if found else (v,)) for k, v in answer["times"].items()}
+    measurements |= {
+        g.name: g.objective.summary(times[g.name], answer["device"])
+        for g in goals
+        if g.name in times
+    }
+    if found:
+        measurements = found.measurements | measurements
+    return Found(
+        measurements={g.name: measurements[g.name] for g in goals},
+        placement=found.placement if found else answer["placement"],
+        conditions=answer["conditions"],
+        times=times,
+        loading=answer["loading"] + (found.loading if found else 0.0),
+    )
 
 
 def _serve(connection: Connection, kind: str) -> None:
@@ -170,8 +275,7 @@ def _work(connection: Connection, request: bytes) -> None:
     except Infeasible as error:
         answer = {"infeasible": str(error)}
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        answer = {"error": message, "trace": traceback.format_exc()}
+        answer = {"error": said(error), "trace": traceback.format_exc()}
     connection.send_bytes(json.dumps(answer, allow_nan=False).encode())
 
 

@@ -1,7 +1,9 @@
 """What a measuring process does: load artifacts by their runtimes and measure them."""
 
 import contextlib
+import dataclasses
 import random
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,45 +11,66 @@ from typing import Any
 import torch
 
 from objectives import Measurement, Program, Target
-from objectives._artifact import Altered, load, manifest_of, placement_of
+from objectives._artifact import Altered, load, placement_of
 from objectives._data import Examples, cached
-from objectives._lane import exclusive, pin
+from objectives._lane import exclusive, others, pin
 from objectives.runtimes._cuda import conditions as gpu_conditions
 from objectives.runtimes._runtime import Runtime
-from search import catalogue
+from search import catalogue, layer_times
 from search.errors import BadArtifact
-from search.experiment import Experiment, Goal
+from search.experiment import Goal
+from search.subject import Subject, checked
 from spaces import Placement, Task
+from spaces.quantize._kinds import Kind
 
-ROUND_SECONDS = 0.25
+PROCESSES = 3
+"""Processes in which an artifact is timed, where loading it takes no longer than LOADING allows."""
+LOADING = 2.0
+"""Seconds of loading an artifact, all processes together, after which it is in no further one."""
+ROUND_SECONDS = 0.2
 """Timed runs of one artifact before it is the next one's turn."""
 
 
 def do(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request of the lane; everything in and out is plain data."""
-    experiment = Experiment.parse(request["text"], Path(request["folder"]))
-    data = Path(request["data"])
+    subject = Subject.of(request["source"])
     artifacts = [Path(a) for a in request["artifacts"]]
-    settle(experiment.target, max(placement(a).count for a in artifacts))
+    settle(subject.target, max(placement(a).count for a in artifacts))
+    if request["job"] == "layers":
+        kinds = [Kind.parse(kind) for kind in request["kinds"]]
+        return {"times": layer_times.timed(artifacts, kinds, subject.target.device)}
+    data = Path(request["data"])
     strategies = request["strategies"]
     if request["job"] == "interleave":
-        examples = cached(experiment.task, "validation", data)
-        return interleaved(experiment, artifacts, examples, request["rounds"], strategies)
-    examples = cached(experiment.task, request["split"], data)
-    goals = [g for g in experiment.goals if g.name in request["names"]]
-    found, placed = measured(
-        artifacts[0], experiment.task, goals, examples, strategies.get(str(artifacts[0]))
-    )
+        examples = cached(subject.task, "validation", data)
+        shuffle = random.Random(f"{subject.seed} {request['process']}")
+        return interleaved(subject, artifacts, examples, request["rounds"], strategies, shuffle)
+    examples = cached(subject.task, request["split"], data)
+    goals = [g for g in subject.goals if g.name in request["names"]]
+    strategy = strategies.get(str(artifacts[0]))
+    beside = load_beside(subject.target, goals)
+    found = measured(artifacts[0], subject.task, goals, examples, strategy)
     return {
-        "measurements": {k: m.to_json() for k, m in found.items()},
-        "placement": placed,
-        "conditions": conditions(experiment.target),
+        "measurements": {k: m.to_json() for k, m in found.measurements.items()},
+        "times": found.times,
+        "loading": found.loading,
+        "device": subject.target.device,
+        "placement": found.placement,
+        "conditions": conditions(subject.target) | beside,
     }
 
 
 def conditions(target: Target) -> dict[str, Any]:
     """Return what the target's GPU is and does now; nothing on a CPU."""
     return gpu_conditions() if target.device == "cuda" else {}
+
+
+def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
+    """Return how busy a CPU is with others, where something is about to be timed on it."""
+    if target.device != "cpu" or not any(g.objective.timed for g in goals):
+        return {}
+    with exclusive():
+        return {"others": round(others(), 2)}
 
 
 def settle(target: Target, devices: int) -> None:
@@ -60,14 +83,6 @@ def settle(target: Target, devices: int) -> None:
         return
     pin(target.threads * devices)
     torch.set_num_threads(target.threads)
-
-
-def checked(artifact: Path) -> dict[str, Any]:
-    """Return an artifact's manifest; raises BadArtifact when its files were altered."""
-    try:
-        return manifest_of(artifact)
-    except Altered as error:
-        raise BadArtifact(str(error)) from error
 
 
 def placement(artifact: Path) -> Placement:
@@ -93,74 +108,111 @@ def opened(
         return load(artifact, runtime, task, apart=apart, strategy=strategy)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What one process found out about an artifact."""
+
+    measurements: dict[str, Measurement]
+    times: dict[str, list[float]]
+    """Observations of what is timed, in the objectives' units: not yet measurements."""
+    loading: float
+    """Seconds that the artifact took to load."""
+    placement: dict[str, Any]
+
+
 def measured(
     artifact: Path,
     task: Task,
     goals: Sequence[Goal],
     examples: Examples,
     strategy: str | None = None,
-) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Return the goals' measurements, and how several devices shared the work.
+) -> Taken:
+    """Return the goals' measurements, observations of what is timed, and how devices shared it.
 
     What is measured in a process of its own comes first: as long as this one has no threads
-    it can fork. Raises ValueError where a value is impossible, such as a latency of zero.
+    it can fork. Raises ValueError where a value is impossible.
     """
     found: dict[str, Measurement] = {}
+    times: dict[str, list[float]] = {}
     placed: dict[str, Any] = {}
     several = placement(artifact).count > 1
+    loading = 0.0
     for apart in (True, False):
         chosen = [g for g in goals if (g.objective.apart or several) is apart]
         if chosen:
+            start = time.perf_counter()
             with opened(artifact, task, apart=apart, strategy=strategy) as program:
-                found |= {g.name: _value(program, g, examples) for g in chosen}
+                taken = time.perf_counter() - start
+                loading = max(loading, _charged(taken, program.target))
+                timed = [g for g in chosen if g.objective.timed]
+                times |= {g.name: _times(program, g, examples, _part(loading)) for g in timed}
+                found |= {g.name: _value(program, g, examples) for g in chosen if g not in timed}
                 placed = program.placement() if several else {}
-    return {g.name: found[g.name] for g in goals}, placed
+    return Taken(measurements=found, times=times, loading=loading, placement=placed)
+
+
+def _charged(loading: float, target: Target) -> float:
+    """Return the seconds of loading that decide about further processes.
+
+    Those of GPUs make a context and import what the user imports: one has to do, and GPUs differ
+    less from process to process.
+    """
+    return loading if target.device == "cpu" else max(loading, LOADING)
+
+
+def _part(loading: float) -> float:
+    """Return which part of the timed runs one process does: all where there is no further one."""
+    return 1 / PROCESSES if loading < LOADING else 1.0
+
+
+def _times(program: Program, goal: Goal, examples: Examples, part: float) -> list[float]:
+    """Return a part of one goal's observations, with the host's lane to itself."""
+    with exclusive(program.target.device):
+        return goal.objective.observe(program, examples, part * goal.objective.budget)
 
 
 def _value(program: Program, goal: Goal, examples: Examples) -> Measurement:
-    """Return one goal's measurement; whatever is timed has the host's lane to itself."""
-    with exclusive(program.target.device) if goal.objective.timed else contextlib.nullcontext():
-        found = goal.objective.measure(program, examples)
+    """Return one goal's measurement."""
+    found = goal.objective.measure(program, examples)
     if goal.objective.positive and found.value <= 0:
         raise ValueError(f"{goal.name} must be above 0, measured {found.value}")
     return found
 
 
 def interleaved(
-    experiment: Experiment,
+    subject: Subject,
     artifacts: Sequence[Path],
     examples: Examples,
     rounds: int,
     strategies: Mapping[str, str],
+    shuffle: random.Random,
 ) -> dict[str, Any]:
-    """Return what is timed of each artifact over `rounds` rounds in which all take turns.
+    """Return what is timed of each artifact in this process' rounds, in which all take turns.
 
     In turns, and in another order every round, a disturbance of the machine meets all alike, so
     that their ratios hold even where their values drift. If one of them is on several devices,
-    all run in processes of their own, and each is timed there.
+    all run in processes of their own, and each is timed there. Of `rounds` a process does its
+    part, or all where loading takes too long for there to be a further one.
     """
-    goals = [g for g in experiment.goals if g.objective.timed]
+    goals = [g for g in subject.goals if g.objective.timed]
     names = [str(artifact) for artifact in artifacts]
-    if not goals:
-        return {name: {} for name in names}
     several = any(placement(artifact).count > 1 for artifact in artifacts)
     seen: dict[str, dict[str, list[float]]] = {n: {g.name: [] for g in goals} for n in names}
-    shuffle = random.Random(experiment.seed)
     order = list(names)
+    start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         programs = {}
         for artifact in artifacts:
             strategy = strategies.get(str(artifact))
-            program = opened(artifact, experiment.task, apart=several, strategy=strategy)
+            program = opened(artifact, subject.task, apart=several, strategy=strategy)
             programs[str(artifact)] = stack.enter_context(program)
-        stack.enter_context(exclusive(experiment.target.device))
-        for _ in range(rounds):
+        taken = (time.perf_counter() - start) / len(artifacts)
+        loading = _charged(taken, subject.target)
+        stack.enter_context(exclusive(subject.target.device))
+        for _ in range(max(1, round(rounds * _part(loading)))):
             shuffle.shuffle(order)
             for name in order:
                 for goal in goals:
                     times = goal.objective.observe(programs[name], examples, ROUND_SECONDS)
                     seen[name][goal.name] += times
-    return {
-        name: {g.name: g.objective.summary(found[g.name]).to_json() for g in goals}
-        for name, found in seen.items()
-    }
+    return {"times": seen, "loading": loading}

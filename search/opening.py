@@ -1,14 +1,16 @@
 """The first points of a search: baselines, each technique alone, and the usual recipes."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 from search.experiment import Experiment
 from spaces import Dimension, Point, Slot, Stage, Value
 
 RUNTIME = "deploy.runtime.name"
 SHARE = 0.6
-"""Of the trials, at most this share is given to the opening; the sampler gets the rest."""
+"""Of the trials, at most this share is given to the opening; the sampler gets the rest. However
+few there are, the baselines and one encoding in each of their runtimes are tried."""
 
 
 def baselines(experiment: Experiment) -> list[Point]:
@@ -19,17 +21,27 @@ def baselines(experiment: Experiment) -> list[Point]:
     return [neutral | {RUNTIME: name} for name in experiment.searched_runtimes()]
 
 
-def opening(experiment: Experiment) -> list[Point]:
+def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:
     """Return the points to try before sampling, without repeats, the most telling first.
 
-    Which of them a runtime can execute is checked by whoever asks.
+    `times` are those of the baselines by runtime, as far as they are known: after the baselines
+    the fastest runtime comes first. Which of the points a runtime can execute is checked by
+    whoever asks.
     """
     starts = baselines(experiment)
-    encoded = list(_encodings(experiment, starts))
-    points = [*starts, *encoded[: len(starts)], *_recipes(experiment, starts)]
-    points += [*encoded, *_alone(experiment, starts)]
+    ranked = _ranked(starts, times or {})
+    encoded = list(_encodings(experiment, ranked))
+    compiled = [start for start in ranked if start != starts[0]] or starts
+    alone = ranked[0] if times else starts[-1]
+    points = [*starts, *encoded[: len(starts)], *_recipes(experiment, compiled)]
+    points += [*encoded, *_alone(experiment, alone)]
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
     return list(unique.values())
+
+
+def _ranked(starts: list[Point], times: Mapping[str, float]) -> list[Point]:
+    """Return the baselines by their times, those without one last, as the experiment names them."""
+    return sorted(starts, key=lambda start: times.get(str(start.get(RUNTIME)), math.inf))
 
 
 def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
@@ -39,7 +51,7 @@ def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
             yield from (start | part for start in starts)
 
 
-def _recipes(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
     """Yield shape and the first usual encoding together in each compiled runtime, then trained.
 
     Without training first: that is cheap, and much of what the shape costs may be made up for.
@@ -49,15 +61,15 @@ def _recipes(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
     trained = _strongest(experiment)
     for shape, encoding in itertools.product(shapes or [{}], encodings or [{}]):
         for training in ({}, trained) if trained and shape else (trained,):
-            yield from (s | shape | training | encoding for s in starts[1:] or starts)
+            yield from (s | shape | training | encoding for s in compiled)
 
 
-def _alone(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+def _alone(experiment: Experiment, start: Point) -> Iterator[Point]:
     """Yield the first usual setting of each other technique alone, in one runtime."""
     placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != RUNTIME]
     for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN), *placed):
         for part in list(_usual(slot))[:1]:
-            yield starts[-1] | part
+            yield start | part
 
 
 def _strongest(experiment: Experiment) -> Point:

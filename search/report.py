@@ -15,7 +15,7 @@ from search.front import Axis, gain, picks
 from search.picture import draw
 from search.plane import frame, placed, plane
 from search.record import Record
-from search.summary import Summary, change, headline, title
+from search.summary import UNCONFIRMED, Summary, change, headline, title
 from search.wording import quantity
 
 STYLE = """
@@ -70,9 +70,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def front_json(summary: Summary) -> dict[str, Any]:
-    """Return the confirmed front and the baseline as plain data."""
+    """Return the front and the baseline as plain data, and whether they were confirmed."""
     members = [record.to_json() for record in summary.front]
-    return {"baseline": summary.baseline.to_json(), "front": members}
+    return {
+        "confirmed": summary.confirmed,
+        "baseline": summary.baseline.to_json(),
+        "front": members,
+    }
 
 
 def front_table(summary: Summary) -> Any:
@@ -120,7 +124,9 @@ def _opening(summary: Summary) -> str:
     counts = [f"{len(summary.records)} trials, {len(summary.front)} on the front."]
     goal = " ".join([summary.goal, *counts]).strip()
     said = headline(summary)
-    notes = "".join(f"<p>{html.escape(line)}</p>" for line in said) if not summary.picked else ""
+    lines = [] if summary.picked else said
+    lines += [] if summary.confirmed else [UNCONFIRMED]
+    notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     big = f"{html.escape(summary.name)}: {html.escape(title(summary))}"
     return (
         f'<h1>{big}</h1><p class="grey">{html.escape(goal)}</p>{notes}'
@@ -231,7 +237,7 @@ def trust(summary: Summary) -> list[str]:
     again = (
         "The front was measured again after the search, interleaved with the baseline."
         if summary.confirmed
-        else "The front has NOT been measured again: small differences may be noise."
+        else UNCONFIRMED
     )
     split = (
         "The validation split guided the search; the test split was scored once, for the front."

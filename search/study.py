@@ -13,6 +13,7 @@ from search.codec import Codec, sampler
 from search.errors import BadRun
 from search.experiment import Experiment
 from search.front import Axis, front
+from search.impossible import FACT, implied
 from search.opening import SHARE, baselines, opening
 from search.record import Record
 from spaces import Point
@@ -52,10 +53,11 @@ class Study:
         self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.goals)
         self._records: dict[int, Record] = {}
         self._by_point: dict[str, Record] = {}
+        self._impossible: dict[int, Record] = {}
+        """Records that say of other points that they cannot be built either."""
         for record in self._stored():
             self._keep(record)
         self._judge_early()
-        self._opening = opening(experiment)
 
     @classmethod
     def open(
@@ -115,10 +117,11 @@ class Study:
     def ask(self) -> Asked | None:
         """Return the next point, None when no new one could be found.
 
-        Points that no runtime can execute are recorded with the reason and never returned;
+        Points that no runtime can execute, or that are impossible for a reason which a trial
+        found out, are recorded with the reason and never returned;
         points that were answered before are told again from their record.
         """
-        for point in self._opening:
+        for point in opening(self.experiment, self._times()):
             if not self._known(point) and self._admits(point):
                 return self._asked(self._ask(point), point)
         for _ in range(PATIENCE):
@@ -128,7 +131,7 @@ class Study:
                 self._tell(trial, record)
             elif _key(point) in self._pending.values():
                 self._study.tell(trial, state=TrialState.FAIL)  # it is being answered elsewhere
-            elif reason := self._refuse(point):
+            elif reason := self._refused(point):
                 self._record(trial, self._infeasible(trial.number, point, reason))
             else:
                 return self._asked(trial, point)
@@ -178,15 +181,23 @@ class Study:
             records[record.trial] = record
         return list(records.values())
 
+    def _times(self) -> dict[str, float]:
+        """Return the baselines' values of what is timed first, by runtime, lower being faster."""
+        axis = next(
+            (a for g, a in zip(self.experiment.goals, self.axes, strict=True) if g.objective.timed),
+            None,
+        )
+        return {r.runtime: axis.loss(r) for r in self.baselines()} if axis else {}
+
     def _admits(self, point: Point) -> bool:
         """Whether a point of the opening can be executed and is within its share of the trials."""
         first = [_key(p) for p in baselines(self.experiment)]
-        reason = self._refuse(point)
+        reason = self._refused(point)
         if reason:
             trial = self._ask(point)
             self._record(trial, self._infeasible(trial.number, point, reason))
             return False
-        budget = max(len(first), int(SHARE * self.experiment.trials))
+        budget = max(2 * len(first), int(SHARE * self.experiment.trials))
         return _key(point) in first or self.paid + len(self._pending) < budget
 
     def _neighbour(self) -> Point | None:
@@ -195,7 +206,7 @@ class Study:
         parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
         draw = random.Random(f"{self.experiment.seed}-{count}")
         return self._codec.neighbour(
-            parents, draw, lambda point: not self._known(point) and not self._refuse(point)
+            parents, draw, lambda point: not self._known(point) and not self._refused(point)
         )
 
     def _ask(self, point: Point | None = None) -> optuna.Trial:
@@ -218,9 +229,16 @@ class Study:
         forced = _key(point) in {_key(p) for p in baselines(self.experiment)}
         return Asked(trial=trial.number, point=point, forced=forced)
 
+    def _refused(self, point: Point) -> str | None:
+        """Return why a point cannot be executed, as is known beforehand or found out by now."""
+        found = self._impossible.values()
+        return self._refuse(point) or implied(self.experiment.space, found, point)
+
     def _keep(self, record: Record) -> None:
         self._records[record.trial] = record
         self._by_point[_key(record.point)] = record
+        if FACT in record.facts:
+            self._impossible[record.trial] = record
 
     def _known(self, point: Point) -> bool:
         return self._answer(point) is not None or _key(point) in self._pending.values()

@@ -62,6 +62,8 @@ def limits_in_words(goal: Goal) -> dict[str, str]:
     words = {}
     if goal.within is not None:
         words["within"] = f"at most {goal.within:g} {unit} {worse} the unchanged model"
+    if goal.within_share is not None:
+        words["within"] = f"at most {100 * goal.within_share:g} % {worse} the unchanged model"
     if goal.at_least is not None:
         words["at_least"] = f"at least {goal.at_least:g} {unit}"
     if goal.at_most is not None:
@@ -81,9 +83,9 @@ def _goal(experiment: Experiment, limits: Mapping[str, str]) -> str:
 def _bounds(experiment: Experiment, baseline: Record) -> dict[str, float]:
     found = {}
     for goal in experiment.goals:
-        if goal.within is not None:
-            start = baseline.measurements[goal.name].value
-            found[goal.name] = start - goal.within if goal.rising else start + goal.within
+        start = baseline.measurements[goal.name].value
+        if (allowed := goal.allowed(start)) is not None:
+            found[goal.name] = start - allowed if goal.rising else start + allowed
         for bound in (goal.at_least, goal.at_most):
             if bound is not None:
                 found[goal.name] = bound

@@ -9,6 +9,8 @@ from search.record import Record
 from search.wording import figures, quantity, short
 from spaces import Value
 
+UNCONFIRMED = "The front has NOT been measured again: small differences may be noise."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,22 @@ from torch import nn
 from objectives import Export, Measurement
 from objectives._artifact import annotate, manifest_of, signature_of, write, write_json
 from objectives._data import Examples, cached, calibration
+from search import allotting, measuring
 from search.cache import Cache
 from search.estimate import estimated
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
-from search.lane import Lane
+from search.impossible import fact
+from search.lane import Found, Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
-from search.shaping import removed, sentences, shaped
-from spaces import Encoding, Infeasible, Stage
+from search.shaping import left_whole, removed, sentences
+from spaces import Encoding, Infeasible, Recovery, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
 from spaces._placing import exact, placed, workplace
+from spaces._reasons import sentence
 from spaces._space import Point
 from spaces.quantize._encode import encoded
 
@@ -70,7 +74,9 @@ def evaluate(bench: Bench, point: Point) -> Record:
     try:
         state, reason = work.run()
     except Infeasible as error:
-        state, reason = "infeasible", str(error)
+        traceback.print_exception(error)  # into the log: the reason is one sentence
+        state, reason = "infeasible", sentence(str(error))
+        work.facts |= fact(work.stage, work.editing, error)
     except recovery.Diverged as error:
         state, reason = "failed", str(error)
     complete = state == "complete"
@@ -101,6 +107,10 @@ class _Work:
         self.measurements: dict[str, Measurement] = {}
         self.facts: dict[str, Any] = {}
         self.clock: dict[str, float] = {}
+        self.untrained: Found | None = None
+        self.stage = ""
+        self.editing: str | None = None
+        """The technique whose edit of the shape was begun last."""
 
     def run(self) -> tuple[str, str | None]:
         """Return the state in which the trial ended, and why when it is not complete."""
@@ -115,6 +125,8 @@ class _Work:
         if reason := refusal(self.experiment, self.plan, kinds_of(reference)):
             return "infeasible", reason
         model = self.timed("shape", lambda: self.shape(reference))
+        if self.plan.encoding.mean_bits < 32:
+            self.timed("allocate", lambda: self.allocate(model))
         training = self.plan.recovery.steps > 0
         try:
             self.timed("probe", lambda: self.probe(reference, model, final=not training))
@@ -125,6 +137,7 @@ class _Work:
         except Pruned as error:
             return "pruned", str(error)
         self.timed("measure", lambda: self.measure(self.artifact, trained=True))
+        self.timed("measure", lambda: self.again(self.artifact))
         annotate(
             self.artifact,
             measurements={k: m.to_json() for k, m in self.measurements.items()},
@@ -135,6 +148,7 @@ class _Work:
     def timed(self, stage: str, action: Callable[[], Any]) -> Any:
         """Return what `action` returns, its wall time added to the stage's."""
         self.bench.progress(stage, 0, 0, "")
+        self.stage = stage
         start = time.perf_counter()
         try:
             return action()
@@ -173,10 +187,11 @@ class _Work:
             model = self.cache.load(place, self._fresh())
             if model is None:
                 device = workplace(reference, self.experiment.target.device)
-                with exact(device):
-                    model, left = shaped(
-                        settings, self._copy(reference).to(device), placed(task, device)
-                    )
+                model = self._copy(reference).to(device)
+                with exact(device), left_whole() as left:
+                    for setting in settings:
+                        self.editing = space.name_of(setting)
+                        model = setting.apply(model, placed(task, device))
                 model = model.cpu()
                 self.cache.store(place, reference, model, {"left": left} if left else {})
             self.facts |= self.cache.facts(place)
@@ -189,6 +204,17 @@ class _Work:
             if reason := runtime.dense(self.plan.encoding, self.experiment.target):
                 self.facts["zeros"] = reason
         return model.eval()
+
+    def allocate(self, model: nn.Module) -> None:
+        """Settle the bits of each weight, which training and encoding keep to."""
+        setup = allotting.Setup(
+            experiment=self.experiment,
+            lane=self.bench.lane,
+            cache=self.cache,
+            scratch=self.artifact.with_name(f"{self.bench.trial}-layers"),
+        )
+        found = allotting.allot(setup, self.plan, model, self._example())
+        self.plan, self.facts["allocation"] = found
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
         """Measure what does not depend on training; raise Pruned when that rules the point out.
@@ -215,7 +241,7 @@ class _Work:
 
     def train(self, reference: nn.Module, model: nn.Module) -> nn.Module:
         """Return the model after recovery training against the reference."""
-        recipe = self.plan.recovery
+        recipe = recovery.kept_to(model, self.experiment.task, self.plan.recovery)
         # On how many devices it is trained changes a model by rounding alone.
         alone = dataclasses.replace(recipe, devices=1, sharding="auto")
         place = self.cache.place("train", shape=self._shape(), recovery=alone)
@@ -224,16 +250,15 @@ class _Work:
             if known is not None:
                 self.facts |= self.cache.facts(place) | {"train": "from the cache of this run"}
                 return known.eval()
-            trained, facts = self._recovered(reference, model)
+            trained, facts = self._recovered(reference, model, recipe)
             self.facts |= facts
             self.cache.store(place, reference, trained, facts)
         return trained.eval()
 
     def _recovered(
-        self, reference: nn.Module, model: nn.Module
+        self, reference: nn.Module, model: nn.Module, recipe: Recovery
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Train, and be held against other trials at the rungs of the training."""
-        recipe = self.plan.recovery
         losses: list[float] = []
         facts: dict[str, Any] = {}
         # Several devices train in processes of their own, whose weights are not at hand here.
@@ -269,13 +294,7 @@ class _Work:
     def deploy(self, reference: nn.Module, model: nn.Module, folder: Path) -> None:
         """Export the candidate into `folder`, encoded as the plan asks."""
         target, encoding = self.experiment.target, self.plan.encoding
-        examples = self._validation()
-        if len(examples) < target.batch_size:
-            raise ValueError(
-                f"the validation split has {len(examples)} samples, a batch of the target has "
-                f"{target.batch_size}"
-            )
-        example = rows(examples.inputs, slice(0, target.batch_size))
+        example = self._example()
         codes = {}
         if encoding.packed:
             device = workplace(model, target.device)
@@ -303,22 +322,38 @@ class _Work:
             self.facts["remark"] = remark
 
     def measure(self, folder: Path, *, trained: bool) -> None:
-        """Measure the artifact in `folder` in a fresh process: what needs training, or the rest."""
+        """Measure the artifact in `folder` in fresh processes: what needs training, or the rest."""
         names = [g.name for g in self.experiment.goals if g.objective.trained is trained]
         if names:
-            found = self.bench.lane.measure(
-                self.experiment,
-                folder,
-                names,
-                split="validation",
-                data=self.bench.cache / "data",
-                strategy=self.facts.get("placement", {}).get("strategy"),
-            )
-            self.measurements |= found.measurements
-            if found.conditions:
-                self.facts["conditions"] = found.conditions
-            if found.placement:
-                self.facts.setdefault("placement", found.placement)
+            # The last process comes after all others have been scored: see `again`.
+            found = self._found(folder, names, processes=measuring.PROCESSES - 1)
+            self.untrained = self.untrained if trained else found
+
+    def again(self, folder: Path) -> None:
+        """Time the artifact once more: scoring and its processes lie between then and now."""
+        known = self.untrained
+        if known and known.processes and known.loading < measuring.LOADING:
+            names = list(known.measurements)
+            self._found(folder, names, processes=measuring.PROCESSES, known=known)
+
+    def _found(self, folder: Path, names: Sequence[str], **how: Any) -> Found:
+        """Return what the lane measures, and keep it."""
+        found = self.bench.lane.measure(
+            self.experiment,
+            folder,
+            names,
+            split="validation",
+            data=self.bench.cache / "data",
+            strategy=self.facts.get("placement", {}).get("strategy"),
+            **how,
+        )
+        self.measurements |= found.measurements
+        self.facts |= found.facts()
+        if found.conditions:
+            self.facts["conditions"] = found.conditions
+        if found.placement:
+            self.facts.setdefault("placement", found.placement)
+        return found
 
     def _estimate(self, model: nn.Module) -> dict[str, Measurement]:
         return estimated(self.experiment, model, self._validation(), self.artifact)
@@ -331,6 +366,16 @@ class _Work:
 
     def _validation(self) -> Examples:
         return cached(self.experiment.task, "validation", self.bench.cache / "data")
+
+    def _example(self) -> Any:
+        """Return the inputs of one batch of the target's size."""
+        examples, size = self._validation(), self.experiment.target.batch_size
+        if len(examples) < size:
+            raise ValueError(
+                f"the validation split has {len(examples)} samples, a batch of the target has "
+                f"{size}"
+            )
+        return rows(examples.inputs, slice(0, size))
 
     def _shape(self) -> dict[str, Any]:
         return self.experiment.space.shape(self.point)

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 from torch import nn
 
@@ -19,6 +20,14 @@ class Constraint(abc.ABC):
 
     A technique adds one to `Plan.recovery`; the one training loop keeps to it.
     """
+
+    shardable: ClassVar[bool] = False
+    """Whether it can be kept to while each device stores only a part of every weight."""
+
+    def needed(self, model: nn.Module, task: Task) -> Self | None:
+        """Return what of it a training of `model` has to keep to; None if it can do without."""
+        del model, task
+        return self
 
     @abc.abstractmethod
     def hold(self, model: nn.Module, task: Task) -> contextlib.AbstractContextManager[Project]:

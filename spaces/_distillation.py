@@ -35,6 +35,11 @@ def distillation(outputs: Any, taught: Any, temperature: float, *, hard: bool = 
     return torch.stack(terms).mean()
 
 
+def has_classes(outputs: Any) -> bool:
+    """Whether any of a model's outputs that are distilled has classes."""
+    return any(_class_axis(head) is not None for head, _ in _heads(outputs, outputs))
+
+
 def _heads(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
     """Return (student, teacher) for each output that is distilled.
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from spaces._inputs import call
 from spaces._modes import evaluating
+from spaces._relations import comparable, distance, projections
 from spaces._task import Inputs
 from spaces._technique import Infeasible
 
@@ -58,12 +59,14 @@ class Match(nn.Module):
 
     A layer's distance is the mean square of (projected student - teacher), divided by the mean
     square of the teacher's features on one batch, so that layers count alike and the weight of
-    the term does not depend on their scale.
+    the term does not depend on their scale. Added is the mean divergence of tokens' relations,
+    where there are any.
     """
 
-    def __init__(self, layers: Mapping[str, "_Layer"]) -> None:
+    def __init__(self, layers: Mapping[str, "_Layer"], related: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names = tuple(layers)
+        self.names = (*layers, *related)
+        self._compared, self._related = tuple(layers), tuple(related)
         self._layers = dict(layers)
         changed = {n: layer for n, layer in layers.items() if layer.axis is not None}
         self._index = {name: str(i) for i, name in enumerate(changed)}
@@ -76,9 +79,13 @@ class Match(nn.Module):
         terms = [
             F.mse_loss(self.project(name, mine[name].float()), taught[name].float())
             / self._layers[name].scale
-            for name in self.names
+            for name in self._compared
         ]
-        return torch.stack(terms).mean()
+        term = torch.stack(terms).mean()
+        if self._related:
+            apart = [distance(mine[name], taught[name]) for name in self._related]
+            term = term + torch.stack(apart).mean()
+        return term
 
     def project(self, name: str, features: Tensor) -> Tensor:
         """Return a student's features in the width of its teacher's."""
@@ -115,16 +122,22 @@ class _Layer:
     """Mean square of the teacher's features."""
 
 
-def matched(student: nn.Module, teacher: nn.Module, inputs: Inputs, limit: int) -> Match:
+def matched(
+    student: nn.Module, teacher: nn.Module, inputs: Inputs, limit: int, *, relations: bool = False
+) -> Match:
     """Return how features of the two are compared, projections fitted on a batch of `inputs`.
+
+    With `relations` also how tokens relate in the attention layers that both have.
 
     Layers are those of `candidates` whose outputs have the same shape in all dimensions but at
     most one. With a `limit` above 0 that many are kept, evenly spread, the last among them.
     Raises Infeasible when none is left.
     """
     names = candidates(student, teacher)
+    inner = _inner(student, teacher) if relations else []
     with evaluating(student), torch.no_grad():
-        mine, taught = _seen(student, names, inputs), _seen(teacher, names, inputs)
+        watched = [*names, *(n for n in inner if n not in names)]
+        mine, taught = _seen(student, watched, inputs), _seen(teacher, watched, inputs)
     layers = {
         name: layer
         for name in names
@@ -139,9 +152,16 @@ def matched(student: nn.Module, teacher: nn.Module, inputs: Inputs, limit: int) 
         ordered = list(layers)
         kept = {ordered[(i + 1) * len(ordered) // limit - 1] for i in range(limit)}
         layers = {name: layers[name] for name in ordered if name in kept}
-    match = Match(layers).to(next(iter(mine.values())).device)
+    related = [n for n in inner if n in mine and n in taught and comparable(mine[n], taught[n])]
+    match = Match(layers, related).to(next(iter(mine.values())).device)
     match.fit(mine, taught)
     return match
+
+
+def _inner(student: nn.Module, teacher: nn.Module) -> list[str]:
+    """Return the projections of attention layers that both have."""
+    own = dict(student.named_modules())
+    return [name for name in projections(teacher, _attentions(teacher)) if name in own]
 
 
 def candidates(student: nn.Module, teacher: nn.Module) -> list[str]:

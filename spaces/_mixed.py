@@ -66,7 +66,9 @@ def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
     held to something by a parametrization. `emulate` computes the same numbers without kernels.
     Raises Infeasible when no layer is left.
     """
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    with warnings.catch_warnings():  # its docstrings have escapes that Python warns of
+        warnings.simplefilter("ignore", SyntaxWarning)
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     plain = {
         name: module

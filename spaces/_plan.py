@@ -28,6 +28,8 @@ class Recovery:
     """Factor of the features' term, which is added to the loss; 0 compares no features."""
     feature_layers: int = 0
     """Most layers whose features are compared; 0 is all that the rule names."""
+    feature_relations: bool = False
+    """Whether the features' term also compares how tokens relate in attention layers."""
     dtype: str = "auto"
     """Type of the arithmetic: auto, float32, bfloat16, float16 or float8; weights stay float32."""
     devices: int = 1
@@ -58,6 +60,10 @@ class Encoding:
     """Whether weights below 8 bits have no zero points."""
     mean_bits: float = 32
     """Bits of a stored weight on average, each layer having its own; 32 is unquantized."""
+    latency: bool = False
+    """Whether a mean is allocated to layers by their measured times too, not by the loss alone."""
+    widths: tuple[tuple[str, int], ...] = ()
+    """The bits of each weight by name, once a mean has been allocated to them."""
     cluster_bits: int = 32
     """Bits of an index into a layer's codebook of weights; 32 is without codebooks."""
     coding: str = "none"

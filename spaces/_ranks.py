@@ -65,8 +65,9 @@ def sharing(model: nn.Module, reference: nn.Module, recovery: Recovery, kind: st
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // recovery.devices
     room = int(ROOM * memory)
     sharded = recovery.sharding == "shard" or (recovery.sharding == "auto" and needed > room)
-    if sharded and (recovery.constraints or recovery.dtype in ("float16", "float8")):
-        what = "masks and grids of weights" if recovery.constraints else recovery.dtype
+    whole = any(not constraint.shardable for constraint in recovery.constraints)
+    if sharded and (whole or recovery.dtype in ("float16", "float8")):
+        what = "masks and grids of weights" if whole else recovery.dtype
         raise Infeasible(
             f"{what} cannot be kept to while the model is sharded over {recovery.devices} devices"
             f" (it needs {needed:,} bytes, a device has room for {room:,})"

@@ -19,10 +19,20 @@ from spaces._ranks import Broken, sharing, train_together
 from spaces._seeding import seeded
 from spaces._steps import Course, Diverged, Outcome, Progress, run, schedule
 from spaces._task import Task
-from spaces._technique import Infeasible
+from spaces._technique import Infeasible, Scope
 from spaces._world import World
 
-__all__ = ["Broken", "Diverged", "Outcome", "Progress", "recover", "schedule", "sharing", "train"]
+__all__ = [
+    "Broken",
+    "Diverged",
+    "Outcome",
+    "Progress",
+    "kept_to",
+    "recover",
+    "schedule",
+    "sharing",
+    "train",
+]
 
 Ended = Callable[[Outcome], None]
 """Called once, after the last step."""
@@ -54,6 +64,7 @@ def recover(
     """
     model.float()
     if recovery.steps > 0:
+        recovery = kept_to(model, task, recovery)
         with seeded(seed), torch.enable_grad():
             recovery = _chosen(model, reference, task, recovery)
             if recovery.devices > 1:
@@ -67,12 +78,21 @@ def recover(
     return model.eval()
 
 
+def kept_to(model: nn.Module, task: Task, recovery: Recovery) -> Recovery:
+    """Return `recovery` without the constraints that a training of `model` can do without."""
+    with seeded(0):
+        needed = [constraint.needed(model, task) for constraint in recovery.constraints]
+    constraints = tuple(constraint for constraint in needed if constraint is not None)
+    return dataclasses.replace(recovery, constraints=constraints)
+
+
 def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recovery) -> Recovery:
     """Return `recovery` with what it left open; raise Infeasible when it cannot be done."""
     if not any(p.requires_grad for p in model.parameters()):
         raise Infeasible(
             "recovery training has nothing to train: every parameter of the model has "
-            "requires_grad = False; set it in model(), or search with distill.logits steps = [0]"
+            "requires_grad = False; set it in model(), or search with distill.logits steps = [0]",
+            scope=Scope.TECHNIQUE,
         )
     device = next(model.parameters()).device
     if reason := refusal(recovery, device.type):
@@ -142,7 +162,9 @@ def _match(
     if teacher is None or recovery.feature_weight == 0:
         return None
     inputs = example(task, min(FITTED, recovery.batch_size), device).inputs
-    return matched(model, teacher, inputs, recovery.feature_layers)
+    return matched(
+        model, teacher, inputs, recovery.feature_layers, relations=recovery.feature_relations
+    )
 
 
 @contextlib.contextmanager

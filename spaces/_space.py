@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import random
 from collections.abc import Mapping
 from typing import Any
 
 from spaces._dimension import Choice, Dimension, Interval, Value
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._technique import Stage, Technique
 
@@ -38,6 +40,8 @@ class Space:
     """Techniques in the order in which an experiment names them."""
 
     slots: tuple[Slot, ...]
+    outputs: Outputs = dataclasses.field(default_factory=Outputs)
+    """What is known of the model's outputs."""
 
     def dimensions(self) -> dict[str, Dimension]:
         """Return every searched dimension by name."""
@@ -70,11 +74,13 @@ class Space:
     def canonical(self, point: Mapping[str, Value]) -> Point:
         """Return the simplest point that builds the same candidate: dead dimensions neutral.
 
-        First each technique by itself, then in view of what all of them together ask for.
+        First each technique by itself, then in view of what all of them together ask for, and of
+        the model's outputs.
         """
         alone = {k: v for s in self.slots for k, v in s.values(s.at(point).canonical()).items()}
         plan = self.plan(alone)
-        return {k: v for s in self.slots for k, v in s.values(s.at(alone).settled(plan)).items()}
+        settled = [(s, s.at(alone).settled(plan, self.outputs)) for s in self.slots]
+        return {k: v for slot, setting in settled for k, v in slot.values(setting).items()}
 
     def name_of(self, setting: Technique) -> str:
         """Return the name of the slot that a setting belongs to."""
@@ -110,3 +116,12 @@ def widened(dimension: Dimension, neutral: Value) -> Dimension:
 def rounded(value: Value) -> Value:
     """Return a float rounded to 10 digits: samplers return 0.30000000000000004."""
     return round(value, 10) if isinstance(value, float) else value
+
+
+def drawn(dimension: Dimension, draw: random.Random) -> Value:
+    """Return one of a dimension's values."""
+    grid = dimension.values()
+    if grid:
+        return draw.choice(grid)
+    assert isinstance(dimension, Interval)
+    return rounded(draw.uniform(dimension.low, dimension.high))

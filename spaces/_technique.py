@@ -7,12 +7,27 @@ from typing import ClassVar, Self
 
 from torch import nn
 
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._task import Task
 
 
+class Scope(enum.StrEnum):
+    """How far a reason reaches beyond the point at which it was met."""
+
+    POINT = "point"
+    TECHNIQUE = "technique"
+    """Any setting of the technique that changes this model, however strong."""
+    RUNTIME = "runtime"
+    """Whatever is made of this model, in the runtime."""
+
+
 class Infeasible(Exception):
     """A point that cannot be built or executed; the message is the reason, one sentence."""
+
+    def __init__(self, reason: str, *, scope: Scope = Scope.POINT) -> None:
+        super().__init__(reason)
+        self.scope = scope
 
 
 class Left(UserWarning):
@@ -60,13 +75,14 @@ class Technique(abc.ABC):
         """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
         return self
 
-    def settled(self, plan: Plan) -> Self:
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
         """Return the simplest setting that builds the same candidate where all ask for `plan`.
 
         `canonical` knows this setting alone; here dimensions become neutral that are dead because
-        of what others ask, such as anything about training where nothing is trained.
+        of what others ask, such as anything about training where nothing is trained, or because
+        of what the task's model puts out.
         """
-        del plan
+        del plan, outputs
         return self
 
     def usual(self) -> tuple[Self, ...]:

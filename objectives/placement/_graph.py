@@ -39,15 +39,23 @@ class Replayed:
         torch.cuda.current_stream(self._device).wait_stream(stream)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[self._index()]
+        spare = generator.clone_state()
         try:
             # Only this thread's calls count: NCCL's watchdog asks for events meanwhile.
             recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
             with torch.inference_mode(), recording:
                 self._outputs = self._function(self._inputs)
         except RuntimeError as error:
+            # it would go on to count for the graph, and so refuse to draw anything outside of it
+            generator.graphsafe_set_state(spare)
             self.said = f"no CUDA graph: {(str(error).splitlines() or ['?'])[0][:120]}"
             return
         self._graph, self.said = graph, "CUDA graph"
+
+    def _index(self) -> int:
+        index = self._device.index
+        return torch.cuda.current_device() if index is None else index
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs; those of a graph are overwritten by the next call."""

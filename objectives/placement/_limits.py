@@ -9,15 +9,28 @@ from objectives.runtimes._runtime import Runtime
 from spaces import Encoding, Placement
 
 
+def cores() -> int:
+    """Return the cores of this host that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def devices(target: Target) -> int:
     """Return how many devices this host has: GPUs, or sets of `target.threads` cores."""
     if target.device == "cuda":
         return torch.cuda.device_count()
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // target.threads)
+    return max(1, cores() // target.threads)
+
+
+def lacks(target: Target) -> str | None:
+    """Return in one sentence why this host cannot measure on one device, None if it can."""
+    if target.device != "cpu" or target.threads <= (found := cores()):
+        return None
+    return (
+        f"the target has {target.threads} threads and this host {_spelled(found, 'core')}: measure "
+        "where it has as many, or lower target.threads"
+    )
 
 
 def refuses(
@@ -29,9 +42,12 @@ def refuses(
     """
     if placement.count == 1:
         return None
-    if placement.count > (found := devices(target)):
-        unit = "GPUs" if target.device == "cuda" else f"times {target.threads} cores"
-        return f"{placement.count} devices were asked for, this host has {found} {unit}"
+    if placement.count > devices(target):
+        asked = f"{placement.count} devices were asked for"
+        if target.device == "cuda":
+            return f"{asked}, this host has {_spelled(devices(target), 'GPU')}"
+        each = _spelled(target.threads, "core")
+        return f"{asked}, with {each} each, and this host has {_spelled(cores(), 'core')}"
     if placement.strategy in ("tensor", "pipeline"):
         if not runtime.splits:
             return f"{name} executes a whole graph, {placement.strategy} parallelism splits it"
@@ -40,3 +56,7 @@ def refuses(
         if encoding.dtype == "float8":
             return f"{name}'s float8 layers cannot be split by {placement.strategy} parallelism"
     return None
+
+
+def _spelled(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

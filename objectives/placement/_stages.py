@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from objectives.runtimes._torch import first_line
 from spaces import Infeasible
 from spaces._inputs import call, flatten, plain, unflatten
+from spaces._reasons import untraced
 
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 """What torch.export raises on models that it cannot take."""
@@ -97,7 +97,7 @@ def _exported(module: nn.Module, tensors: Sequence[Tensor]) -> ExportedProgram:
             if any(_mutates(n) for n in program.graph.nodes):
                 program = program.run_decompositions({})
     except _FAILURES as error:
-        raise Infeasible(f"the model cannot be cut into stages: {first_line(error)}") from error
+        raise Infeasible(f"the model cannot be cut into stages: {untraced(error)}") from error
     return program
 
 

@@ -1,9 +1,11 @@
 """What runtimes do with weights in codes: where to get them, how to lay them out as bytes."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objectives._coding import coded
 from objectives.runtimes._runtime import Export
@@ -67,12 +69,41 @@ def rows_matched(rows: Tensor, codes: Codes) -> Codes | None:
     return codes.rescaled(factor)
 
 
+_GATES = {1: (0,), 3: (1, 0, 2), 4: (0, 3, 1, 2)}
+"""Which block of a torch weight ONNX holds at each place, by their number: RNN, GRU and LSTM."""
+
+
+def sequence_matched(values: Tensor, known: Iterable[Codes]) -> list[Codes] | None:
+    """Return the codes of a recurrent weight, (directions, gates x hidden, inputs), one for each.
+
+    ONNX has the gates in another order than torch. None where a direction has no codes.
+    """
+    known, found = list(known), []
+    for rows in values:
+        ordered = (_ordered(own, gates) for own in known for gates in _GATES.values())
+        own = next((c for c in ordered if c and rows_matched(rows, c) is c), None)
+        if own is None:
+            return None
+        found.append(own)
+    return found
+
+
+def _ordered(codes: Codes, gates: tuple[int, ...]) -> Codes | None:
+    """Return the codes with their blocks of rows in another order; None if rows are no blocks."""
+    size, rest = divmod(codes.rows, len(gates))
+    if rest or len(codes.shape) != 2:
+        return None
+    index = torch.cat([torch.arange(gate * size, (gate + 1) * size) for gate in gates])
+    scale, zero = (t if len(t) == 1 else t[index] for t in (codes.scale, codes.zero))
+    return dataclasses.replace(codes, codes=codes.codes[index], scale=scale, zero=zero)
+
+
 def refuses_codes(kinds: frozenset[str]) -> str | None:
     """Return why a model has no weights that codes could stand for."""
-    known = ("Linear", "Conv1d", "Conv2d", "Conv3d", "Embedding", "MultiheadAttention")
+    known = ("Linear", "Conv", "Embedding", "MultiheadAttention", "LSTM", "GRU", "RNN")
     if any(name in kind for kind in kinds for name in known):
         return None
-    return "the model has no convolution or linear layers to quantize"
+    return "the model has no convolution, linear or recurrent layers to quantize"
 
 
 def spelled(encoding: Encoding) -> str:
@@ -84,8 +115,28 @@ def spelled(encoding: Encoding) -> str:
     return f"{encoding.weight_bits}-bit weights"
 
 
+SILENT = 0.05
+"""Share of the weights up to which it is not said that they stay in floating point."""
+FLOATING = "{share:.0%} of the weights stay in floating point, their layers have no codes"
 UNPACKED = (
     "weights of {count} layers are unpacked when the artifact is loaded: they take few bits to "
     "ship, their latency is that of unpacked ones"
 )
-"""What the manifest and the record say where there is no kernel for codes."""
+
+
+def remarks(
+    model: nn.Module, coded: int, *, unpacked: int, said: str | None = None
+) -> dict[str, Any]:
+    """Return what a manifest says of weights without codes, or of codes without kernels.
+
+    `coded` are the weights in codes, `unpacked` the layers whose codes are unpacked when they are
+    loaded; `said` takes the place of the usual sentence on those. Few weights without codes, such
+    as biases and normalisations, are not worth a word.
+    """
+    total = sum(p.numel() for p in model.parameters())
+    share = 1 - coded / max(total, 1)
+    usual = UNPACKED.format(count=unpacked) if unpacked else None
+    floating = FLOATING.format(share=share) if share > SILENT else None
+    sentences = [sentence for sentence in (said or usual, floating) if sentence]
+    notes: dict[str, Any] = {"unpacked_layers": unpacked} if unpacked else {}
+    return notes | ({"remark": "; ".join(sentences)} if sentences else {})

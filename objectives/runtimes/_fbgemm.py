@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.runtimes import _stored
-from objectives.runtimes._torch import first_line
+from spaces._reasons import first_line
 
 
 class DynamicLinear(nn.Module):

@@ -11,6 +11,7 @@ from torch.utils._triton import has_triton
 
 from objectives.runtimes import _cuda, _float8, _stored
 from objectives.runtimes._codes import spelled
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export
 from objectives.runtimes._torch import converted, inputs_as
 from spaces import Encoding, Infeasible
@@ -38,6 +39,8 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
         )
     if "Linear" not in kinds:
         return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
+    if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
+        return reason
     return _cuda.lacks_integers()
 
 

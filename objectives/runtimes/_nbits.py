@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from objectives.runtimes._codes import layout, rows_matched, zeros
+from objectives.runtimes._codes import layout, rows_matched, sequence_matched, zeros
 from objectives.runtimes._unpacking import DOMAIN, function_name, function_of
 from objectives.runtimes._weights import Layer, attributes, drop_unused, layers
 from spaces.quantize._codes import Codes, pack
@@ -30,6 +30,8 @@ class Placed:
     """From floats, unpacked when the file is loaded."""
     tables: int = 0
     """Embedding tables, unpacked likewise; not counted with the layers."""
+    weights: int = 0
+    """Weights that codes stand for in the file."""
 
 
 def store_codes(
@@ -48,31 +50,81 @@ def store_codes(
     """
     left = list(codes.values())
     done: dict[tuple[str, int], str] = {}
-    kernel_count = unpacked = tables = 0
+    used: dict[str, int] = {}
+    kernel_count = tables = 0
+    unpacked = _store_recurrent(model, left, coder, used)
     for layer in layers(model):
-        found = _matched(layer, left)
+        found, turned = _matched(layer, left)
         if found is None:
             continue
-        if found.bits in kernels and _plain(layer) and _blocked(found) is not None:
+        used[layer.weight.name] = found.codes.numel()
+        plain = turned == (layer.axis == 1) and _plain(layer)
+        if found.bits in kernels and plain and _blocked(found) is not None:
             _replace(model, layer.node, _product(model, layer.node, found, level))
             kernel_count += 1
             continue
         key = (layer.weight.name, layer.axis)
         if key not in done:
-            done[key] = _unpacked(model, layer, found, coder)
+            shape = (found.rows, found.columns) if turned else found.shape
+            done[key] = _unpacked(model, found, coder, shape, turned=turned)
         layer.node.input[layer.position] = done[key]
         if layer.node.op_type != "Gather":
             unpacked += 1
         else:
             tables += 1
     drop_unused(model)
-    return Placed(kernels=kernel_count, unpacked=unpacked, tables=tables)
+    return Placed(
+        kernels=kernel_count, unpacked=unpacked, tables=tables, weights=sum(used.values())
+    )
 
 
-def _matched(layer: Layer, known: list[Codes]) -> Codes | None:
+def _matched(layer: Layer, known: list[Codes]) -> tuple[Codes | None, bool]:
+    """Return the codes of a weight, and whether their rows are its columns.
+
+    Rows are outputs, or where none match that, dimension 0 whatever it counts: transposed
+    convolutions and linear layers whose weight torch too holds as (inputs, outputs).
+    """
     values = torch.from_numpy(numpy_helper.to_array(layer.weight).copy())
-    rows = values.movedim(layer.axis, 0).flatten(1)
-    return next((c for own in known if (c := rows_matched(rows, own)) is not None), None)
+    for axis in dict.fromkeys((layer.axis, 0) if values.dim() == 2 else (0,)):
+        rows = values.movedim(axis, 0).flatten(1)
+        for own in known:
+            if (found := rows_matched(rows, own)) is not None:
+                return found, axis == 1
+    return None, False
+
+
+def _store_recurrent(
+    model: onnx.ModelProto, known: list[Codes], coder: str, used: dict[str, int]
+) -> int:
+    """Make the weights of recurrent layers from codes; return how many of these layers have them.
+
+    What is stored is noted in `used`, by the name of the weight.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    layers_found = 0
+    for node in [n for n in model.graph.node if n.op_type in ("LSTM", "GRU", "RNN")]:
+        before = len(used)
+        for position in (1, 2):
+            weight = constants.get(node.input[position])
+            if weight is None:
+                continue
+            values = torch.from_numpy(numpy_helper.to_array(weight).copy())
+            found = sequence_matched(values, known)
+            if found is None:
+                continue
+            parts = [_unpacked(model, own, coder, (1, *own.shape), turned=False) for own in found]
+            joined = f"{parts[0]}.joined"
+            after = _place(model, parts[0]) + 1  # each was put in front of those before it
+            model.graph.node.insert(after, helper.make_node("Concat", parts, [joined], axis=0))
+            node.input[position] = joined
+            used[weight.name] = values.numel()
+        layers_found += len(used) > before
+    return layers_found
+
+
+def _place(model: onnx.ModelProto, output: str) -> int:
+    """Return where the node with an output is."""
+    return [output in node.output for node in model.graph.node].index(True)
 
 
 def _plain(layer: Layer) -> bool:
@@ -86,8 +138,13 @@ def _plain(layer: Layer) -> bool:
     )
 
 
-def _unpacked(model: onnx.ModelProto, layer: Layer, codes: Codes, coder: str) -> str:
-    """Add a weight's constants and the node that makes it; return the weight's name."""
+def _unpacked(
+    model: onnx.ModelProto, codes: Codes, coder: str, shape: tuple[int, ...], *, turned: bool
+) -> str:
+    """Add a weight's constants and the nodes that make it in a shape; return the weight's name.
+
+    Where `turned` a matrix is transposed at last.
+    """
     placed = layout(codes, coder)
     name = f"w{len(model.graph.initializer)}"
     parts = {f"{name}.{i}": part for i, part in enumerate(placed.parts)}
@@ -100,14 +157,13 @@ def _unpacked(model: onnx.ModelProto, layer: Layer, codes: Codes, coder: str) ->
     if kind not in {function.name for function in model.functions}:
         model.functions.append(function_of(placed.bits, booked=booked))
         _import(model, DOMAIN)
-    turned = layer.axis == 1 and len(layer.weight.dims) == 2
     node = helper.make_node(
         kind,
         list(parts),
         [f"{name}.t" if turned else name],
         domain=DOMAIN,
         grid=list(codes.codes.shape),
-        shape=list(codes.shape) if not turned else [codes.rows, codes.columns],
+        shape=list(shape),
     )
     if turned:
         model.graph.node.insert(0, helper.make_node("Transpose", [f"{name}.t"], [name]))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from objectives.runtimes._codes import refuses_codes, spelled
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._runtime import Export, Signature
-from spaces import Encoding, Infeasible
+from spaces import Encoding, Infeasible, Scope
 from spaces._inputs import call, flatten, plain, unflatten
-from spaces._wording import LONGEST, lines
+from spaces._reasons import first_line, untraced
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,10 @@ _ORT_ERRORS = (
     errors.NotImplemented,
     errors.RuntimeException,
 )
+
+
+class _Failed(Exception):
+    """An exporter that wrote no graph, or a wrong one; the message is the reason."""
 
 
 class _Positional(nn.Module):
@@ -108,19 +112,29 @@ def exported(export: Export) -> Iterator[Path]:
     module = _Positional(export.model, export.signature)
     module.training = export.model.training  # train() would reach into the model
     with tempfile.TemporaryDirectory() as folder:
-        reasons = []
-        for dynamo in (False, True):
-            path = Path(folder) / f"{'exported' if dynamo else 'traced'}.onnx"
-            reason = _write(module, export, path, dynamo) or _deviation(module, export, path)
-            if reason is None:
-                yield path
-                return
-            reasons.append(reason)
-        raise Infeasible(f"the model cannot be exported to ONNX: {reasons[0]}; {reasons[1]}")
+        yield _graph(module, export, Path(folder))
 
 
-def _write(module: nn.Module, export: Export, path: Path, dynamo: bool) -> str | None:
-    """Write the graph; return why it cannot be written."""
+def _graph(module: nn.Module, export: Export, folder: Path) -> Path:
+    """Return the file of the first exporter whose graph is right."""
+    failures: list[_Failed] = []
+    for dynamo in (False, True):
+        path = folder / f"{'exported' if dynamo else 'traced'}.onnx"
+        try:
+            _write(module, export, path, dynamo)
+            _compare(module, export, path)
+        except _Failed as failure:
+            failures.append(failure)
+        else:
+            return path
+    reason = f"the model cannot be exported to ONNX: {failures[0]}; {failures[1]}"
+    # What the exporters raised is in the traceback, and so in the trial's log.
+    details = ExceptionGroup("both exporters failed", failures)
+    raise Infeasible(reason, scope=Scope.RUNTIME) from details
+
+
+def _write(module: nn.Module, export: Export, path: Path, dynamo: bool) -> None:
+    """Write the graph; raises _Failed with the reason."""
     names = export.signature
     method = "torch.export" if dynamo else "tracing"
     try:
@@ -137,12 +151,11 @@ def _write(module: nn.Module, export: Export, path: Path, dynamo: bool) -> str |
                 verbose=False,
             )
     except _MODEL_ERRORS as error:
-        return f"{method} fails with {first_line(error)}"
-    return None
+        raise _Failed(f"{method} fails, {untraced(error)}") from error
 
 
-def _deviation(module: nn.Module, export: Export, path: Path) -> str | None:
-    """Return how the graph deviates from the module on the example, and on a shuffled example.
+def _compare(module: nn.Module, export: Export, path: Path) -> None:
+    """Raise _Failed where the graph deviates from the module on the example, or on a shuffled one.
 
     The second has the same values in other places: other masks, lengths and ids, all of them
     valid; a graph that froze a choice made for the first differs on it.
@@ -150,7 +163,7 @@ def _deviation(module: nn.Module, export: Export, path: Path) -> str | None:
     try:
         session = session_of(path, threads=export.target.threads)
     except _ORT_ERRORS as error:
-        return f"ONNX Runtime cannot load the graph: {first_line(error)}"
+        raise _Failed(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
     tensors, _ = flatten(export.example)
     for batch in (tensors, _shuffled(tensors)):
         try:
@@ -162,10 +175,9 @@ def _deviation(module: nn.Module, export: Export, path: Path) -> str | None:
             pairs = zip(wanted, _outputs(session, export.signature, batch), strict=True)
             close = all(_close(want, got) for want, got in pairs)
         except _ORT_ERRORS as error:
-            return f"ONNX Runtime cannot run the graph: {first_line(error)}"
+            raise _Failed(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
         if not close:
-            return f"the graph from {path.stem} code does not compute what the model does"
-    return None
+            raise _Failed(f"the graph from {path.stem} code does not compute what the model does")
 
 
 def _outputs(
@@ -215,15 +227,3 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save_model(model, str(path))
         return
     onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data")
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message that is not a place in a source.
-
-    Of errors of torch's exporter, which tell how to report them, their cause is told.
-    """
-    if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
-        error = error.__cause__
-    found = lines(error) or [""]
-    said = [line for line in found if not line.startswith(("Exception from ", "Check '"))]
-    return f"{type(error).__name__}: {(said or found)[0][:LONGEST]}"

@@ -14,7 +14,7 @@ from objectives._target import Target
 from objectives.runtimes._runtime import Program, Signature
 from spaces import Infeasible, Precision
 from spaces._inputs import call, flatten, plain, transform, unflatten
-from spaces._wording import told
+from spaces._reasons import first_line
 
 
 def dtype_of(name: Precision) -> torch.dtype:
@@ -96,11 +96,6 @@ def rehearse(model: nn.Module, inputs: Any) -> None:
 def owned(tensor: Tensor) -> Tensor:
     """Return a float32 (or integer) copy that shares no memory with `tensor`."""
     return cast(tensor.detach(), torch.float32).clone(memory_format=torch.contiguous_format)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without the final period."""
-    return told(error)
 
 
 class ModuleProgram(Program):

@@ -1,6 +1,7 @@
 """Weights of an ONNX graph: which layers have them, and storing them as bytes."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def multiplying(model: onnx.ModelProto) -> list[Layer]:
     """Return the layers that multiply: convolutions and linear layers, not embeddings."""
     return [layer for layer in layers(model) if layer.node.op_type != "Gather"]
+
+
+def stored_weights(model: onnx.ModelProto) -> int:
+    """Return how many weights `store_int8` stores as bytes, those of several layers once."""
+    return sum({x.weight.name: math.prod(x.weight.dims) for x in layers(model)}.values())
 
 
 def integer_layers(model: onnx.ModelProto) -> int:

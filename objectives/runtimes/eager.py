@@ -11,8 +11,9 @@ from torch import nn
 
 from objectives._target import Target
 from objectives.runtimes import _cuda, _fbgemm, _float8, _stored
-from objectives.runtimes._codes import UNPACKED, coded_weights, refuses_codes, spelled
+from objectives.runtimes._codes import coded_weights, refuses_codes, remarks, spelled
 from objectives.runtimes._low_bits import with_codes
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._semi_structured import with_semi_structured
 from objectives.runtimes._torch import (
@@ -75,6 +76,8 @@ class Eager(Runtime):
             )
         if encoding.dtype != "float32" and not gpu:
             return f"Eager PyTorch's 8-bit layers return float32, not {encoding.dtype}."
+        if reason := uncalibrated(encoding, "Eager PyTorch finds"):
+            return reason
         if not _linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
         return _cuda.lacks_integers() if gpu else _fbgemm.lacks_integers()
@@ -157,17 +160,18 @@ def _export_codes(export: Export) -> dict[str, Any]:
         coder=export.encoding.coding,
     )
     last = _tried(export, model)
+    every = len(whole.codes)
     count, share = _shortcut(export, _channels_last(model) if last else model, whole.codes)
-    remark = UNPACKED.format(count=len(whole.codes))
+    used, said = share < _GAIN, None
     if count:
-        wording = KERNELS if share < _GAIN else DENSE
-        remark = wording.format(count=count, all=len(whole.codes), share=share)
+        said = (KERNELS if used else DENSE).format(count=count, all=every, share=share)
+    coded = sum(own.codes.numel() for own in whole.codes.values())
     return {
         "dtype": name,
         "channels_last": last,
-        "quantized_layers": len(whole.codes),
-        "kernels": share < _GAIN,
-        "remark": remark,
+        "quantized_layers": every,
+        "kernels": used,
+        **remarks(model, coded, unpacked=every - count * used, said=said),
     }
 
 

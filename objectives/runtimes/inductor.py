@@ -24,15 +24,15 @@ from objectives.runtimes._torch import (
     cast,
     converted,
     dtype_of,
-    first_line,
     inputs_as,
     lacks,
     owned,
     rehearse,
     threads,
 )
-from spaces import Encoding, Infeasible, Task
+from spaces import Encoding, Infeasible, Scope, Task
 from spaces._inputs import call, flatten, plain, unflatten
+from spaces._reasons import first_line, untraced
 
 with quiet(FutureWarning, DeprecationWarning, UserWarning):
     # they log CUDA libraries that are not there, and call what PyTorch deprecates
@@ -167,11 +167,13 @@ def _compiler() -> str | None:
 
 
 def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
+    """Return the model's graph; raises Infeasible, also for a model that is not changed at all."""
     try:
         with torch.no_grad():
             return torch.export.export(model, tuple(tensors), strict=False)
     except _FAILURES as error:
-        raise Infeasible(f"torch.export cannot trace the model: {first_line(error)}.") from error
+        reason = f"torch.export cannot trace the model: {untraced(error)}."
+        raise Infeasible(reason, scope=Scope.RUNTIME) from error
 
 
 def _quantized(program: ExportedProgram, export: Export) -> nn.Module:

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU, from an ONNX file that any machine can load."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,23 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from objectives._target import Target
 from objectives.runtimes import _nbits, _weights
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._calibrated import static
+from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import dot_products
-from objectives.runtimes._onnx import exported, feeds, refuses_bits, save, session_of
+from objectives.runtimes._onnx import exported, refuses_bits, save, session_of
 from objectives.runtimes._quiet import quiet
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_graphs import store_onnx
 from spaces import Encoding, Infeasible, Task
 from spaces.quantize._codes import Codes
 
 FILE = "model.onnx"
-NORMALISING = ("Softmax", "LayerNormalization", "InstanceNormalization", "LpNormalization")
-"""Operations whose outputs 8 bits cannot hold: quantized too, a BERT falls from 15 dB to 0.4."""
-CALIBRATIONS = {
-    "min-max": quantization.CalibrationMethod.MinMax,
-    "percentile": quantization.CalibrationMethod.Percentile,
-    "entropy": quantization.CalibrationMethod.Entropy,
-}
+_FINDS = "where linear layers are in the majority ONNX Runtime finds"
 
 
 class _Session(Program):
@@ -64,17 +59,6 @@ class _Session(Program):
         return [torch.from_numpy(array) for array in raw]
 
 
-class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, signature: Signature, calibration: Sequence[Any], names: set[str]) -> None:
-        self._feeds: Iterator[dict[str, Any]] = (
-            {name: array for name, array in feeds(signature, batch).items() if name in names}
-            for batch in calibration
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Onnxruntime(Runtime):
     """ONNX Runtime's CPU provider: float32, and integers by its own kernels.
@@ -91,7 +75,10 @@ class Onnxruntime(Runtime):
             return f"onnxruntime is run on its CPU provider only, the target is {target.device}"
         if encoding.dtype != "float32":
             return f"ONNX Runtime's CPU provider has no {encoding.dtype} kernels, only conversions"
-        return refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),))
+        if reason := refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),)):
+            return reason
+        convolutional = any(kind.startswith("Conv") and kind != "Conv1D" for kind in kinds)
+        return uncalibrated(encoding, _FINDS) if encoding.packed or not convolutional else None
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write model.onnx; return how it is encoded."""
@@ -137,11 +124,17 @@ def _encode(
     if encoding.weight_bits == 8 and encoding.activation_bits == 8:
         found = [layer.node.op_type for layer in _weights.multiplying(model)]
         convolutions = sum(kind.startswith("Conv") for kind in found)
-        return _static(export, path) if 2 * convolutions > len(found) else _dynamic(path)
+        if 2 * convolutions > len(found):
+            return static(export, path)
+        if reason := uncalibrated(encoding, _FINDS):
+            raise Infeasible(reason)
+        return _dynamic(path)
+    remark = remarks(export.model, _weights.stored_weights(model), unpacked=0)
     _weights.store_int8(model)
     # As a graph of its own, DequantizeLinear would run at every inference; folded, the layers
     # run at float32's speed: MatMulNBits with 8 bits took 1.7 to 2.4 times that on a BERT.
-    return model, {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
+    notes = {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
+    return model, notes | remark
 
 
 def _store_codes(
@@ -163,6 +156,7 @@ def _store_codes(
             f"{encoding.weight_bits} bits with 8-bit activations"
         )
     others = len(_weights.multiplying(model))
+    coded = placed.weights + _weights.stored_weights(model)
     _weights.store_int8(model)  # layers that no code stands for
     notes: dict[str, Any] = {
         "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
@@ -173,9 +167,7 @@ def _store_codes(
     }
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
-    if placed.unpacked:
-        notes["remark"] = UNPACKED.format(count=placed.unpacked)
-    return notes
+    return notes | remarks(export.model, coded, unpacked=placed.unpacked)
 
 
 def _kernels(encoding: Encoding) -> frozenset[int]:
@@ -205,33 +197,3 @@ def _dynamic(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         )
     scheme = "int8 weights per channel, uint8 activations with ranges found at run time"
     return onnx.load(str(target)), {"scheme": scheme, "seven_bit_weights": reduced}
-
-
-def _static(export: Export, path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Quantize to QDQ: 8-bit weights per channel, activations in their calibrated range.
-
-    Activations are unsigned, weights signed: the only pair with fast kernels on every x86. On
-    AVX2 without VNNI its sums saturate in 16 bits, which takes a ResNet-20 from 30 dB to 16 dB,
-    so there weights use 7 bits (`reduce_range`), at the same speed.
-    """
-    reduced = not dot_products()
-    clean, target = path.with_name("clean.onnx"), path.with_name("static.onnx")
-    with quiet(DeprecationWarning, RuntimeWarning):
-        quant_pre_process(path, clean, skip_symbolic_shape=True)
-        model = onnx.load(str(clean))
-        names = {node.name for node in model.graph.input}
-        left = [node.name for node in model.graph.node if node.op_type in NORMALISING]
-        quantization.quantize_static(
-            clean,
-            target,
-            _Batches(export.signature, export.calibration, names),
-            per_channel=True,
-            reduce_range=reduced,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=left,
-            calibrate_method=CALIBRATIONS[export.encoding.calibration],
-        )
-    scheme = "int8 weights per channel, uint8 activations with calibrated ranges"
-    notes = {"calibration": export.encoding.calibration, "seven_bit_weights": reduced}
-    return onnx.load(str(target)), {"scheme": scheme} | notes

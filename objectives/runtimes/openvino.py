@@ -13,13 +13,15 @@ from torch import Tensor
 
 from objectives._target import Target
 from objectives.runtimes import _decompression, _snippets
-from objectives.runtimes._codes import UNPACKED, coded_weights, spelled
+from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import flags
-from objectives.runtimes._onnx import exported, feeds, first_line, refuses_bits
+from objectives.runtimes._onnx import exported, feeds, refuses_bits
 from objectives.runtimes._quiet import absent, quiet
+from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_openvino import store_sparse
 from spaces import Encoding, Infeasible, Precision, Task
+from spaces._reasons import first_line
 from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
@@ -31,6 +33,7 @@ FILE = "model.xml"
 SMALL = 16_384
 """Weights below which a linear layer of a convolutional network stays in float32."""
 KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
 INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
 TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 """Operations that may stand between a layer and its stored weight."""
@@ -88,7 +91,7 @@ class Openvino(Runtime):
             _lacks(encoding.dtype)
             or refuses_bits(encoding, kinds, "OpenVINO")
             or _lacks_calibration(encoding)
-            or (_lacks_dynamic() if _dynamic(encoding) else None)
+            or (_refuses_dynamic(encoding) if _dynamic(encoding) else None)
         )
 
     def export(self, export: Export) -> dict[str, Any]:
@@ -183,13 +186,13 @@ def _lacks(dtype: Precision) -> str | None:
     return f"the CPU ({name}) has no {dtype} instructions; OpenVINO lists {', '.join(able)}"
 
 
-def _lacks_dynamic() -> str | None:
+def _refuses_dynamic(encoding: Encoding) -> str | None:
     """Return why activations of compressed layers are not quantized as they come.
 
     The plugin does so for linear layers where VNNI exists, and ignores the request elsewhere.
     """
     if flags() & {"avx512_vnni", "avx_vnni"}:
-        return None
+        return uncalibrated(encoding, "with 4-bit weights OpenVINO finds")
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
@@ -218,20 +221,17 @@ def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]
     except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError) as error:
         raise Infeasible(f"NNCF cannot quantize this model: {first_line(error)}") from error
     except (RuntimeError, KeyError, ValueError) as error:
-        raise Infeasible(f"NNCF fails on this model with {first_line(error)}") from error
+        raise Infeasible(f"NNCF fails on this model: {first_line(error)}") from error
 
 
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
     """Put codes in the place of weights, in place; return what was done."""
     encoding = export.encoding
-    count = _decompression.store_codes(model, codes, encoding.coding)
+    count, weights = _decompression.store_codes(model, codes, encoding.coding)
     notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
-    convolutions = sum(node.get_type_name() in KERNELS[1:] for node in model.get_ops())
-    if encoding.cluster_bits < 32 or convolutions:
-        notes["remark"] = UNPACKED.format(
-            count=count if encoding.cluster_bits < 32 else convolutions
-        )
-    return notes
+    slow = sum(node.get_type_name() in (*KERNELS[1:], *RECURRENT) for node in model.get_ops())
+    unpacked = count if encoding.cluster_bits < 32 else slow
+    return notes | remarks(export.model, weights, unpacked=unpacked)
 
 
 def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
@@ -305,7 +305,7 @@ def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
 
     Raises Infeasible when integers were asked for and no layer has them.
     """
-    types, books = Counter[str](), encoding.cluster_bits < 32
+    types, books = Counter[str](), encoding.packed
     for node in model.get_ops():
         if node.get_type_name() in KERNELS:
             found = (_weight(node, place, books=books) for place in (1, 0))

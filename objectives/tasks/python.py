@@ -9,19 +9,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spaces import Inputs, Split, Targets, Task
+from spaces._inputs import flatten, transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Python(Task):
-    """The functions model, batches and optionally loss and score of the file `file`."""
+    """The functions model, batches and optionally loss and score of the file `file`.
+
+    Model and batches are cast to float32 here, whatever type they come in, so that every runtime
+    is compared with, starts from and is given the same numbers.
+    """
 
     file: str
     """Path of the file; in an experiment it is relative to the experiment."""
 
     def model(self) -> nn.Module:
+        """Return what the user's model() returns, in evaluation mode and in float32."""
+        return self.given().float()
+
+    def given(self) -> nn.Module:
         """Return what the user's model() returns, in evaluation mode."""
         network = self._function("model")()
         if not isinstance(network, nn.Module):
@@ -33,7 +43,7 @@ class Python(Task):
         for item in self._function("batches")(split, batch_size):
             if not (isinstance(item, tuple | list) and len(item) == 2):
                 raise TypeError(f"batches() must yield (inputs, targets), got {_kind(item)}")
-            yield item[0], item[1]
+            yield _single(item[0]), _single(item[1])
 
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         """Return the user's loss, cross-entropy when they wrote none."""
@@ -62,6 +72,20 @@ class Python(Task):
         if function is None:
             raise AttributeError(f"{self.file} has no function {name}(); every task needs one")
         return function
+
+
+def _single(tree: Any) -> Any:
+    """Return `tree` with its floating-point tensors in float32.
+
+    What has no others is passed on as it is, and so are targets that only the user understands.
+    """
+    try:
+        tensors, _ = flatten(tree)
+    except TypeError:
+        return tree
+    if all(t.dtype is torch.float32 for t in tensors if t.is_floating_point()):
+        return tree
+    return transform(tree, lambda t: t.float() if t.is_floating_point() else t)
 
 
 def _kind(value: object) -> str:

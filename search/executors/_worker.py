@@ -22,6 +22,7 @@ from search import confirm, trial
 from search.experiment import Experiment
 from search.lane import Lane
 from search.rungs import Rung
+from spaces._reasons import said
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
@@ -50,7 +51,7 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
             lane.close()
     except Exception as error:
         traceback.print_exc()
-        _send(connection, error=f"{type(error).__name__}: {_first_line(error)}")
+        _send(connection, error=said(error))
     sys.stderr.flush()
 
 
@@ -94,7 +95,3 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
 
 def _send(connection: Connection, **message: Any) -> None:
     connection.send_bytes(json.dumps(message, allow_nan=False).encode())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:500]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from objectives.placement._limits import lacks
 from search.errors import BadEnvironment
 from search.executors._process import Failed, child, context_for, job
 from search.experiment import Experiment
@@ -43,9 +44,9 @@ class Local:
         context_for(self.experiment.target.threads)
 
     def refuses(self, plan: Plan) -> str | None:
-        """Return why the resources of a plan can never be given; this machine gives all it has."""
-        del plan
-        return None
+        """Return why this machine can never give what any plan needs, the target's threads."""
+        del plan  # what several devices need is asked of every host alike
+        return lacks(self.experiment.target)
 
     def run(self, feed: Feed) -> None:
         """Evaluate one point after another until there is none."""

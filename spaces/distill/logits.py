@@ -4,6 +4,7 @@ import dataclasses
 from typing import Self
 
 from spaces._dimension import axis, choice
+from spaces._outputs import Outputs
 from spaces._plan import Plan
 from spaces._technique import Stage, Technique
 
@@ -16,7 +17,9 @@ class Logits(Technique):
     between the classes of teacher and student, softened by T. Source: Hinton et al. 2015,
     Distilling the Knowledge in a Neural Network, section 2. With hard labels the teacher's term is
     the cross-entropy with its most probable class instead. Source: Touvron et al. 2021, Training
-    data-efficient image transformers, section 4.
+    data-efficient image transformers, section 4. Where outputs have a single column (a regressed
+    value, the logit of one class) there are no classes to soften or to choose from: the teacher's
+    term is the mean squared difference, whatever temperature and labels.
     """
 
     stage = Stage.TRAIN
@@ -69,6 +72,13 @@ class Logits(Technique):
         if self.labels == "hard":
             return dataclasses.replace(self, temperature=1.0)
         return self
+
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
+        """Return the setting without labels and temperatures where no output has classes."""
+        del plan
+        if outputs.classes:
+            return self
+        return dataclasses.replace(self, temperature=1.0, labels="soft")
 
     def usual(self) -> tuple[Self, ...]:
         """Return a short and a long recovery."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Self
 
-from spaces import Plan, Stage, Technique, axis, choice
+from spaces import Outputs, Plan, Stage, Technique, axis, choice
 from spaces._mixed import TYPES
 
 
@@ -30,6 +30,7 @@ class Training(Technique):
         recovery = dataclasses.replace(plan.recovery, dtype=self.dtype)
         return dataclasses.replace(plan, recovery=recovery)
 
-    def settled(self, plan: Plan) -> Self:
+    def settled(self, plan: Plan, outputs: Outputs) -> Self:
         """Return the neutral setting where nothing is trained."""
+        del outputs
         return self if plan.recovery.steps else dataclasses.replace(self, dtype="auto")

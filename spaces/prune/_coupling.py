@@ -11,8 +11,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from spaces._inputs import call, flatten
-from spaces._technique import Infeasible
-from spaces._wording import told
+from spaces._reasons import untraced
+from spaces._technique import Infeasible, Scope
 from spaces.prune._family import Coupled, Family, Member, Side
 from spaces.prune._flow import LAYERS
 from spaces.prune._heads import torch_attention
@@ -55,7 +55,7 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
 
     Sets that nothing can be removed from are told with their reason; not told are a transformer's
     hidden width and the outputs, which stay by design. Raises Infeasible when the model cannot be
-    traced.
+    traced, whatever is to be removed.
     """
     try:
         with warnings.catch_warnings():
@@ -63,8 +63,14 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
             settled, roots = linear_sets(model, example)
             traced = list(_traced(model, example, roots, settled)) if roots else []
     except BUILD_ERRORS as error:
-        raise Infeasible(f"the layers cannot be traced for pruning: {told(error)}") from error
+        raise Infeasible(
+            f"the layers cannot be traced for pruning: {_why(error)}", scope=Scope.TECHNIQUE
+        ) from error
     return [*settled, *traced, *(Coupled(name=f.name, ways=(f,)) for f in torch_attention(model))]
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, _Endless) else untraced(error)
 
 
 def _ways(items: list[_Item]) -> tuple[Family, ...]:
@@ -162,7 +168,7 @@ def _traced(
     except (*BUILD_ERRORS, _Endless) as error:
         if not any(coupled.ways for coupled in known):
             raise
-        yield Coupled(name=names[roots[0]], ways=(), reason=f"it cannot be traced: {told(error)}")
+        yield Coupled(name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_why(error)}")
 
 
 class _Endless(RuntimeError):

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from spaces._inputs import call, flatten
-from spaces._wording import told
+from spaces._reasons import first_line
 from spaces.prune._coupling import BUILD_ERRORS
 from spaces.prune._family import Family
 from spaces.prune._linear import transposed
@@ -89,7 +89,7 @@ def attempt(model: nn.Module, example: Any, removals: Sequence[Removal]) -> str 
         actual = _outputs(model, example, plain)
         final = _outputs(model, example, plain=False) if plain else actual
     except BUILD_ERRORS as error:
-        return f"what is left does not run ({told(error)})"
+        return f"what is left does not run ({first_line(error)})"
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (expected, final)]
     if shapes[0] != shapes[1]:
         return f"outputs of shapes {shapes[0]} become {shapes[1]}"

@@ -13,7 +13,7 @@ from spaces._dimension import Interval, axis, choice
 from spaces._modes import evaluating
 from spaces._statistics import reestimate
 from spaces._task import Task
-from spaces._technique import Infeasible, Left, Stage, Technique
+from spaces._technique import Infeasible, Left, Scope, Stage, Technique
 from spaces.prune._allocation import allocate, count, marks
 from spaces.prune._coupling import find
 from spaces.prune._damage import Outputs
@@ -76,7 +76,12 @@ class Channels(Technique):
         example = next(iter(task.batches("validation", 2)))[0]
         units: dict[str, int] = {}
         for number in range(1, self.rounds + 1):
-            self._round(model, task, example, number, units)
+            try:
+                self._round(model, task, example, number, units)
+            except Infeasible as error:
+                if number > 1:  # what the rounds before have left is another model
+                    error.scope = Scope.POINT
+                raise
         return model
 
     def _round(
@@ -90,7 +95,10 @@ class Channels(Technique):
             coupled = [group for group in found if group.ways]
             if not coupled:
                 why = f": {fixed[0]}" if fixed else ""
-                raise Infeasible(f"no layer of the model has channels that could be removed{why}")
+                raise Infeasible(
+                    f"no layer of the model has channels that could be removed{why}",
+                    scope=Scope.TECHNIQUE,
+                )
             for group in coupled:
                 units.setdefault(group.name, group.ways[0].units)
             target = self.ratio * number / self.rounds

@@ -10,7 +10,7 @@ from spaces._dropped import drop
 from spaces._modes import evaluating
 from spaces._statistics import reestimate
 from spaces._task import Task
-from spaces._technique import Infeasible, Stage, Technique
+from spaces._technique import Infeasible, Scope, Stage, Technique
 from spaces.prune._blocks import find, least
 from spaces.prune._damage import Outputs
 
@@ -46,11 +46,12 @@ class Layers(Technique):
         if len(blocks) < self.count:
             raise Infeasible(
                 f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
-                "add to what they are given and that it works without"
+                "add to what they are given and that it works without",
+                scope=Scope.POINT if blocks else Scope.TECHNIQUE,
             )
         outputs = Outputs(model, task)
         if reason := outputs.incomparable():
-            raise Infeasible(f"no block can be chosen: {reason}")
+            raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
         for _ in range(self.count):
             block, _ = least(model, blocks, outputs)
             drop(block.module, block.returns)

@@ -12,7 +12,7 @@ from spaces._modes import evaluating
 from spaces._plan import Plan
 from spaces._statistics import reestimate
 from spaces._task import Task
-from spaces._technique import Infeasible, Stage, Technique
+from spaces._technique import Infeasible, Scope, Stage, Technique
 from spaces.prune._refit import fit
 from spaces.prune._removal import Snapshot
 from spaces.prune._single import KeepZeros, largest, magnitudes, prunable, two_of_four
@@ -59,7 +59,10 @@ class Weights(Technique):
             return model
         weights = prunable(model)
         if not weights:
-            raise Infeasible("the model has no convolution or linear layers whose weights could go")
+            raise Infeasible(
+                "the model has no convolution or linear layers whose weights could go",
+                scope=Scope.TECHNIQUE,
+            )
         scores = magnitudes(weights)
         if self.pattern == "2:4":
             masks = two_of_four(scores)

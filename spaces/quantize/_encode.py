@@ -11,6 +11,7 @@ from spaces import _statistics
 from spaces._placing import exact, placed
 from spaces._plan import Encoding
 from spaces._task import Task
+from spaces.prune._linear import transposed
 from spaces.prune._readers import Reader, observe
 from spaces.quantize._allocation import WIDTHS, widths
 from spaces.quantize._codes import Codes, compact
@@ -56,7 +57,7 @@ def encoded(
     task = None if task is None else placed(task, device)
     model = copy.deepcopy(model).eval().to(device)
     found = layers(model)
-    kept = {name: codes for name, layer in found.items() if (codes := _kept(layer, encoding))}
+    kept = {name: codes for name, layer in found.items() if (codes := _kept(name, layer, encoding))}
     if len(kept) < len(found):
         with exact(device):
             kept = rounded(model, task, encoding)
@@ -73,12 +74,17 @@ def _fill(found: dict[str, Layer], codes: dict[str, Codes]) -> None:
         layer.weight.data = codes[name].floats()
 
 
-def _kept(layer: Layer, encoding: Encoding) -> Codes | None:
-    """Return the codes of a weight that training has left on a grid, with the fewest bits."""
+def _kept(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
+    """Return the codes of a weight that training has left on a grid.
+
+    With the bits that were allocated to it, or the fewest where that is not said.
+    """
     weight = layer.weight
     if encoding.cluster_bits < 32:
         return recovered_book(weight, encoding.cluster_bits)
-    asked = {encoding.weight_bits, 8, 4} if encoding.mean_bits >= 32 else set(WIDTHS)
+    asked = {encoding.weight_bits, 8, 4}
+    if encoding.mean_bits < 32:
+        asked = {dict(encoding.widths)[name]} if encoding.widths else set(WIDTHS)
     for bits in sorted(asked - {32}):
         width = width_of(weight.detach(), bits)
         if codes := recovered(weight, width, layer.group(encoding, bits)):
@@ -98,7 +104,11 @@ def rounded(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str
     small = [
         name.removesuffix(".weight")
         for name, layer in found.items()
-        if name.endswith(".weight") and bits[name] < 8 and layer.columns <= LARGEST
+        if name.endswith(".weight")
+        and bits[name] < 8
+        and layer.columns <= LARGEST
+        # its rows are inputs: nothing makes up for their errors
+        and not transposed(layer.module)
     ]
     readers = {} if task is None else observe(model, task, small)
     return {

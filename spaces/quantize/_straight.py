@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Grid(Constraint):
     mean_bits: float = 32
     granularity: str = "automatic"
     symmetric: bool = False
+    widths: tuple[tuple[str, int], ...] = ()
 
     @contextlib.contextmanager
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
@@ -62,6 +63,20 @@ def constrained(plan: Plan, constraint: Constraint) -> Plan:
     constraints = (*plan.recovery.constraints, constraint)
     recovery = dataclasses.replace(plan.recovery, constraints=constraints)
     return dataclasses.replace(plan, recovery=recovery)
+
+
+def allotted(plan: Plan, bits: Mapping[str, int]) -> Plan:
+    """Return `plan` with the bits that a mean was allocated as, for training and encoding alike."""
+    widths = tuple(sorted(bits.items()))
+    constraints = tuple(
+        dataclasses.replace(c, widths=widths) if isinstance(c, Grid) and c.mean_bits < 32 else c
+        for c in plan.recovery.constraints
+    )
+    return dataclasses.replace(
+        plan,
+        encoding=dataclasses.replace(plan.encoding, widths=widths),
+        recovery=dataclasses.replace(plan.recovery, constraints=constraints),
+    )
 
 
 def _start(model: nn.Module, task: Task, encoding: Encoding) -> dict[str, Codes]:

@@ -12,9 +12,11 @@ class Mixed(Technique):
     """Store weights in `mean_bits` on average, allocated to layers by what they cost the loss.
 
     Each layer gets 8, 6, 4, 3 or 2 bits. What a width costs a layer is measured on training data
-    (Fisher-weighted output error); an integer programme finds the cheapest allocation. The record
-    holds it. Bits alone count: where low-bit weights are unpacked when they are loaded, a layer's
-    time does not depend on them. Source: Dong et al. 2020, HAWQ-V2, section 3 (allocation).
+    (Fisher-weighted output error), and how long it then takes on the target, by the point's
+    runtime; an integer programme finds the best allocation. The record holds it with the times.
+    Where these do not differ, or cannot be measured, the loss alone counts, and the record says
+    so. Source: Dong et al. 2020, HAWQ-V2, section 3 (allocation by sensitivity); Yao et al. 2021,
+    HAWQ-V3, section 3 (and by latency).
     """
 
     stage = Stage.ENCODE
@@ -23,6 +25,8 @@ class Mixed(Technique):
     """Below 8 bits: channel, group (64 inputs), or automatic, groups in linear layers only."""
     symmetric: bool = False
     """Below 8 bits: no zero points."""
+    latency: bool = True
+    """Whether layers are timed, once a run, runtime and kind of layer, and their times count."""
 
     def __post_init__(self) -> None:
         if self.mean_bits != 32 and not 2 <= self.mean_bits <= 8:
@@ -41,7 +45,7 @@ class Mixed(Technique):
             "granularity": self.granularity,
             "symmetric": self.symmetric,
         }
-        encoding = dataclasses.replace(plan.encoding, **asked)  # type: ignore[arg-type]
+        encoding = dataclasses.replace(plan.encoding, latency=self.latency, **asked)  # type: ignore[arg-type]
         plan = dataclasses.replace(plan, encoding=encoding)
         return constrained(plan, Grid(**asked))  # type: ignore[arg-type]
 

@@ -122,7 +122,11 @@ def test_export_edits_neither_model_nor_threads(tmp_path):
     [
         (Encoding(activation_bits=8), LINEAR, "32-bit weights with 8-bit activations"),
         (Encoding(weight_bits=4, activation_bits=8), LINEAR, "4-bit weights"),
-        (Encoding(weight_bits=8), frozenset({"ReLU"}), "no convolution or linear layers"),
+        (
+            Encoding(weight_bits=8),
+            frozenset({"ReLU"}),
+            "no convolution, linear or recurrent layers",
+        ),
         (INTEGERS, frozenset({"Conv2d", "Linear"}), "linear ones"),
         (Encoding(weight_bits=8, activation_bits=8, dtype="bfloat16"), LINEAR, "return float32"),
     ],

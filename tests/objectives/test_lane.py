@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from objectives._lane import exclusive, revive
+from objectives._lane import exclusive, others, revive
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -67,3 +67,16 @@ def test_a_paused_trial_is_continued_when_nobody_measures(trial: psutil.Process)
     assert stopped(trial, True)
     revive(trial.pid)
     assert stopped(trial, False)
+
+
+def test_the_load_of_others_is_that_of_the_cores_of_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(interval: float, percpu: bool) -> list[float]:
+        del interval
+        assert percpu
+        return [100.0, 30.0, 10.0]
+
+    monkeypatch.setattr(psutil, "cpu_percent", busy)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2}, raising=False)
+    assert others() == pytest.approx(0.2)

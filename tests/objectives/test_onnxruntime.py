@@ -14,8 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from objectives import Export, Program, Target
-from objectives.runtimes import _onnx
-from objectives.runtimes import onnxruntime as runtime
+from objectives.runtimes import _calibrated, _onnx
 from objectives.runtimes.onnxruntime import Onnxruntime
 from spaces import Encoding, Infeasible, Task
 from spaces._inputs import Fields, call
@@ -102,7 +101,7 @@ def test_weights_use_eight_bits_only_where_sums_cannot_saturate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for able, largest in ((True, 127), (False, 64)):
-        monkeypatch.setattr(runtime, "dot_products", lambda able=able: able)
+        monkeypatch.setattr(_calibrated, "dot_products", lambda able=able: able)
         folder = tmp_path / str(able)
         folder.mkdir()
         export = request(built(Convolutions), images(16), folder, weight_bits=8, activation_bits=8)
@@ -151,7 +150,12 @@ def test_shuffled_examples_hold_the_same_values() -> None:
             CONVOLUTIONAL,
             "4-bit weights with 8-bit activations in linear layers only",
         ),
-        (Encoding(weight_bits=8), "cpu", frozenset({"ReLU"}), "no convolution or linear layers"),
+        (
+            Encoding(weight_bits=8),
+            "cpu",
+            frozenset({"ReLU"}),
+            "no convolution, linear or recurrent layers",
+        ),
         (Encoding(), "cuda", MIXED, "CPU provider only, the target is cuda"),
     ],
 )

@@ -28,6 +28,8 @@ def test_without_a_gpu_it_is_for_the_processor(task: Path, monkeypatch: pytest.M
     assert found.target.device == "cpu"
     assert {"onnxruntime", "openvino"} <= set(found.searched_runtimes())
     assert "placement.devices.count" not in found.space.neutral()
+    assert found.target.threads == 1
+    assert any("on one thread" in notice for notice in found.notices)
 
 
 def test_with_gpus_it_is_for_them_and_their_number_is_searched(

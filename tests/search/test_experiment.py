@@ -74,6 +74,23 @@ def test_a_technique_without_fields_is_searched_in_its_own_ranges(project: Path)
         ('file = "task.py"', 'file = "tusk.py"', "no file at"),
         ("trials = 8", "trials = 8 8", "not valid TOML"),
         ("trials = 8", 'trials = 8\ntime = "soon"', "a time is written as 90s"),
+        ("steps = [0, 3]", "steps = [0, 50.5]", "steps must be a whole number, got 50.5"),
+        ("steps = [0, 3]", "steps = { low = 0, high = 9 }", "steps takes whole numbers: give"),
+        ("steps = [0, 3]", "steps = [0, 3]\nbatch_size = 3.5", "batch_size must be a whole"),
+        ("steps = [0, 3]", 'steps = [0, 3]\nweight = "high"', "weight must be a number, got 'h"),
+        ("activation_bits", 'symmetric = "yes"\nactivation_bits', "symmetric must be true or fa"),
+        ("ratio = [0.0, 0.25, 0.5]", "round_to = 2.5", "round_to must be a whole number, got 2.5"),
+        ("ratio = [0.0, 0.25, 0.5]", "ratio = { low = 0.1 }", "a range has low and high, as {"),
+        (
+            "ratio = [0.0, 0.25, 0.5]",
+            'ratio = { low = "0", high = 1 }',
+            "low must be a number, got",
+        ),
+        ("ratio = [0.0, 0.25, 0.5]", "ratio = [0.0, nan]", "a number that is finite, got nan"),
+        ('file = "task.py"', "file = 3", "task.python.file must be text in quotes, got 3"),
+        ("[objectives.latency]", "[objectives.latency]\nat_least = nan", "that is finite, got nan"),
+        ("[objectives.latency]", "[objectives.latency]\nwithin = -0.1", "within must be 0 or more"),
+        ("[objectives.latency]", "[objectives.latency]\nwithin = 'few'", 'or a share as "5%"'),
         (
             "[objectives.latency]",
             "[objectives.latency]\nat_most = 'x'",
@@ -111,6 +128,30 @@ def test_limits_are_violated_by_as_much_as_they_are_overstepped(project: Path) -
     assert accuracy.violations(0.90, 0.94) == {"accuracy.within": pytest.approx(-0.01)}
     assert latency.violations(3.0, 9.9) == {"latency.at_most": pytest.approx(1.0)}
     assert size.violations(1.0, 9.9) == {}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "lowest"),
+    [
+        (0.90, 0.85),  # 5 points of a score from 0 to 1
+        (0.10, 0.05),
+        (88.0, 83.6),  # 5 % of any other
+        (-50.0, -52.5),
+        (-0.02, -0.021),
+    ],
+)
+def test_a_share_is_of_the_scores_scale(project: Path, baseline: float, lowest: float) -> None:
+    file = changed(project, "[objectives.accuracy]", '[objectives.accuracy]\nwithin = "5%"')
+    goal = Experiment.load(file).goals[0]
+    assert goal.violations(lowest, baseline)["accuracy.within"] == pytest.approx(0.0, abs=1e-9)
+    assert goal.violations(lowest - 0.001, baseline)["accuracy.within"] > 0
+
+
+def test_a_share_of_a_time_is_of_the_time(project: Path) -> None:
+    file = changed(project, "[objectives.latency]", '[objectives.latency]\nwithin = "20 %"')
+    # 0.6 ms are 0.1 more than 0.5, whose fifth is 0.1
+    violation = Experiment.load(file).goals[1].violations(0.6, 0.5)["latency.within"]
+    assert violation == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_key_ignores_the_budget_but_no_setting(project: Path) -> None:

@@ -1,10 +1,12 @@
 """The feed: what executors with several workers may rely on."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from _answers import answer, measured, opened
 
+from objectives import Measurement
 from search.executors.local import failed
 from search.feed import Feed
 from search.record import Record
@@ -112,3 +114,20 @@ def test_what_cannot_reach_the_front_stops_unless_it_is_a_baseline(
     slow = {"latency": measured(9.0, "ms"), "size": measured(9000, "bytes")}
     reason = feed.judge(Asked(trial=99, point={}, forced=forced), Rung(name=PROBE, found=slow))
     assert (reason is None) is forced
+
+
+@pytest.mark.parametrize(("half", "stops"), [(0.8, True), (1.2, False)])
+def test_a_difference_that_measuring_again_could_bring_stops_nobody(
+    project: Path, half: float, stops: bool
+) -> None:
+    def latency(value: float) -> Measurement:
+        return dataclasses.replace(measured(value, "ms"), low=value - half, high=value + half)
+
+    study = opened(project)
+    feed, _ = fed(study)
+    (baseline,) = taken(feed, 1)
+    own = answer(baseline).measurements | {"latency": latency(2.0)}
+    feed.tell(baseline, Record(**{**vars(answer(baseline)), "measurements": own}))
+    found = {"latency": latency(3.0), "size": measured(9000, "bytes")}
+    reason = feed.judge(Asked(trial=99, point={}, forced=False), Rung(name=PROBE, found=found))
+    assert (reason is not None) is stops

@@ -10,7 +10,7 @@ import torch
 from _blobs import Dicts, Images, Residual, damaged
 from torch import Tensor, nn
 
-from spaces import Infeasible, Plan, Recovery
+from spaces import Infeasible, Outputs, Plan, Recovery
 from spaces import _mixed as mixed
 from spaces._mixed import in_float8, refusal
 from spaces._recovery import Diverged, recover
@@ -39,9 +39,9 @@ def losses(
 class TestTechnique:
     def test_without_training_the_type_is_dead(self) -> None:
         setting = Training(dtype="float32")
-        assert setting.settled(Plan()) == Training()
+        assert setting.settled(Plan(), Outputs()) == Training()
         trained = Plan(recovery=Recovery(steps=5))
-        assert setting.settled(trained) == setting
+        assert setting.settled(trained, Outputs()) == setting
         assert setting.plan(trained).recovery.dtype == "float32"
 
     def test_unknown_types_are_refused(self) -> None:

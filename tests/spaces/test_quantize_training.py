@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spaces import Encoding, Plan, Recovery, Split, Task
 from spaces._constraint import Constraint
 from spaces._recovery import recover
-from spaces.quantize._allocation import allocated, widths
+from spaces.quantize._allocation import Sensitivity, allocated, widths
 from spaces.quantize._encode import encoded
 from spaces.quantize._straight import Grid
 from spaces.quantize._tied import Tied
@@ -172,10 +172,11 @@ def test_tied_weights_take_few_values_and_those_are_trained() -> None:
 
 def test_bits_go_where_rounding_costs_most() -> None:
     costs = {"dear": [0.0, 1.0, 10.0, 20.0, 40.0], "cheap": [0.0, 0.01, 0.02, 0.03, 0.1]}
-    found = allocated(costs, {"dear": 100, "cheap": 100}, 5.0)
-    assert found == {"dear": 8, "cheap": 2}
-    assert set(allocated(costs, {"dear": 1, "cheap": 1}, 2).values()) == {2}
-    assert set(allocated(costs, {"dear": 1, "cheap": 1}, 8).values()) == {8}
+    measured = Sensitivity(costs=costs, error=1.0)
+    found = allocated(measured, {"dear": 100, "cheap": 100}, 5.0, {})
+    assert found.bits == {"dear": 8, "cheap": 2}
+    assert set(allocated(measured, {"dear": 1, "cheap": 1}, 2, {}).bits.values()) == {2}
+    assert set(allocated(measured, {"dear": 1, "cheap": 1}, 8, {}).bits.values()) == {8}
 
 
 @pytest.mark.parametrize("mean", [6.0, 4.0, 3.0])

@@ -23,6 +23,7 @@ from spaces._feeding import parts
 from spaces._plain import decode, encode
 from spaces._ranks import Broken, sharing
 from spaces._recovery import Diverged, recover
+from spaces.quantize._activations import Activations
 
 STEPS = 20
 
@@ -83,6 +84,11 @@ class TestTheResultIsThatOfOneDevice:
     def test_sharded(self, task: Task) -> None:
         recipe = Recovery(steps=STEPS, batch_size=45, teacher_weight=0.5, feature_weight=0.1)
         assert_same(task, recipe, sharding="shard")
+
+    @pytest.mark.parametrize("sharding", ["replicate", "shard"])
+    def test_with_rounded_activations(self, sharding: str) -> None:
+        recipe = Recovery(steps=STEPS, batch_size=45, constraints=(Activations(),))
+        assert_same(Images(), recipe, sharding=sharding)
 
 
 @pytest.mark.slow

@@ -1,0 +1,74 @@
+"""Intervals of what is timed: other processes, at another moment, are within them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from objectives._statistics import of_processes
+from objectives.latency import Latency
+
+Random = np.random.Generator
+
+
+def process(random: Random, *, apart: float, disturbed: float, count: int = 120) -> list[float]:
+    """Return times of one process: its own level, noise that lasts, now and then a slow stretch."""
+    noise = np.zeros(count)
+    for i in range(1, count):
+        noise[i] = 0.9 * noise[i - 1] + 0.004 * random.normal()
+    noise += apart * random.normal()
+    if random.random() < disturbed:
+        start, end = np.sort(random.integers(0, count + 1, 2))
+        noise[start:end] += random.uniform(0.1, 0.5)
+    return [float(t) for t in 2.0 * np.exp(noise)]
+
+
+def measured(random: Random, processes: int, **how: float) -> list[list[float]]:
+    return [process(random, **how) for _ in range(processes)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize(("apart", "disturbed"), [(0.005, 0.0), (0.01, 0.1), (0.015, 0.05)])
+def test_measuring_again_gives_a_value_within_the_interval(
+    processes: int, apart: float, disturbed: float
+) -> None:
+    random = np.random.default_rng(3)
+    inside, widths = [], []
+    for _ in range(200):
+        value, low, high = of_processes(measured(random, processes, apart=apart, disturbed=0.0))
+        again, _, _ = of_processes(measured(random, processes, apart=apart, disturbed=disturbed))
+        inside.append(low <= again <= high)
+        widths.append((high - low) / value)
+    assert np.mean(inside) >= 0.9
+    assert np.median(widths) < (0.25, 0.12, 0.08)[processes - 1]  # and says something
+
+
+def test_processes_that_agree_are_no_proof_but_those_that_differ_are_believed() -> None:
+    alike, apart = ([[level] * 20 for level in levels] for levels in ((2, 2, 2), (2, 2, 2.6)))
+    _, low, high = of_processes(alike)
+    assert (high - 2) / 2 == pytest.approx((2 - low) / 2, rel=0.1)
+    assert 0.01 < (high - low) / 2 < 0.1
+    value, same, higher = of_processes(apart)
+    assert value == 2.0
+    assert higher > 2.6
+    assert same == pytest.approx(low)  # what disturbs makes slower, never faster
+
+
+def test_what_varies_within_one_process_widens_its_interval() -> None:
+    steady, restless = [2.0] * 100, [2.0] * 50 + [3.0] * 50
+    (_, low, high), (_, lower, higher) = of_processes([steady]), of_processes([restless])
+    assert lower < low
+    assert higher > high
+
+
+@pytest.mark.parametrize("series", [[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0], [8.0], [9.0, 9.0]]])
+def test_every_process_counts_once_and_all_samples_are_told(series: Sequence[list[float]]) -> None:
+    found = Latency().summary(series)
+    assert found.value == np.median([np.median(s) for s in series])
+    assert found.samples == sum(len(s) for s in series)
+    assert found.low < found.value < found.high
+
+
+def test_a_time_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be above 0 ms"):
+        Latency().summary([[1.0, 1.0], [0.0, 0.0]])

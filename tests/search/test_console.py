@@ -1,0 +1,26 @@
+"""What the console says beside the trials' lines."""
+
+from pathlib import Path
+
+import pytest
+from _examples import record
+
+from search.console import Console
+from search.experiment import Experiment
+from search.study import Study
+
+
+def test_cores_that_others_use_are_said_once(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = project / "run"
+    run.mkdir()
+    experiment = Experiment.load(project / "experiment.toml")
+    study = Study.open(run, experiment, lambda point: None)
+    console = Console()
+    for trial, share in enumerate((0.1, 0.6, 0.9)):
+        facts = {"conditions": {"others": share}}
+        console.trial(record(trial, 0.9, 1.0, 1000, facts=facts), study, None)
+    said = capsys.readouterr().err
+    assert said.count("note: other processes") == 1
+    assert "used 60% of the cores when trial 1 was timed" in said

@@ -1,0 +1,65 @@
+"""What is tried first, also where there is little to spend."""
+
+from pathlib import Path
+
+import pytest
+from _answers import measured
+
+from search.experiment import Experiment
+from search.opening import baselines, opening
+from search.record import Record
+from search.study import Study
+
+RUNTIMES = ("eager", "onnxruntime", "openvino", "null")
+NAMES = ", ".join(f'"{name}"' for name in RUNTIMES)
+
+
+@pytest.fixture
+def experiment(project: Path) -> Experiment:
+    file = project / "experiment.toml"
+    file.write_text(file.read_text().replace('name = ["null"]', f"name = [{NAMES}]"))
+    return Experiment.load(file)
+
+
+def runtimes(points: list[dict[str, bool | int | float | str]]) -> list[object]:
+    return [point["deploy.runtime.name"] for point in points]
+
+
+def test_after_the_baselines_the_fastest_runtime_is_tried_first(experiment: Experiment) -> None:
+    times = {"eager": 3.0, "openvino": 1.0, "onnxruntime": 2.0}  # of null none is known
+    points = opening(experiment, times)
+    assert runtimes(points[:4]) == list(RUNTIMES)
+    assert runtimes(points[4:8]) == ["openvino", "onnxruntime", "eager", "null"]
+    assert all(point["quantize.integer.weight_bits"] == 8 for point in points[4:8])
+    assert opening(experiment, times) == points
+    assert {str(p) for p in opening(experiment)} >= {str(p) for p in points[:8]}
+
+
+def test_however_few_trials_there_are_each_runtime_is_tried_with_integers(
+    project: Path, experiment: Experiment
+) -> None:
+    run = project / "run"
+    run.mkdir()
+    study = Study.open(run, experiment, lambda point: None)
+    speed = {"eager": 4.0, "onnxruntime": 1.0, "openvino": 2.0, "null": 3.0}
+    asked_points = []
+    for _ in range(8):
+        asked = study.ask()
+        assert asked is not None
+        runtime = str(asked.point["deploy.runtime.name"])
+        values = {
+            "accuracy": measured(0.9, "score"),
+            "latency": measured(speed[runtime], "ms"),
+            "size": measured(1000.0, "bytes"),
+        }
+        record = Record(
+            trial=asked.trial,
+            point=asked.point,
+            runtime=runtime,
+            state="complete",
+            measurements=values,
+        )
+        study.tell(asked, record)
+        asked_points.append(asked.point)
+    assert asked_points[:4] == baselines(experiment)
+    assert runtimes(asked_points[4:]) == ["onnxruntime", "openvino", "null", "eager"]

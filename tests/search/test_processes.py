@@ -1,0 +1,121 @@
+"""What is timed is timed in several processes: all count, their number is told, crashes are not."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from objectives.latency import Latency
+from search import confirm, measuring
+from search.experiment import Experiment
+from search.lane import Crashed, Lane
+from search.record import Record
+from search.trial import Bench, evaluate
+
+pytestmark = pytest.mark.usefixtures("same_threads")
+Bed = tuple[Bench, Path]
+
+
+@pytest.fixture
+def bed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Bed]]:
+    """What makes a bench whose processes leave their number in a file when they time something.
+
+    Processes of the lane are forked from here, so that they see what was patched before.
+    """
+    pids, lanes = project / "pids", []
+    torch.set_num_threads(1)
+
+    def observe(self: Latency, program: Any, examples: Any, seconds: float) -> list[float]:
+        del self, program, examples, seconds
+        with pids.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if (project / "crash").exists() and len(processes(pids)) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [2.0, 3.0, 4.0]
+
+    monkeypatch.setattr(Latency, "observe", observe)
+
+    def make() -> Bed:
+        experiment = Experiment.load(project / "experiment.toml")
+        experiment.runtime("null")
+        lanes.append(Lane())
+        bench = Bench(
+            experiment=experiment,
+            folder=project / "run",
+            trial=0,
+            lane=lanes[-1],
+            progress=lambda *news: None,
+        )
+        return bench, pids
+
+    yield make
+    for lane in lanes:
+        lane.close()
+
+
+def processes(pids: Path) -> list[int]:
+    return [int(line) for line in pids.read_text().split()]
+
+
+def trial(bench: Bench) -> Record:
+    return evaluate(bench, bench.experiment.space.neutral() | {"deploy.runtime.name": "null"})
+
+
+def test_a_trial_is_timed_in_several_processes_and_says_in_how_many(
+    bed: Callable[[], Bed],
+) -> None:
+    bench, pids = bed()
+    record = trial(bench)
+    assert (record.state, record.reason) == ("complete", None)
+    assert len(processes(pids)) == len(set(processes(pids))) == measuring.PROCESSES
+    assert record.facts["processes"] == measuring.PROCESSES
+    assert record.measurements["latency"].samples == 3 * measuring.PROCESSES
+    assert set(record.measurements["latency"].to_json()) == {
+        "value", "unit", "low", "high", "samples",
+    }  # fmt: skip
+
+
+def test_what_loads_slowly_is_timed_in_one_process_and_its_interval_is_wider(
+    bed: Callable[[], Bed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "LOADING", 0.0)
+    bench, pids = bed()
+    record = trial(bench)
+    assert len(processes(pids)) == 1
+    assert record.facts["processes"] == 1
+    alone = record.measurements["latency"]
+    several = Latency().summary([[2.0, 3.0, 4.0]] * measuring.PROCESSES)
+    assert (alone.value, alone.samples) == (3.0, 3)
+    assert alone.low < several.low < several.high < alone.high
+
+
+def test_a_crash_of_a_further_process_is_told_and_costs_one_answer(
+    bed: Callable[[], Bed], project: Path
+) -> None:
+    (project / "crash").touch()
+    bench, pids = bed()
+    with pytest.raises(Crashed, match=r"crashed while measuring \(signal 9\)"):
+        trial(bench)
+    assert len(processes(pids)) == 2
+    (project / "crash").unlink()
+    assert trial(bench).state == "complete"
+
+
+def test_a_front_is_confirmed_in_several_processes_that_share_the_rounds(
+    bed: Callable[[], Bed],
+) -> None:
+    bench, pids = bed()
+    record = trial(bench)
+    pids.unlink()
+    job = {"records": [record.to_json()], "run": str(bench.folder)}
+    answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
+    revised = confirm.revised(record, answer)
+    assert len(processes(pids)) == confirm.ROUNDS
+    assert len(set(processes(pids))) == measuring.PROCESSES
+    assert revised.measurements["latency"].samples == 3 * confirm.ROUNDS
+    assert revised.facts["processes"] == measuring.PROCESSES
+    assert revised.test["accuracy"].samples == record.measurements["accuracy"].samples
