@@ -1,39 +1,31 @@
-"""The techniques of stage SHAPE at work, and what is to be told of the model that they return."""
+"""What is to be told of a model whose shape was edited: what it lacks, and what was left whole."""
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from spaces import Left, Task, Technique
+from spaces import Left
 from spaces import _surgery as surgery
 
 
-def shaped(
-    settings: Sequence[Technique],
-    model: nn.Module,
-    task: Task,
-    begin: Callable[[Technique], None] = lambda setting: None,
-) -> tuple[nn.Module, list[str]]:
-    """Return `model` as the settings edit it, and what they left whole, in whole sentences.
-
-    `begin` is told of each setting before it edits.
-    """
+@contextlib.contextmanager
+def left_whole() -> Iterator[list[str]]:
+    """Collect what techniques say that they left as it was, in whole sentences, until the end."""
+    left: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Left)
-        for setting in settings:
-            begin(setting)
-            model = setting.apply(model, task)
-    left: dict[str, None] = {}
+        yield left
     for warning in caught:
-        if issubclass(warning.category, Left):
-            left[str(warning.message)] = None
-        else:
+        told = str(warning.message)
+        if not issubclass(warning.category, Left):
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    return model, list(left)
+        elif told not in left:
+            left.append(told)
 
 
 def removed(reference: nn.Module, model: nn.Module) -> dict[str, Any]:

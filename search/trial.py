@@ -27,8 +27,8 @@ from search.impossible import fact
 from search.lane import Found, Lane
 from search.record import Record
 from search.rungs import PROBE, Rung, rungs
-from search.shaping import removed, sentences, shaped
-from spaces import Encoding, Infeasible, Recovery, Stage, Technique
+from search.shaping import left_whole, removed, sentences
+from spaces import Encoding, Infeasible, Recovery, Stage
 from spaces import _recovery as recovery
 from spaces import _surgery as surgery
 from spaces._inputs import rows
@@ -187,13 +187,11 @@ class _Work:
             model = self.cache.load(place, self._fresh())
             if model is None:
                 device = workplace(reference, self.experiment.target.device)
-                with exact(device):
-                    model, left = shaped(
-                        settings,
-                        self._copy(reference).to(device),
-                        placed(task, device),
-                        self._begin,
-                    )
+                model = self._copy(reference).to(device)
+                with exact(device), left_whole() as left:
+                    for setting in settings:
+                        self.editing = space.name_of(setting)
+                        model = setting.apply(model, placed(task, device))
                 model = model.cpu()
                 self.cache.store(place, reference, model, {"left": left} if left else {})
             self.facts |= self.cache.facts(place)
@@ -217,9 +215,6 @@ class _Work:
         )
         found = allotting.allot(setup, self.plan, model, self._example())
         self.plan, self.facts["allocation"] = found
-
-    def _begin(self, setting: Technique) -> None:
-        self.editing = self.experiment.space.name_of(setting)
 
     def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
         """Measure what does not depend on training; raise Pruned when that rules the point out.

@@ -18,10 +18,6 @@ _CAUSES = (
         "ONNX has no counterpart of its operation {}",
     ),
     (re.compile(r"no output depends on"), "no output depends on its weights"),
-    (
-        re.compile(r"did not end in (\d+) steps"),
-        "the search for layers that depend on each other did not end in {} steps",
-    ),
 )
 
 

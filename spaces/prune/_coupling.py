@@ -64,9 +64,13 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
             traced = list(_traced(model, example, roots, settled)) if roots else []
     except BUILD_ERRORS as error:
         raise Infeasible(
-            f"the layers cannot be traced for pruning: {untraced(error)}", scope=Scope.TECHNIQUE
+            f"the layers cannot be traced for pruning: {_why(error)}", scope=Scope.TECHNIQUE
         ) from error
     return [*settled, *traced, *(Coupled(name=f.name, ways=(f,)) for f in torch_attention(model))]
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, _Endless) else untraced(error)
 
 
 def _ways(items: list[_Item]) -> tuple[Family, ...]:
@@ -164,9 +168,7 @@ def _traced(
     except (*BUILD_ERRORS, _Endless) as error:
         if not any(coupled.ways for coupled in known):
             raise
-        yield Coupled(
-            name=names[roots[0]], ways=(), reason=f"it cannot be traced: {untraced(error)}"
-        )
+        yield Coupled(name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_why(error)}")
 
 
 class _Endless(RuntimeError):

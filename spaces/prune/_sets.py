@@ -74,19 +74,24 @@ def _cuttable(module: nn.Module) -> bool:
 
 
 def _hidden(stream: Stream, owners: Owners) -> bool:
-    """Whether a stream is what a transformer's blocks add to: normalised, and of several terms."""
-    terms = len(stream.writers)
-    normalised = False
+    """Whether a stream is a transformer's hidden state: embedded, or normalised and a sum."""
+    widths = {layer.written[0].shape[-1] for layer in stream.writers}
+    terms, normalised = len(stream.writers), False
     for parameter in stream.parameters:
         kinds = owners.kinds(parameter)
-        widths = {layer.written[0].shape[-1] for layer in stream.writers}
         unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
         scale = parameter.dim() == 1 and parameter.numel() in widths and unknown
-        if scale or any(isinstance(m, _MIXING) for m in kinds):
+        if parameter.shape[-1:].numel() in widths and _any(kinds, nn.Embedding):
+            return True
+        if scale or _any(kinds, *_MIXING):
             normalised = True
         else:
             terms += 1
     return normalised and terms > 1
+
+
+def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(module, kinds) for module in modules)
 
 
 def _coupled(stream: Stream, owners: Owners) -> Coupled | None:

@@ -11,6 +11,7 @@ from spaces import _statistics
 from spaces._placing import exact, placed
 from spaces._plan import Encoding
 from spaces._task import Task
+from spaces.prune._linear import transposed
 from spaces.prune._readers import Reader, observe
 from spaces.quantize._allocation import WIDTHS, widths
 from spaces.quantize._codes import Codes, compact
@@ -103,7 +104,11 @@ def rounded(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str
     small = [
         name.removesuffix(".weight")
         for name, layer in found.items()
-        if name.endswith(".weight") and bits[name] < 8 and layer.columns <= LARGEST
+        if name.endswith(".weight")
+        and bits[name] < 8
+        and layer.columns <= LARGEST
+        # its rows are inputs: nothing makes up for their errors
+        and not transposed(layer.module)
     ]
     readers = {} if task is None else observe(model, task, small)
     return {

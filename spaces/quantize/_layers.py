@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from spaces._plan import Encoding
+from spaces.prune._linear import transposed
 from spaces.quantize._grid import group_of
 
 EDGE_BITS = 8
@@ -76,15 +77,9 @@ def _fields(module: nn.Module) -> list[str]:
         return [name for name in own if name.startswith("weight_")]
     field = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
     known = isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention))
-    if not (known or _is_conv1d(module)) or not isinstance(own.get(field), nn.Parameter):
+    if not (known or transposed(module)) or not isinstance(own.get(field), nn.Parameter):
         return []
     return [field]
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is transformers' linear layer whose weight is (inputs, outputs)."""
-    kind = type(module)
-    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def uniform(found: dict[str, Layer], bits: int) -> dict[str, int]:

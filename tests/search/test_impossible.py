@@ -124,7 +124,7 @@ def test_an_export_that_failed_fails_again_before_any_training(experiment: Exper
 
 def test_training_that_is_not_possible_is_not_possible_elsewhere(experiment: Experiment) -> None:
     point = experiment.space.neutral() | at(steps=3)
-    assert follows(experiment.space, tried(point, "train"), steps=3, bits=8, runtime="null")
+    assert follows(experiment.space, tried(point, "train"), steps=3, runtime="null")
     assert not follows(experiment.space, tried(point, "train"), steps=9)
     never = tried(point, "train", scope=Scope.TECHNIQUE)
     assert follows(experiment.space, never, steps=9)

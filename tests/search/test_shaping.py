@@ -1,17 +1,15 @@
 """What pruning leaves whole or drops is told in the record, also of a model from the cache."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 
-import pytest
 from torch import nn
 
 from search.executors.local import Local
 from search.experiment import Experiment
-from search.shaping import removed, sentences, shaped
+from search.shaping import left_whole, removed, sentences
 from search.study import Asked
-from spaces import Left, Stage, Task, Technique
+from spaces import Left
 from spaces._dropped import drop
 
 TIED = """
@@ -32,24 +30,14 @@ def model():
 """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Telling(Technique):
-    """Warns twice of what it leaves, and once of something else."""
-
-    stage = Stage.SHAPE
-
-    def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        for message, kind in (("It stays.", Left), ("It stays.", Left), ("old", FutureWarning)):
-            warnings.warn(message, kind, stacklevel=1)
-        return model
-
-
 def test_what_was_left_is_collected_and_other_warnings_go_on() -> None:
-    net = nn.Linear(2, 2)
-    with pytest.warns(FutureWarning, match="old") as seen:
-        model, left = shaped([Telling(), Telling()], net, None)  # type: ignore[arg-type]
-    assert (model, left) == (net, ["It stays."])
-    assert not [w for w in seen if issubclass(w.category, Left)]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with left_whole() as left:
+            for message, kind in (("It stays.", Left), ("It stays.", Left), ("old", FutureWarning)):
+                warnings.warn(message, kind, stacklevel=1)
+    assert left == ["It stays."]
+    assert [(w.category, str(w.message)) for w in seen] == [(FutureWarning, "old")]
 
 
 def test_dropped_blocks_are_facts_and_a_sentence() -> None:

@@ -330,3 +330,21 @@ def test_a_search_that_goes_in_circles_ends_with_a_sentence(
 
     with pytest.raises(Infeasible, match=r"^the layers cannot be traced .* did not end in 3 steps"):
         prune(Numbers(lambda: net))
+
+
+class Plain(nn.Module):
+    """The last layer reads the sum of an embedding and an attention as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Embedding(50, WIDTH), nn.LayerNorm(WIDTH)
+        self.attention, self.head = Attention(2, False), nn.Linear(WIDTH, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        return self.head((x + self.attention(self.norm(x)))[:, -1])
+
+
+def test_of_an_embedded_hidden_state_nothing_is_told() -> None:
+    pruned = prune(Made(Plain))  # a warning would be an error
+    assert pruned.attention.o.in_features == 16
