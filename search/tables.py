@@ -24,12 +24,18 @@ def members(summary: Summary) -> str:
 def _member(record: Record, summary: Summary, tested: Sequence[str]) -> str:
     first = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
-    cells.append(_cell("baseline" if first else summary.short(record)))
+    cells.append(_point("baseline" if first else summary.short(record), record.note))
     cells += [_value(record, axis, summary) for axis in summary.axes]
     for name in tested:
         found = record.test.get(name)
         cells.append(_cell(quantity(found.value, found.unit) if found else "", "number"))
     return f'<tr class="{"baseline" if first else "member"}">{"".join(cells)}</tr>'
+
+
+def _point(title: str, note: str | None) -> str:
+    """Return a cell with what was chosen, and what is to be known of it in small."""
+    said = f"<br><small>{html.escape(note)}</small>" if note else ""
+    return f"<td>{html.escape(title)}{said}</td>"
 
 
 def _value(record: Record, axis: Axis, summary: Summary) -> str:

@@ -90,6 +90,12 @@ def test_reasons_are_listed(written):
         assert text in page
 
 
+def test_what_is_to_be_known_of_a_member_stands_beside_it():
+    told = "1 of 2 sets of units were left whole."
+    page = report.render(summary(tuple(dataclasses.replace(r, note=told) for r in study())))
+    assert page.count(f"<small>{told}</small>") == page.count('<tr class="member">') + 1
+
+
 def test_unconfirmed_front_says_so():
     assert "NOT been measured again" in report.render(summary(confirmed=False))
     assert "NOT been measured again" not in report.render(summary())
