@@ -120,7 +120,7 @@ def test_large_and_stopped_trials_among_small_ones_on_no_more_workers_than_asked
     space = '[space.placement.devices]\ncount = [1, 2]\nstrategy = ["auto", "data"]\n'
     head, _, tail = file.read_text().partition("[space.deploy")
     file.write_text(head.partition("[space.distill")[0] + space + "[space.deploy" + tail)
-    with connected(project, cluster, 6, 2) as executor:
+    with connected(project, cluster, 4, 2) as executor:
         study, feed = opened(executor, lambda record: None, Strict)
         executor.run(feed)
     assert isinstance(feed, Strict)
