@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,7 +75,8 @@ def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str
     command = "python -m search " + shlex.join(sys.argv[1:])
     threads = folder.cores()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with folder.locked(place), _executor(experiment, place, threads, workers, ray) as executor:
+    where = _executor(experiment, place, threads, workers, ray, console.say)
+    with folder.locked(place), where as executor:
         search = Search(
             experiment=experiment,
             folder=place,
@@ -92,21 +93,33 @@ def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str
 
 @contextlib.contextmanager
 def _executor(
-    experiment: Experiment, place: Path, cores: int, workers: int | None, address: str | None
+    experiment: Experiment,
+    place: Path,
+    cores: int,
+    workers: int | None,
+    address: str | None,
+    warn: Callable[[str], None],
 ) -> Iterator[Executor]:
     """Yield what runs trials: this process' own children, or the workers of a Ray cluster."""
     if address is None and workers in (None, 1):
         yield Local(experiment=experiment, folder=place, threads=cores)
         return
     try:
+        from search.executors._ray_cluster import unguarded
         from search.executors.ray_tune import RayTune
     except ImportError as error:
         raise BadEnvironment(
             f"--workers and --ray need Ray ({error}); install it: pip install 'ray[tune]'"
         ) from error
     executor = RayTune(
-        experiment=experiment, folder=place, address=address, wanted=workers, cores=cores
+        experiment=experiment,
+        folder=place,
+        address=address,
+        wanted=workers,
+        cores=cores,
     )
+    if warning := unguarded(address):
+        warn(warning)
     try:
         yield executor
     finally:

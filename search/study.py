@@ -130,7 +130,7 @@ class Study:
             if record := self._answer(point):
                 self._tell(trial, record)
             elif _key(point) in self._pending.values():
-                self._study.tell(trial, state=TrialState.FAIL)  # it is being answered elsewhere
+                self._fail(trial, "another trial is evaluating the same point")
             elif reason := self._refused(point):
                 self._record(trial, self._infeasible(trial.number, point, reason))
             else:
@@ -152,7 +152,7 @@ class Study:
         self._pending.pop(asked.trial, None)
         trial = self._open.pop(asked.trial, None)
         if trial is not None:  # else the record is stored already, and only telling it failed
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._fail(trial, "the search ended before it was evaluated")
 
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records, after the front was confirmed and scored on the test split."""
@@ -171,6 +171,11 @@ class Study:
         return len(stale)
 
     # Inside
+
+    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+        """Fail a trial that has no record of its own."""
+        trial.set_user_attr("reason", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def _stored(self) -> list[Record]:
         """Return the records in the study, those replaced by revised ones included."""

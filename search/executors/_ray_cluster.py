@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
 # Since 2.58 Ray warns of a change that does not concern requests which name their GPUs.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Skips every line: of a worker's death Ray tells on stdout, whatever its logging is set to.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 import ray
 
@@ -44,6 +46,17 @@ def connect(address: str | None, cores: int, experiment: Experiment) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadEnvironment(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def unguarded(address: str | None) -> str | None:
+    """Return a warning where the cluster to be started will let anyone in who can reach it."""
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if address is not None or mode == "token":
+        return None
+    return (
+        f"warning: RAY_AUTH_MODE={mode} lets anyone who can reach this machine run code in the "
+        "search's Ray cluster; unset it, and a token is demanded"
+    )
 
 
 def machines() -> list[dict[str, float]]:

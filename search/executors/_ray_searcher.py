@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from search.executors._ray_cluster import last_line  # isort: skip  # before Ray itself
+from search.executors import _ray_losses as losses  # isort: skip  # before Ray itself
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -27,7 +26,6 @@ from spaces import Plan
 PAUSE = 10.0
 """Seconds before a trial whose worker was lost is tried again: until then the cluster may still
 count on a machine that is gone."""
-LOST = "its worker was lost twice: killed, out of memory, or its machine is gone"
 STARVED = 300.0
 """Seconds that a trial waits for resources that no machine of the cluster has."""
 
@@ -39,11 +37,11 @@ class Cluster(Protocol):
     def experiment(self) -> Experiment:
         """The experiment."""
 
-    def config(self, asked: Asked) -> dict[str, Any]:
-        """Return what a worker needs to know of a trial."""
+    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+        """Return what a worker needs to know of a trial; `avoid` is a machine it was lost on."""
 
-    def refuses(self, plan: Plan) -> str | None:
-        """Return why no machine can give what a plan asks for."""
+    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+        """Return why no machine, or none but the one to avoid, can give what a plan asks for."""
 
 
 class Asking(Searcher):  # type: ignore[misc]
@@ -56,8 +54,10 @@ class Asking(Searcher):  # type: ignore[misc]
         self._begun: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._stopped: dict[str, tuple[str, Rung]] = {}
-        self._lost: list[tuple[Asked, float]] = []
-        self._tried: set[int] = set()
+        self._places: dict[str, dict[str, str]] = {}
+        self._avoided: dict[str, str | None] = {}
+        self._lost: list[losses.Lost] = []
+        self._tried: dict[int, str] = {}
         self._faults: dict[str, str] = {}
         self.error: BaseException | None = None
         """What a record led to, to be raised once Tune has ended."""
@@ -68,11 +68,10 @@ class Asking(Searcher):  # type: ignore[misc]
         if large and self.error is None:
             return None
         with self._errors_kept():
-            if self.error is None and (asked := self._again() or self._feed.ask()):
-                self._asked[trial_id] = asked
-                self._begun[trial_id] = time.monotonic()
-                self._waiting.add(trial_id)
-                return self._cluster.config(asked)
+            lost = self._again() if self.error is None else None
+            asked = lost.asked if lost else self._feed.ask() if self.error is None else None
+            if asked:
+                return self._begin(trial_id, asked, lost.machine if lost else None)
         under_way = self._asked or self._lost  # what is under way may be lost, and be tried again
         over = self.error is not None or (self._feed.finished and not under_way)
         return str(Searcher.FINISHED) if over else None
@@ -80,6 +79,8 @@ class Asking(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show how far a trial has come."""
         message = json.loads(result["message"])
+        if "machine" in message:
+            self._places[trial_id] = message
         if "stage" in message:
             keys = ("stage", "done", "of", "detail")
             with self._errors_kept():
@@ -89,14 +90,13 @@ class Asking(Searcher):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell a trial that has ended, in whatever way."""
-        asked = self._asked.pop(trial_id)
-        self._waiting.discard(trial_id)
-        seconds = time.monotonic() - self._begun.pop(trial_id)
+        asked, seconds, machine = self._ended(trial_id)
         if self.error is not None:
             return  # stopped because the search ends: the feed gives it back, to be asked again
         if error and asked.trial not in self._tried:
-            self._tried.add(asked.trial)
-            self._lost.append((asked, time.monotonic()))
+            reason = self._faults.get(trial_id, losses.CRASHED)
+            self._tried[asked.trial] = reason
+            self._lost.append(losses.Lost(asked=asked, when=time.monotonic(), machine=machine))
             return
         with self._errors_kept():
             self._feed.tell(asked, self._record(trial_id, asked, result, error, seconds))
@@ -112,10 +112,25 @@ class Asking(Searcher):  # type: ignore[misc]
             self._stopped[trial_id] = (reason, rung)
         return reason is not None
 
-    def fell(self, trial_id: str, error: BaseException | None) -> None:
-        """Note why a trial's worker failed, where it could still say so."""
-        if isinstance(error, ray.exceptions.RayTaskError):
-            self._faults[trial_id] = f"its worker failed twice: {last_line(error)}"
+    def fell(self, trial_id: str, error: BaseException | str | None) -> None:
+        """Note why a trial's worker failed."""
+        self._faults[trial_id] = losses.reason_of(error)
+
+    def ran_out_of_memory(self, error: BaseException) -> None:
+        """Take back what was under way when Ray killed workers: it ends Tune, and all trials.
+
+        Those it did not kill start again as if never begun; where it names no worker that is
+        known, each counts as killed.
+        """
+        workers = {i: place["worker"] for i, place in self._places.items()}
+        hit = losses.killed(error, workers) or set(self._asked)
+        for trial_id, asked in list(self._asked.items()):
+            if trial_id in hit:
+                self._faults[trial_id] = losses.NO_MEMORY
+                self.on_trial_complete(trial_id, error=True)
+            else:
+                self._ended(trial_id)
+                self._lost.append(losses.Lost(asked=asked, when=float("-inf"), machine=None))
 
     def started(self, trial_id: str) -> None:
         """Note that a trial has got its resources."""
@@ -125,7 +140,8 @@ class Asking(Searcher):  # type: ignore[misc]
         """Raise BadEnvironment when a trial waits for what the cluster can no longer give."""
         for trial_id in self._waiting:
             asked = self._asked[trial_id]
-            reason = self._cluster.refuses(self._cluster.experiment.space.plan(asked.point))
+            plan = self._cluster.experiment.space.plan(asked.point)
+            reason = self._cluster.refuses(plan, self._avoided[trial_id])
             if reason and time.monotonic() - self._begun[trial_id] > STARVED:
                 raise BadEnvironment(
                     f"trial {asked.trial} cannot start: {reason} All measurements are kept; "
@@ -138,12 +154,25 @@ class Asking(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: a search is resumed from its study."""
 
-    def _again(self) -> Asked | None:
+    def _begin(self, trial_id: str, asked: Asked, avoid: str | None) -> dict[str, Any]:
+        config = self._cluster.config(asked, avoid)
+        self._asked[trial_id], self._begun[trial_id] = asked, time.monotonic()
+        self._avoided[trial_id] = config["avoid"]
+        self._waiting.add(trial_id)
+        return config
+
+    def _ended(self, trial_id: str) -> tuple[Asked, float, str | None]:
+        """Forget a trial of Tune's; return what it was to do, its seconds, and its machine."""
+        self._waiting.discard(trial_id)
+        self._avoided.pop(trial_id)
+        seconds = time.monotonic() - self._begun.pop(trial_id)
+        return self._asked.pop(trial_id), seconds, self._places.pop(trial_id, {}).get("machine")
+
+    def _again(self) -> losses.Lost | None:
         """Return a trial whose worker was lost and whose pause is over."""
-        for place, (asked, when) in enumerate(self._lost):
-            if time.monotonic() - when >= PAUSE:
-                del self._lost[place]
-                return asked
+        for place, lost in enumerate(self._lost):
+            if time.monotonic() - lost.when >= PAUSE:
+                return self._lost.pop(place)
         return None
 
     def _large(self, asked: Asked) -> bool:
@@ -167,8 +196,10 @@ class Asking(Searcher):  # type: ignore[misc]
         message = json.loads(result["message"]) if result and not error else {}
         if "result" in message:
             return Record.from_json(message["result"])
-        reason = message.get("failed") or self._faults.get(trial_id, LOST)
-        return failed(asked, runtime, reason, seconds)
+        if "failed" in message:
+            return failed(asked, runtime, message["failed"], seconds)
+        reason = self._faults.get(trial_id, losses.CRASHED)
+        return failed(asked, runtime, losses.twice(self._tried[asked.trial], reason), seconds)
 
     @contextlib.contextmanager
     def _errors_kept(self) -> Iterator[None]:
@@ -188,7 +219,7 @@ class Stopping(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note why a trial's worker failed: the searcher is told that it did, but not why."""
-        self._searcher.fell(trial.trial_id, trial.get_error())
+        self._searcher.fell(trial.trial_id, losses.error_of(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial at its rung, or let it go on."""

@@ -27,7 +27,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial."""
         self._child: Child | None = None
-        self._asks = False
+        self._asks = self._placed = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -39,6 +39,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Return the next message of the trial; raises Killed when it may succeed elsewhere."""
         assert self._child is not None
+        if not self._placed:
+            self._placed = True
+            context = ray.get_runtime_context()
+            return self._told({"machine": context.get_node_id(), "worker": context.get_actor_id()})
         if self._asks:
             self._asks = False
             self._child.answer(stop=None)
@@ -57,7 +61,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._station = Station(**config["station"])
         experiment, run, self._shared = self._station.here()
         self._number, self._run, self._said = config["trial"], run, ("", 0.0)
-        self._asks = False
+        self._asks = self._placed = False
         parts = {k: config[k] for k in ("trial", "point", "runtimes")}
         content = job("trial", experiment, run, config["threads"], **parts)
         log = run / "logs" / f"{config['trial']}.log"

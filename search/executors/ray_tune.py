@@ -59,11 +59,13 @@ class RayTune:
         if not ray.is_initialized():
             connect(self.address, self.cores, self.experiment)
 
-    def refuses(self, plan: Plan) -> str | None:
-        """Return why no machine of the cluster can ever give what a plan asks for."""
-        wanted = self._request(plan)
-        if any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in machines()):
+    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+        """Return why no machine of the cluster, or no other one, can ever give what is asked."""
+        wanted, able = self._request(plan), self._able(plan)
+        if able - {avoid}:
             return None
+        if able:
+            return "Only the machine on which it was lost could give what it asks for."
         most = {k: max((n.get(k, 0) for n in machines()), default=0) for k in wanted}
         asked, given = (" and ".join(f"{v:g} {k}" for k, v in d.items()) for d in (wanted, most))
         return f"It asks for {asked} on one machine; the cluster's largest has {given}."
@@ -72,6 +74,23 @@ class RayTune:
         """Evaluate what the feed asks on all workers until it is finished."""
         searcher = Asking(feed, self)
         _ = self._depot  # held, and in place before the first trial has ended
+        while not self._tuned(searcher):
+            pass
+        if searcher.error is not None:
+            raise searcher.error
+
+    def _tuned(self, searcher: Asking) -> bool:
+        """Run Tune; return False where it gave up, as when Ray kills a worker to free memory."""
+        try:
+            self._tune(searcher)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+                raise
+            searcher.ran_out_of_memory(error.__cause__)
+            return False
+        return True
+
+    def _tune(self, searcher: Asking) -> None:
         with tempfile.TemporaryDirectory(prefix="paretune-tune-") as scratch, quiet():
             tune.run(
                 tune.with_resources(Trial, self._placement),
@@ -87,8 +106,6 @@ class RayTune:
                 storage_path=scratch,
                 verbose=0,
             )
-        if searcher.error is not None:
-            raise searcher.error
 
     def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
         """Return new measurements of records by trial, taken where the trials ran.
@@ -123,14 +140,18 @@ class RayTune:
         together = -(-self.workers // max(1, len(found)))  # on one machine
         return max(1, cores // together)
 
-    def config(self, asked: Asked) -> dict[str, Any]:
-        """Return what a worker needs to know of a trial, as plain data."""
-        runtime = self.experiment.space.plan(asked.point).runtime
+    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+        """Return what a worker needs to know of a trial, as plain data.
+
+        A machine is avoided only where another one can give what the trial asks for.
+        """
+        plan = self.experiment.space.plan(asked.point)
         return {
             "station": dataclasses.asdict(self._station),
             "trial": asked.trial,
             "point": asked.point,
-            "runtimes": [runtime],
+            "runtimes": [plan.runtime],
+            "avoid": avoid if self._able(plan) - {avoid} else None,
             "threads": self.threads(),
             "limit": self.experiment.trial_time,
         }
@@ -142,8 +163,18 @@ class RayTune:
             return {"CPU": 1.0, "GPU": float(devices)}
         return {"CPU": float(max(self.threads(), devices * target.threads))}
 
+    def _able(self, plan: Plan) -> set[str | None]:
+        """Return Ray's ids of the machines that can give what a plan asks for."""
+        wanted = self._request(plan)
+        found = {node["NodeID"]: node["Resources"] for node in alive()}
+        return {i for i, n in found.items() if all(n.get(k, 0) >= v for k, v in wanted.items())}
+
     def _placement(self, config: Mapping[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory([self._request(self.experiment.space.plan(config["point"]))])
+        bundle = self._request(self.experiment.space.plan(config["point"]))
+        if config["avoid"] is None:
+            return PlacementGroupFactory([bundle])
+        elsewhere = [{"ray.io/node-id": f"!{config['avoid']}"}]
+        return PlacementGroupFactory([bundle], bundle_label_selector=elsewhere)
 
     @functools.cached_property
     def _station(self) -> Station:

@@ -1,30 +1,32 @@
 """Trials on Ray: all that is asked is told, whatever happens to workers and machines."""
 
-import contextlib
-import dataclasses
-import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _ray import GUARDED, TOKENLESS, clean, connected, in_a_trial, opened, searched
 
-os.environ["RAY_AUTH_MODE"] = "token"
-os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
+from search.executors import _ray_searcher  # isort: skip  # before Ray itself
 
+import optuna
+from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
 from search.errors import BadEnvironment
 from search.executors._shipping import MARK
 from search.executors.ray_tune import RayTune
 from search.experiment import Experiment
-from search.feasibility import refusal
 from search.feed import Feed
 from search.record import Record
-from search.study import Study
-from spaces import Placement, Plan, Point
+from search.rungs import Rung
+from search.study import Asked
+from spaces import Placement, Plan
 
 # Ray's own processes and sockets outlive its shutdown by moments.
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
@@ -32,68 +34,18 @@ pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of two machines with one core each, on this one."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    """A cluster of two machines with two cores and one, on this one."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     made.add_node(num_cpus=1)
     yield made
     made.shutdown()
 
 
-@contextlib.contextmanager
-def connected(project: Path, cluster: Cluster, trials: int, workers: int) -> Iterator[RayTune]:
-    """An executor for the tiny experiment, on the cluster."""
-    experiment = Experiment.load(project / "experiment.toml")
-    run = project / "run"
-    run.mkdir()
-    executor = RayTune(
-        experiment=dataclasses.replace(experiment, trials=trials),
-        folder=run,
-        address=cluster.address,
-        wanted=workers,
-        cores=2,
-    )
-    executor.prepare()
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
 @pytest.fixture
 def prepared(project: Path, cluster: Cluster) -> Iterator[RayTune]:
-    """An executor with two workers for six trials."""
-    with connected(project, cluster, 6, 2) as executor:
+    """An executor with two workers for four trials."""
+    with connected(project, cluster, 4, 2) as executor:
         yield executor
-
-
-def in_a_trial(project: Path, code: str) -> None:
-    """Let model() first run `code`, in the processes of trials only."""
-    task = project / "task.py"
-    own = (
-        f"import os\n    if os.getpid() != {os.getpid()}:\n        {code}\n    torch.manual_seed(0)"
-    )
-    task.write_text(task.read_text().replace("torch.manual_seed(0)", own))
-
-
-def searched(executor: RayTune, told: Callable[[Record], None] = lambda record: None) -> Study:
-    """Return the study after a search."""
-
-    def refuse(point: Point) -> str | None:
-        plan = executor.experiment.space.plan(point)
-        kinds = frozenset({"Linear", "ReLU"})
-        return refusal(executor.experiment, plan, kinds) or executor.refuses(plan)
-
-    study = Study.open(executor.folder, executor.experiment, refuse, parallel=True)
-    feed = Feed(
-        study,
-        seconds=None,
-        told=told,
-        started=lambda asked: None,
-        progress=lambda *message: None,
-    )
-    executor.run(feed)
-    assert feed.open == {}
-    return study
 
 
 def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> None:
@@ -102,7 +54,7 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     study = searched(prepared)
     records = [r for r in study.records if r.state != "infeasible"]
     assert {r.reason for r in records} == {None}
-    assert len(records) == study.paid == 6
+    assert len(records) == study.paid == 4
     for record in records:
         assert (prepared.folder / str(record.artifact) / "manifest.json").is_file()
     answers = prepared.confirm(records[:2], lambda *message: None)
@@ -115,33 +67,73 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
 
 
 def test_what_no_machine_can_give_is_refused(prepared: RayTune) -> None:
-    reason = prepared.refuses(Plan(placement=Placement(count=2)))
-    assert reason is not None
-    assert "2 CPU" in reason
-    assert "largest has 1 CPU" in reason
+    reason = prepared.refuses(Plan(placement=Placement(count=3)))
+    assert reason == "It asks for 3 CPU on one machine; the cluster's largest has 2 CPU."
     assert prepared.refuses(Plan()) is None
 
 
-def test_a_killed_worker_costs_no_trial(project: Path, cluster: Cluster) -> None:
+def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(
+    project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial's worker is killed once, the second trial's own process each time."""
+    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.5)
     marker = project / "marker"
-    kill = "import psutil; psutil.Process().parent().parent().kill()"
     in_a_trial(
         project,
-        f"first = not os.path.exists({str(marker)!r}); open({str(marker)!r}, 'a').close()\n"
-        f"        if first: {kill}",
+        f"""import psutil
+        own = os.readlink("/proc/self/fd/1")
+        with open({str(marker)!r}, "a+") as file:
+            file.write(own + "\\n"); file.seek(0); said = file.read().splitlines()
+        if len(said) == 1:
+            psutil.Process().parent().parent().kill()
+        elif own != said[0]:
+            os.kill(os.getpid(), 9)""",
     )
-    with connected(project, cluster, 3, 1) as executor:
+    with connected(project, cluster, 2, 1) as executor:
         study = searched(executor)
-    assert [r.state for r in study.records] == ["complete"] * 3
-    assert marker.exists()
+    first, second = study.records
+    assert first.state == "complete"
+    assert second.state == "failed"
+    assert second.reason == "its process was killed, most likely because memory ran out, twice"
+    names = [Path(line).name for line in marker.read_text().splitlines()]
+    assert names.count(f"{second.trial}.log") == 2  # each call of model() ended its process
 
 
-def test_a_trial_that_is_killed_again_fails_with_a_reason(project: Path, cluster: Cluster) -> None:
-    in_a_trial(project, "os.kill(os.getpid(), 9)")
-    with connected(project, cluster, 1, 1) as executor:
-        study = searched(executor)
-    assert [r.state for r in study.records] == ["failed"]
-    assert "lost twice" in str(study.records[0].reason)
+class Strict(Feed):
+    """A feed that stops the second trial on its way, and counts the trials at once."""
+
+    most = 0
+
+    def ask(self) -> Asked | None:
+        asked = super().ask()
+        self.most = max(self.most, len(self.open))
+        return asked
+
+    def judge(self, asked: Asked, rung: Rung) -> str | None:
+        return f"stopped at {rung.name}" if asked.trial == 1 else None
+
+
+def test_large_and_stopped_trials_among_small_ones_on_no_more_workers_than_asked(
+    project: Path, cluster: Cluster
+) -> None:
+    file = project / "experiment.toml"
+    space = '[space.placement.devices]\ncount = [1, 2]\nstrategy = ["auto", "data"]\n'
+    head, _, tail = file.read_text().partition("[space.deploy")
+    file.write_text(head.partition("[space.distill")[0] + space + "[space.deploy" + tail)
+    with connected(project, cluster, 4, 2) as executor:
+        study, feed = opened(executor, lambda record: None, Strict)
+        executor.run(feed)
+    assert isinstance(feed, Strict)
+    assert feed.most == 2  # there are three cores
+    paid = {r.trial: r for r in study.records if r.state != "infeasible"}
+    large = [r for r in paid.values() if r.point["placement.devices.count"] == 2]
+    assert large
+    assert {r.state for r in paid.values() if r.trial != 1} == {"complete"}, study.records
+    assert (paid[1].state, paid[1].reason) == ("pruned", "stopped at probe")
+    file = executor.folder / "study.db"
+    told = optuna.load_study(study_name="tiny", storage=f"sqlite:///{file}").get_trials()
+    assert (told[1].state, told[1].values) == (TrialState.PRUNED, None)
+    assert all(trial.state.is_finished() for trial in told)
 
 
 def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> None:
@@ -155,7 +147,7 @@ def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> N
             threading.Thread(target=cluster.remove_node, args=(lost,)).start()
 
     study = searched(prepared, remove)
-    assert study.paid == 6
+    assert study.paid == 4
     paid = [r for r in study.records if r.state != "infeasible"]
     assert {r.state for r in paid} <= {"complete", "pruned"}, [r.reason for r in paid]
 
@@ -167,3 +159,61 @@ def test_no_cluster_at_an_address_is_one_clear_line(project: Path) -> None:
     )
     with pytest.raises(BadEnvironment, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         executor.prepare()
+
+
+def test_a_cluster_started_here_lets_in_nobody_without_its_token(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED],
+        env=clean(project) | {"TOKENLESS": TOKENLESS},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["token", "1", "machine", "disabled", "AuthenticationError"]
+
+
+def test_an_interrupted_search_says_nothing_of_rays_and_leaves_no_trial_running(
+    project: Path,
+) -> None:
+    """A worker dies on the way, which Ray by itself would tell on stdout."""
+    marker = project / "marker"
+    in_a_trial(
+        project,
+        f"""import psutil
+        first = not os.path.exists({str(marker)!r})
+        if first and os.readlink("/proc/self/fd/1").endswith("/1.log"):
+            open({str(marker)!r}, "a").close()
+            psutil.Process().parent().parent().kill()""",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "run", "experiment.toml", "--workers", "2"],
+        cwd=project,
+        env=clean(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    records = project / "runs" / "tiny" / "records.jsonl"
+    for _ in range(1200):
+        done = records.is_file() and records.read_text().count('"complete"') >= 2
+        if (done and marker.exists()) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert out == ""
+    assert "search resume runs/tiny" in said
+    first, note, *lines, last = said.splitlines()
+    assert first.startswith("tiny: ")
+    assert note.startswith("note: ")
+    assert last.startswith("error: stopped, all measurements are kept")
+    assert all(re.match(r"  \d/8 | {4}\w", line) for line in lines), said
+    file = project / "runs" / "tiny" / "study.db"
+    told = optuna.load_study(study_name="tiny", storage=f"sqlite:///{file}").get_trials()
+    assert all(trial.state.is_finished() for trial in told)
+    failed = [t.user_attrs for t in told if t.state == TrialState.FAIL]
+    assert all("reason" in attributes or "record" in attributes for attributes in failed)

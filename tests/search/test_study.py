@@ -43,18 +43,21 @@ def test_no_point_is_asked_twice_and_none_that_cannot_be_executed(project: Path)
     assert study.paid == 30
 
 
+@pytest.mark.slow
 def test_dead_dimensions_cost_no_trial(project: Path) -> None:
     for point in asked_points(opened(project), 30):
         if point["distill.logits.steps"] == 0:
             assert point["distill.logits.temperature"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(project: Path) -> None:
     points = asked_points(opened(project, trials=500), 500)
     # 3 ratios x 3 trainings (none, T1, T4), in null with 4 pairs of bits, in eager with 2.
     assert len(points) == 3 * 3 * (4 + 2)
 
 
+@pytest.mark.slow
 def test_the_same_seed_asks_the_same_points_also_after_a_restart(
     project: Path, tmp_path: Path
 ) -> None:

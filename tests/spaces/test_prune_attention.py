@@ -250,6 +250,7 @@ def test_the_pruned_model_travels(name: str) -> None:
     assert torch.equal(outputs(again), outputs(pruned))
 
 
+@pytest.mark.slow
 @everywhere
 def test_the_pruned_model_runs_in_onnxruntime_where_the_whole_one_does(
     name: str, tmp_path: Path

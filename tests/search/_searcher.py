@@ -1,0 +1,92 @@
+"""A searcher of a real study, on a cluster that is none."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from search.executors._ray_searcher import Asking  # isort: skip  # before Ray itself
+
+from ray.exceptions import RayTaskError
+
+from search.experiment import Experiment
+from search.feed import Feed
+from search.study import Asked, Study
+from spaces import Plan
+
+PLACED = '[space.placement.devices]\ncount = [1, 2]\nstrategy = ["auto", "data"]\n'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A cluster that gives whatever is asked."""
+
+    experiment: Experiment
+    refusal: str | None = None
+
+    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+        return {"trial": asked.trial, "point": asked.point, "avoid": avoid}
+
+    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+        del plan, avoid
+        return self.refusal
+
+
+class Points(Feed):
+    """A feed of given points."""
+
+    def __init__(self, study: Study, points: list[dict[str, Any]]) -> None:
+        super().__init__(
+            study,
+            seconds=None,
+            told=lambda record: None,
+            started=lambda asked: None,
+            progress=lambda *message: None,
+        )
+        self._points = [Asked(trial=i, point=p, forced=False) for i, p in enumerate(points)]
+
+    def ask(self) -> Asked | None:
+        return self._points.pop(0) if self._points else None
+
+
+def searching(study: Study, **callbacks: Any) -> tuple[Asking, Feed]:
+    """Return a searcher of a study, and the feed between them."""
+    silent: dict[str, Any] = {
+        "told": lambda record: None,
+        "started": lambda asked: None,
+        "progress": lambda *message: None,
+    }
+    feed = Feed(study, seconds=None, **silent | callbacks)
+    return Asking(feed, Cluster(experiment=study.experiment)), feed
+
+
+def trials(project: Path) -> list[optuna.trial.FrozenTrial]:
+    """Return what the study's file holds."""
+    study = optuna.load_study(
+        study_name="tiny", storage=f"sqlite:///{project / 'run' / 'study.db'}"
+    )
+    return study.get_trials()
+
+
+def said(**message: Any) -> dict[str, Any]:
+    return {"message": json.dumps(message)}
+
+
+def config_of(searcher: Asking, name: str) -> dict[str, Any]:
+    """Return what the searcher suggests as the trial `name`."""
+    config = searcher.suggest(name)
+    assert isinstance(config, dict)
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """As much of a trial of Tune's as the scheduler looks at."""
+
+    trial_id: str
+
+
+def task_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("step", "Traceback\nExplained: here", cause)

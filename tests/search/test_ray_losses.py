@@ -1,0 +1,213 @@
+"""Lost workers and what no machine can give, without a cluster: one reason each."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _answers import answer, opened
+from _searcher import PLACED, Cluster, config_of, said, searching, task_error
+
+from search.executors import _ray_cluster, _ray_searcher  # isort: skip
+
+import ray
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
+from ray.tune.search import Searcher
+
+from search.errors import BadEnvironment
+from search.executors._process import Killed
+from search.executors._ray_losses import CRASHED, NO_MACHINE, NO_MEMORY, reason_of
+from search.executors._ray_searcher import Asking
+from search.executors._shipping import Station
+from search.executors.ray_tune import RayTune
+from search.experiment import Experiment
+from search.study import Asked, Study
+from spaces import Placement, Plan
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (task_error(Killed("its process was killed, most likely")), "its process was killed"),
+        (task_error(OSError("disk")), "its worker failed: Explained: here"),
+        (OutOfMemoryError("1 worker(s) were killed"), NO_MEMORY),
+        ("1 worker(s) were killed due to the node running low on memory. Memory on", NO_MEMORY),
+        (NodeDiedError("gone"), NO_MACHINE),
+        ("The actor died because its node has died. Node Id: 5ece", NO_MACHINE),
+        ("Some common causes include: (1) the process was killed by the OOM killer", CRASHED),
+        (ActorDiedError(), CRASHED),
+        (None, CRASHED),
+    ],
+)
+def test_a_loss_is_told_by_its_one_reason(error: Any, reason: str) -> None:
+    assert reason_of(error).startswith(reason)
+
+
+def test_two_losses_of_different_kinds_are_both_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    study = opened(project, 1, parallel=True)
+    searcher, _ = searching(study)
+    for name, error in (("a", NodeDiedError("gone")), ("b", ActorDiedError())):
+        config_of(searcher, name)
+        searcher.fell(name, error)
+        searcher.on_trial_complete(name, error=True)
+    (record,) = study.records
+    assert record.reason == f"{CRASHED}; on the first try {NO_MACHINE}"
+
+
+def executor_of(project: Path, experiment: Experiment) -> RayTune:
+    return RayTune(experiment=experiment, folder=project, address=None, wanted=2, cores=2)
+
+
+MEMORY = """1 worker(s) were killed due to the node running low on memory.
+Considered workers: [(Actor(beef)), (Actor(f00d))]
+Selected to kill: (Actor(beef): actual memory used=9GB)"""
+
+
+def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune ends with such an error, and with it all other trials under way."""
+    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    study = opened(project, 2, parallel=True)
+    executor = executor_of(project, study.experiment)
+    rounds: list[dict[str, Any]] = []
+
+    def tune(self: RayTune, searcher: Asking) -> None:
+        del self
+        hog, other = (config_of(searcher, f"{name}{len(rounds)}") for name in "ab")
+        rounds.extend((hog, other))
+        if len(rounds) == 6:  # the third round: all that is left is the one that never was to blame
+            raise AssertionError(rounds)
+        for name, worker in (("a", "beef"), ("b", "f00d")):
+            place = said(machine="one", worker=worker)
+            searcher.on_trial_result(f"{name}{len(rounds) - 2}", place)
+        raise RuntimeError("unexpected") from OutOfMemoryError(MEMORY)
+
+    def finish(self: RayTune, searcher: Asking) -> None:
+        del self
+        config = config_of(searcher, "last")
+        rounds.append(config)
+        record = answer(Asked(trial=config["trial"], point=config["point"], forced=True))
+        searcher.on_trial_complete("last", said(result=record.to_json()))
+        assert searcher.suggest("none") == Searcher.FINISHED
+
+    monkeypatch.setattr(RayTune, "config", Cluster.config)
+    monkeypatch.setattr(RayTune, "_depot", None)
+    turns = iter([tune, tune, finish])
+    monkeypatch.setattr(RayTune, "_tune", lambda self, searcher: next(turns)(self, searcher))
+    feed = searching(study)[1]
+    executor.run(feed)
+    hog, other = rounds[0], rounds[1]
+    assert feed.open == {}
+    records = {r.trial: r for r in study.records}
+    assert records[hog["trial"]].reason == f"{NO_MEMORY}, twice"
+    assert records[other["trial"]].state == "complete"
+
+
+def test_another_error_of_tunes_is_not_taken_for_a_lack_of_memory(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(project, 2, parallel=True)
+    monkeypatch.setattr(RayTune, "_depot", None)
+
+    def broken(self: RayTune, searcher: Asking) -> None:
+        raise RuntimeError("Tune is broken")
+
+    monkeypatch.setattr(RayTune, "_tune", broken)
+    with pytest.raises(RuntimeError, match="Tune is broken"):
+        executor_of(project, study.experiment).run(searching(study)[1])
+
+
+def nodes(monkeypatch: pytest.MonkeyPatch, **cores: float) -> None:
+    found = [{"NodeID": i, "Alive": True, "Resources": {"CPU": n}} for i, n in cores.items()]
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+
+
+def test_a_lost_trial_avoids_its_machine_where_another_can_run_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = executor_of(project, Experiment.load(project / "experiment.toml"))
+    point = executor.experiment.space.neutral()
+    asked = Asked(trial=0, point=point, forced=True)
+    monkeypatch.setattr(RayTune, "_station", Station.of(executor.experiment, project, remote=False))
+    nodes(monkeypatch, one=2)
+    alone = executor.config(asked, "one")
+    assert alone["avoid"] is None
+    assert not executor._placement(alone)._bound.kwargs
+    nodes(monkeypatch, one=2, two=2)
+    config = executor.config(asked, "one")
+    assert config["avoid"] == "one"
+    selector = executor._placement(config)._bound.kwargs["bundle_label_selector"]
+    assert selector == [{"ray.io/node-id": "!one"}]
+    assert executor.config(asked, None)["avoid"] is None
+    nodes(monkeypatch, one=2)
+    assert executor.refuses(Plan()) is None
+    assert "Only the machine on which it was lost" in str(executor.refuses(Plan(), "one"))
+
+
+def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(monkeypatch, one=3, two=1)  # four together, and never on one machine
+    file = project / "experiment.toml"
+    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
+    experiment = Experiment.load(file)
+    executor = dataclasses.replace(executor_of(project, experiment), wanted=1)
+    assert executor.refuses(Plan(placement=Placement(count=3))) is None
+    reason = "It asks for 4 CPU on one machine; the cluster's largest has 3 CPU."
+    assert executor.refuses(Plan(placement=Placement(count=4))) == reason
+    nodes(monkeypatch, one=1, two=1)
+    (project / "run").mkdir()
+    limited = dataclasses.replace(experiment, trials=8)
+    study = Study.open(
+        project / "run", limited, lambda p: executor.refuses(experiment.space.plan(p))
+    )
+    while asked := study.ask():
+        assert asked.point["placement.devices.count"] == 1
+        study.tell(asked, answer(asked))
+        if study.paid == limited.trials:
+            break
+    refused = [r for r in study.records if r.state == "infeasible"]
+    assert refused
+    assert {r.reason for r in refused} == {
+        "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
+    }
+
+
+def test_a_trial_whose_machines_have_left_ends_the_search(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(project, parallel=True)
+    feed = searching(study)[1]
+    reason = "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
+    searcher = Asking(feed, Cluster(experiment=study.experiment, refusal=reason))
+    config_of(searcher, "a")
+    searcher.check_waiting()  # machines may come back
+    monkeypatch.setattr(_ray_searcher, "STARVED", -1.0)
+    with pytest.raises(BadEnvironment, match="trial 0 cannot start: It asks for 2 CPU"):
+        searcher.check_waiting()
+    searcher.started("a")
+    searcher.check_waiting()
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "warns"),
+    [
+        ("token", None, False),
+        ("disabled", None, True),
+        ("", None, True),
+        ("disabled", "auto", False),  # that cluster's owner has decided
+    ],
+)
+def test_a_cluster_without_tokens_is_warned_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, mode: str, address: str | None, warns: bool
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    warning = _ray_cluster.unguarded(address)
+    assert (warning is not None) is warns
+    if warning:
+        assert f"RAY_AUTH_MODE={mode} lets anyone" in warning
+        assert "\n" not in warning
