@@ -35,6 +35,7 @@ import torch
 
 from objectives._artifact import versions
 from search import catalogue
+from search.executors._process import FORKABLE
 from search.experiment import Experiment
 from search.lane import Lane
 from search.record import Record
@@ -50,6 +51,7 @@ def main() -> None:
     """Evaluate all points and tell what was found, whenever one is done."""
     asked = _arguments()
     warnings.simplefilter("ignore")
+    os.environ |= FORKABLE  # some imports ask whether there is a GPU
     file = asked.experiment.resolve()
     file = file / "experiment.toml" if file.is_dir() else file
     named = {"unchanged": {}} | dict(_points(asked))
@@ -187,16 +189,27 @@ def _line(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     if record["state"] != "complete":
         return f"{heading}{start} {record['state']}: {record['reason']} | | | | |"
     found = {name: m["value"] for name, m in record["measurements"].items()}
-    own = [r for r in records if r["state"] == "complete" and r["runtime"] == record["runtime"]]
-    whole = {k: m["value"] for k, m in own[0]["measurements"].items()}  # unchanged comes first
+    whole = _unchanged(record["runtime"], records)
+
+    def times(name: str, value: float) -> str:
+        return f"{whole[name] / value:.2f}" if name in whole else ""
+
     cells = {
         "accuracy": lambda v: f"{v:.4f}",
-        "size": lambda v: f"{v:,.0f} | {whole['size'] / v:.1f}",
-        "latency": lambda v: f"{v:.3f} | {whole['latency'] / v:.2f}",
+        "size": lambda v: f"{v:,.0f} | {times('size', v)}",
+        "latency": lambda v: f"{v:.3f} | {times('latency', v)}",
     }
     empty = {"accuracy": "", "size": " | ", "latency": " | "}
     told = [cell(found[k]) if k in found else empty[k] for k, cell in cells.items()]
     return f"{heading}{start} {' | '.join(told)} |"
+
+
+def _unchanged(runtime: str, records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return what the unchanged model measured in a runtime, nothing where it could not."""
+    for record in records:
+        if (record["title"], record["runtime"]) == ("unchanged", runtime):
+            return {name: m["value"] for name, m in record["measurements"].items()}
+    return {}
 
 
 def _write(path: Path, experiment: Experiment, records: list[dict[str, Any]]) -> None:

@@ -95,6 +95,7 @@ def searched(experiment: Path, workers: int, trials: int, run: Path) -> dict[str
         "seconds": seconds,
         "trials_per_hour": 3600 * len(paid) / seconds,
         "seconds_a_trial": sum(r["seconds"] for r in paid) / len(paid),
+        "seconds_by_stage": stages(paid),
         "whole_seconds": whole,
         "latencies": {
             json.dumps(r["point"], sort_keys=True): r["measurements"]["latency"]
@@ -103,6 +104,15 @@ def searched(experiment: Path, workers: int, trials: int, run: Path) -> dict[str
         },
         "gpus": sorted({r["facts"].get("conditions", {}).get("gpu", "") for r in paid} - {""}),
     }
+
+
+def stages(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean seconds that a trial spends in each of its stages."""
+    spent: dict[str, float] = {}
+    for record in records:
+        for stage, seconds in record["facts"].get("seconds", {}).items():
+            spent[stage] = spent.get(stage, 0.0) + seconds / len(records)
+    return {stage: round(seconds, 2) for stage, seconds in spent.items()}
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
         "loading": found.loading,
         "device": subject.target.device,
         "placement": found.placement,
-        "conditions": conditions(subject.target) | beside,
+        "conditions": conditions(subject.target) | beside | found.execution,
     }
 
 
@@ -118,6 +118,8 @@ class Taken:
     loading: float
     """Seconds that the artifact took to load."""
     placement: dict[str, Any]
+    execution: dict[str, str]
+    """How it was executed where loading decides that: as a CUDA graph, or why not."""
 
 
 def measured(
@@ -135,6 +137,7 @@ def measured(
     found: dict[str, Measurement] = {}
     times: dict[str, list[float]] = {}
     placed: dict[str, Any] = {}
+    execution: dict[str, str] = {}
     several = placement(artifact).count > 1
     loading = 0.0
     for apart in (True, False):
@@ -148,7 +151,11 @@ def measured(
                 times |= {g.name: _times(program, g, examples, _part(loading)) for g in timed}
                 found |= {g.name: _value(program, g, examples) for g in chosen if g not in timed}
                 placed = program.placement() if several else {}
-    return Taken(measurements=found, times=times, loading=loading, placement=placed)
+                if how := program.execution():
+                    execution = {"execution": how}
+    return Taken(
+        measurements=found, times=times, loading=loading, placement=placed, execution=execution
+    )
 
 
 def _charged(loading: float, target: Target) -> float:

@@ -164,6 +164,8 @@ class _Work:
         """Return what whoever reads of this trial should know, in whole sentences."""
         found = sentences(self.facts)
         found += [self.facts[k] for k in ("zeros", "remark") if k in self.facts]
+        if (how := self.facts.get("conditions", {}).get("execution", "")).startswith("no "):
+            found.append(f"Its kernels are launched one by one: {how}.")
         trained = self.facts.get("recovery", {"kept": True})
         if not trained["kept"]:
             found.append(

@@ -74,6 +74,10 @@ class CudaProgram(Program):
         """Return the outputs on the CPU."""
         return [owned(tensor).cpu() for tensor in raw]
 
+    def execution(self) -> str:
+        """Return whether it is a CUDA graph, and if not, why."""
+        return self._replayed.said
+
     def seconds(self, feed: list[Tensor]) -> float:
         """Return the seconds of a run by the GPU's clock, with inputs and outputs in its memory."""
         start, end = self._events

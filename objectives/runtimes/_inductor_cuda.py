@@ -72,7 +72,11 @@ def _some(layers: dict[str, nn.Linear], name: str) -> None:
 def loaded(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return the package as a function of tensors on the current GPU."""
     index = torch.cuda.current_device()
-    loader = inductor.aoti_load_package(str(package), device_index=index).loader
+    # its bookkeeping for several threads asks for events, which ends the recording of a CUDA graph
+    package_of = inductor.aoti_load_package(
+        str(package), run_single_threaded=True, device_index=index
+    )
+    loader = package_of.loader
 
     def function(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(loader.boxed_run(list(tensors)))  # it empties the list that it is given

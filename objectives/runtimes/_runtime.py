@@ -115,6 +115,10 @@ class Program(abc.ABC):
         """Return how the devices share the work and why, as JSON; nothing where there is one."""
         return {}
 
+    def execution(self) -> str:
+        """Return in words how it is executed where that is decided on loading; else nothing."""
+        return ""
+
     def close(self) -> None:  # noqa: B027
         """End what runs on behalf of the program; it cannot be used afterwards."""
 

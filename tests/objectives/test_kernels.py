@@ -184,6 +184,7 @@ def test_an_artifact_in_float8_agrees_with_the_model(tmp_path: Path, kind: type[
     with torch.no_grad():
         wanted = call(built(Feed), series(6))
     assert distance(program(series(6)), wanted) < 0.1
+    assert program.execution() == "CUDA graph"
 
 
 def test_float8_without_a_layer_that_fits_is_infeasible(tmp_path: Path) -> None:
