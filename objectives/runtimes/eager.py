@@ -28,21 +28,10 @@ from objectives.runtimes._torch import (
     rehearse,
     threads,
 )
-from objectives.runtimes._turns import medians
+from objectives.runtimes._turns import GAIN, medians, said
 from spaces import Encoding, Infeasible, Task
 from spaces._inputs import transform
 from spaces.quantize._codes import Codes
-
-_GAIN = 0.97
-"""A memory format or a kernel must save 3 % of the time to be chosen: less is within the noise."""
-KERNELS = (
-    "weights of {count} of {all} quantized layers stay in few bits in memory: their kernels took "
-    "{share:.2f} times as long as unpacked weights at this batch size"
-)
-DENSE = (
-    "weights of {all} layers are unpacked when the artifact is loaded: kernels for few bits took "
-    "{share:.2f} times as long at this batch size"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +131,7 @@ def _tried(export: Export, model: nn.Module) -> bool:
         if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
             return False
         old, new = medians([model, _channels_last(copy.deepcopy(model))], inputs)
-    return new < _GAIN * old
+    return new < GAIN * old
 
 
 def _placed(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
@@ -168,10 +157,9 @@ def _export_codes(export: Export) -> dict[str, Any]:
     last = _tried(export, model)
     every = len(whole.codes)
     kernels = _shortcut(export, _channels_last(model) if last else model, whole.codes)
-    said = None
+    sentence = None
     if kernels.count:
-        wording = KERNELS if kernels.faster else DENSE
-        said = wording.format(count=kernels.count, all=every, share=kernels.share)
+        sentence = said(kernels.count, every, kernels.share, kernels=kernels.faster)
     coded = sum(own.codes.numel() for own in whole.codes.values())
     return {
         "dtype": name,
@@ -179,7 +167,7 @@ def _export_codes(export: Export) -> dict[str, Any]:
         "quantized_layers": every,
         "kernels": kernels.faster,
         "read_layers": kernels.read,
-        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, said=said),
+        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, said=sentence),
     }
 
 
@@ -197,7 +185,7 @@ class _Kernels:
     @property
     def faster(self) -> bool:
         """Whether they are worth it."""
-        return self.share < _GAIN
+        return self.share < GAIN
 
 
 def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> _Kernels:

@@ -9,13 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from _networks import Convolutions, Transformer, built, images, request, sentences, size
+from _networks import Convolutions, Transformer, Wide, built, images, request, sentences, size
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from objectives import Export, Program, Runtime, Target
 from objectives.runtimes import _nbits
-from objectives.runtimes import openvino as openvino_runtime
 from objectives.runtimes._codes import rows_matched
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
@@ -29,18 +27,6 @@ from spaces.quantize._encode import encoded
 
 RUNTIMES: tuple[Callable[[], Runtime], ...] = (Eager, Onnxruntime, Openvino)
 MIXED = frozenset({"Conv2d", "Linear"})
-
-
-class Wide(nn.Module):
-    """One wide layer between two that keep 8 bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.wide = nn.Linear(16, 512), nn.Linear(512, 512)
-        self.last = nn.Linear(512, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(torch.relu(self.wide(torch.relu(self.first(x))))))
 
 
 class Owner:
@@ -130,57 +116,6 @@ def test_eight_bit_kernels_of_onnxruntime_take_rounded_activations(tmp_path: Pat
     with torch.no_grad():
         wanted = encoded(export.model, None, export.encoding).model(inputs)
     assert float((program(inputs) - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
-
-
-def test_the_record_says_that_unpacked_weights_are_not_faster(tmp_path: Path) -> None:
-    for runtime in (Onnxruntime(), Openvino()):
-        folder = tmp_path / type(runtime).__name__
-        folder.mkdir()
-        notes = runtime.export(request(built(Convolutions), images(16), folder, weight_bits=2))
-        assert "unpacked when the artifact is loaded" in notes["remark"]
-
-
-class Turned(nn.Module):
-    """A linear layer with a weight of (inputs, outputs), as GPT-2 has them, called as they are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(16, 64), nn.Linear(64, 4)
-        self.inner = Conv1D(96, 64)
-        self.outer = Conv1D(64, 96)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(self.outer(torch.relu(self.inner(self.first(x))))))
-
-
-@pytest.mark.parametrize(
-    ("model", "bits", "unpacked"),
-    [
-        (Wide, {"weight_bits": 1}, 1),  # the first and the last layer have 8 bits
-        (Wide, {"weight_bits": 3}, 1),
-        (Wide, {"weight_bits": 6}, 1),
-        (Wide, {"weight_bits": 2}, 0),
-        (Wide, {"weight_bits": 4}, 0),
-        (Wide, {"cluster_bits": 4}, 3),
-        (Turned, {"weight_bits": 4}, 2),
-    ],
-)
-def test_openvino_says_which_layers_are_unpacked(
-    tmp_path: Path, model: Any, bits: dict[str, Any], unpacked: int
-) -> None:
-    export = request(built(model), torch.randn(16, 16), tmp_path, **bits)
-    notes = Openvino().export(export)
-    assert notes.get("unpacked_layers", 0) == unpacked
-    assert ("unpacked when the artifact is loaded" in notes.get("remark", "")) is (unpacked > 0)
-
-    # what it says is what the plugin does
-    compiled = openvino_runtime.openvino.Core().compile_model(str(tmp_path / "model.xml"), "CPU")
-    layers = [
-        node.input_value(1).get_element_type().get_type_name()
-        for node in compiled.get_runtime_model().get_ops()
-        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
-    ]
-    assert layers.count("f32") == unpacked
 
 
 def test_the_file_of_onnxruntime_needs_nothing_of_ours(tmp_path: Path) -> None:
