@@ -4,9 +4,10 @@
         [--rounds 30] [--out FILE]
 
 A size is outputs x inputs; rows are those of the input. Layers are those that the eager runtime
-loads: `objectives.runtimes._low_bits` and `_float8`, in bfloat16 between them. All take turns; on a
-GPU each turn replays a CUDA graph of ten calls. `--gemlite` adds that library's kernels, where it
-is installed, with the seconds until its first result: it tries out kernels for every size.
+loads: `objectives.runtimes._low_bits` and `_tensor_cores`, in bfloat16 between them. All take
+turns; on a GPU each turn replays a CUDA graph of ten calls. `--gemlite` adds that library's
+kernels, where it is installed, with the seconds until its first result: it tries out kernels for
+every size.
 """
 
 import argparse
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from objectives.placement._graph import Replayed
-from objectives.runtimes import _float8, _stored
+from objectives.runtimes import _stored
 from objectives.runtimes._low_bits import EightBitLinear, FourBitLinear
+from objectives.runtimes._tensor_cores import Float8Linear
 from spaces import Encoding
 from spaces.quantize._encode import encoded
 
@@ -71,7 +73,7 @@ def _layers(outputs: int, inputs: int, device: torch.device) -> Iterator[tuple[s
         whole = encoded(between, None, Encoding(weight_bits=bits))
         yield f"{bits} bits", kind(whole.codes["1.weight"], None, dense.weight)
     weight = _stored.rounded(layer.weight, torch.float8_e4m3fn)
-    yield "float8", _float8.with_float8(nn.Sequential(layer), {"0": weight}).to(device)
+    yield "float8", Float8Linear(weight, layer.bias).to(device)
 
 
 def _gemlite(layers: dict[str, nn.Module], x: Tensor) -> Iterator[tuple[str, nn.Module]]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spaces import Split, Task
-from spaces._inputs import concatenate, flatten, length, plain, rows, transform, unflatten
+from spaces._inputs import concatenate, flatten, length, names, plain, rows, transform, unflatten
 from spaces._seeding import seeded
 
 READ_BATCH = 256
@@ -42,7 +42,8 @@ class Examples:
 def read(task: Task, split: Split) -> Examples:
     """Return a whole split from the task.
 
-    Raises ValueError when it is empty or when inputs of its batches differ in shape.
+    Raises ValueError when it is empty, when inputs of its batches differ in shape, or when an input
+    does not have the samples in dimension 0.
     """
     batches = [
         (transform(inputs, _detached), transform(targets, _detached))
@@ -50,6 +51,8 @@ def read(task: Task, split: Split) -> Examples:
     ]
     if not batches:
         raise ValueError(f'batches("{split}", {READ_BATCH}) yielded nothing')
+    for inputs, _ in batches:
+        _require_samples(split, inputs)
     shapes = {tuple(t.shape[1:] for t in flatten(inputs)[0]) for inputs, _ in batches}
     if len(shapes) > 1:
         raise ValueError(
@@ -62,6 +65,19 @@ def read(task: Task, split: Split) -> Examples:
         targets=plain(concatenate([t for _, t in batches])),
         score=task.score,
     )
+
+
+def _require_samples(split: Split, inputs: Any) -> None:
+    """Raise ValueError unless every tensor of a batch has as many samples."""
+    tensors, spec = flatten(inputs)
+    count = length(inputs)
+    for name, tensor in zip(names(spec), tensors, strict=True):
+        if tensor.dim() == 0 or len(tensor) != count:
+            raise ValueError(
+                f'batches("{split}", ...) yields an input {name} of shape '
+                f"{list(tensor.shape)} in a batch of {count} samples: dimension 0 of every input "
+                "counts the samples, so repeat what all of them share, or keep it in the model"
+            )
 
 
 def cached(task: Task, split: Split, folder: Path) -> Examples:

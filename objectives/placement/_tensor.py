@@ -22,6 +22,7 @@ from objectives.placement._share import Share, gather
 from objectives.runtimes._torch import cast, dtype_of, owned
 from spaces import Infeasible
 from spaces._inputs import call, flatten, plain, unflatten
+from spaces.prune import _linear
 from spaces.prune._coupling import find
 from spaces.prune._family import Coupled, Family
 from spaces.prune._removal import Removal, Snapshot, attempt
@@ -234,8 +235,7 @@ def _chosen(families: Sequence[Family], operations: dict[int, float]) -> list[Fa
         for i in order:
             if sides[i].read and not any(sides[i].clashes(sides[j]) for j in taken):
                 taken.append(i)
-        if sum(weights[i] for i in taken) > sum(weights[i] for i in best):
-            best = taken
+        best = max(best, taken, key=lambda some: (sum(weights[i] for i in some), len(some)))
     return [families[i] for i in sorted(best)]
 
 
@@ -249,9 +249,11 @@ def _operations(model: nn.Module, inputs: Any) -> dict[int, float]:
     found: dict[int, float] = {}
 
     def count(module: Any, _: Any, output: Any) -> None:
-        found[id(module)] = module.weight.numel() * output.numel() / module.weight.shape[0]
+        weight = _linear.weight(module) if _linear.linear(module) else module.weight
+        found[id(module)] = weight.numel() * output.numel() / weight.shape[0]
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    kinds = nn.Linear | nn.modules.conv._ConvNd
+    layers = [m for m in model.modules() if isinstance(m, kinds) or _linear.transposed(m)]
     hooks = [m.register_forward_hook(count) for m in layers]
     try:
         with torch.no_grad():

@@ -1,25 +1,16 @@
-"""What the runtimes that call PyTorch share on GPUs: graphs, the device's clock, integer layers."""
+"""What the runtimes that call PyTorch share on GPUs: graphs and the device's clock."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from objectives._target import Target
 from objectives.placement._graph import Replayed
 from objectives.runtimes._runtime import Program, Signature
-from objectives.runtimes._stored import Rounded
 from objectives.runtimes._torch import cast, owned
-
-INTEGER_CAPABILITY = (8, 0)
-"""The first GPUs on which PyTorch's int8 products are fast: Ampere."""
-_MULTIPLE = 8
-"""Inputs and outputs of an integer layer are a multiple of this, for the tensor cores."""
-_ROWS = 32
-"""Rows of an integer product at least; fewer are filled up with zeros."""
 
 
 def lacks_cuda() -> str | None:
@@ -28,13 +19,6 @@ def lacks_cuda() -> str | None:
         return f"The target asks for cuda, and PyTorch {torch.__version__} is built without it."
     if not torch.cuda.is_available():
         return "The target asks for cuda, and PyTorch finds no usable GPU on this machine."
-    return None
-
-
-def lacks_integers() -> str | None:
-    """Return why 8-bit linear layers are not computed in integers on this GPU, None if they are."""
-    if torch.cuda.get_device_capability() < INTEGER_CAPABILITY:
-        return f"{torch.cuda.get_device_name()} has no fast 8-bit tensor cores."
     return None
 
 
@@ -86,41 +70,6 @@ class CudaProgram(Program):
         end.record()
         end.synchronize()
         return 1e-3 * float(start.elapsed_time(end))
-
-
-class IntegerLinear(nn.Module):
-    """A linear layer of 8-bit weights on a GPU; each row of its input is rounded at every call.
-
-    Source: Dettmers et al. 2022, LLM.int8(), section 3 (vector-wise quantization).
-    """
-
-    values: Tensor
-    scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Rounded, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("values", weight.values.contiguous().t())
-        self.register_buffer("scale", weight.scale.float())
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs in the type of the inputs."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        largest = rows.abs().amax(1, keepdim=True).float()
-        scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        integers = (rows / scale).round().to(torch.int8)
-        missing = max(0, _ROWS - rows.shape[0])
-        sums = torch._int_mm(F.pad(integers, (0, 0, 0, missing)), self.values)[: rows.shape[0]]
-        outputs = sums.float() * scale * self.scale
-        if self.bias is not None:
-            outputs = outputs + self.bias
-        return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], -1)
-
-
-def fits(layer: nn.Linear) -> bool:
-    """Whether tensor cores take the sizes of a linear layer."""
-    return layer.in_features % _MULTIPLE == 0 and layer.out_features % _MULTIPLE == 0
 
 
 def conditions() -> dict[str, Any]:

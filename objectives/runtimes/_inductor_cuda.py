@@ -9,12 +9,13 @@ import torch._inductor as inductor
 from torch import Tensor, nn
 from torch.utils._triton import has_triton
 
-from objectives.runtimes import _cuda, _float8, _stored
+from objectives.runtimes import _cuda, _tensor_cores
 from objectives.runtimes._codes import spelled
+from objectives.runtimes._eight_bits import eight_bits, multiplies_in_8_bits, with_eight_bits
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export
 from objectives.runtimes._torch import converted, inputs_as
-from spaces import Encoding, Infeasible
+from spaces import Encoding
 from spaces._inputs import transform
 
 
@@ -29,7 +30,7 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
             return "A layer multiplies in float8 or by integers, and both were asked for."
         if "Linear" not in kinds:
             return "Inductor's float8 layers are linear ones, and this model has none."
-        return _float8.lacks_float8()
+        return _tensor_cores.lacks_float8()
     if not encoding.quantized:
         return None
     if encoding.packed or (encoding.weight_bits, encoding.activation_bits) != (8, 8):
@@ -41,32 +42,21 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
         return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
     if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
         return reason
-    return _cuda.lacks_integers()
+    return _tensor_cores.lacks_integers()
 
 
-def prepared(export: Export) -> tuple[nn.Module, Any]:
-    """Return the model and its inputs as they are compiled: on the GPU, in the encoding's type."""
+def prepared(export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return model and inputs as they are compiled, and what a manifest says of the layers.
+
+    They are on the GPU, in the encoding's type.
+    """
     name = export.encoding.dtype
-    model = converted(export.model, name)
-    plain = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
-    if name == "float8":
-        layers = {n: m for n, m in plain.items() if _float8.fits(m)}
-        _some(layers, "float8")
-        kind = torch.float8_e4m3fn
-        _float8.with_float8(model, {n: _stored.rounded(m.weight, kind) for n, m in layers.items()})
-    elif export.encoding.quantized:
-        layers = {n: m for n, m in plain.items() if _cuda.fits(m)}
-        _some(layers, "8-bit")
-        for layer, module in layers.items():
-            whole = _stored.rounded(module.weight)
-            model.set_submodule(layer, _cuda.IntegerLinear(whole, module.bias))
+    model = converted(export.model, name).cuda()
     inputs = transform(inputs_as(export.example, name), lambda tensor: tensor.cuda())
-    return model.cuda(), inputs
-
-
-def _some(layers: dict[str, nn.Linear], name: str) -> None:
-    if not layers:
-        raise Infeasible(f"No linear layer has sizes that {name} tensor cores take.")
+    if not multiplies_in_8_bits(export.encoding):
+        return model, inputs, {}
+    layers, notes = eight_bits(model, inputs, export.encoding, export.target)
+    return with_eight_bits(model, layers, export.target).cuda(), inputs, notes
 
 
 def loaded(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:

@@ -1,10 +1,11 @@
 """Linear layers that multiply by codes as they are stored: PyTorch's weight-only kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from objectives.runtimes._torch import rows_of
 from spaces.quantize._codes import Codes
 
 CAPABILITY = (8, 0)
@@ -19,15 +20,17 @@ _TOP = 15
 """The largest code of 4 bits."""
 
 
-def with_codes(model: nn.Module, codes: Mapping[str, Codes]) -> int:
+def with_codes(model: nn.Module, codes: Mapping[str, Codes], leave: Collection[str] = ()) -> int:
     """Let plain linear layers of `model` multiply by their codes, in place; return how many do.
 
     The model is on its device, in its type and only for inference. Layers whose codes, sizes or
-    type have no kernel stay as they are.
+    type have no kernel stay as they are, and so do those named in `leave`.
     """
     count = 0
     for name, own in codes.items():
         path, _, field = name.rpartition(".")
+        if not path or path in leave:  # nothing could be put in the place of the model itself
+            continue
         layer = model.get_submodule(path)
         if field != "weight" or type(layer) is not nn.Linear:
             continue
@@ -95,7 +98,7 @@ class FourBitLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in bfloat16."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
+        rows = rows_of(inputs)
         ops = torch.ops.aten
         product = ops._weight_int4pack_mm if rows.is_cuda else ops._weight_int4pack_mm_for_cpu
         found: Tensor = product(rows, self.packed, self.group, self.scales)
@@ -145,7 +148,7 @@ class EightBitLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in the type of the inputs."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
+        rows = rows_of(inputs)
         found: Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.scale)
         if self.offset is not None:
             total = rows.sum(1, keepdim=True, dtype=torch.float32).to(rows.dtype)

@@ -17,6 +17,8 @@ from spaces._surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
 from spaces.quantize._codes import Codes, planes, unpack
 
 _SCALE = ".scale"
+"""Ends the name of a weight's scale. Nothing of a model can be called so: where there is a tensor
+`x` there is no module `x`, and only what a module holds is called `x.scale`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +76,7 @@ def write(
         description, kept = describe(reference, model), tensors(reference, model)
     except ValueError as error:
         raise Infeasible(f"The model cannot be stored: {error}.") from error
-    for key in {f"{layer}.weight" for layer in layers} & set(kept):
+    for key in {f"{layer}.weight".lstrip(".") for layer in layers} & set(kept):
         whole = rounded(kept[key], kind)
         kept |= {key: whole.values, key + _SCALE: whole.scale}
     notes = {}
@@ -96,12 +98,10 @@ def read(folder: Path, reference_copy: nn.Module) -> Stored:
         name: _decoded(name, note, kept) for name, note in description.pop("codes", {}).items()
     }
     kept |= {name: own.floats() for name, own in codes.items()}
-    scales = {key: kept.pop(key) for key in list(kept) if key.endswith(_SCALE)}
     layers: dict[str, Rounded] = {}
-    for key, scale in scales.items():
-        name = key.removesuffix(_SCALE)
-        whole = Rounded(values=kept[name], scale=scale)
-        layers[name.removesuffix(".weight")] = whole
+    for name in [name for name in kept if name + _SCALE in kept]:
+        whole = Rounded(values=kept[name], scale=kept.pop(name + _SCALE))
+        layers[name.rpartition(".")[0]] = whole
         kept[name] = whole.floats()
     model = rebuild(reference_copy, description, kept)
     return Stored(model=model, layers=layers, codes=codes)

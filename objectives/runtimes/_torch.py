@@ -93,6 +93,11 @@ def rehearse(model: nn.Module, inputs: Any) -> None:
         raise Infeasible("The model's outputs at this encoding are not finite.")
 
 
+def rows_of(inputs: Tensor) -> Tensor:
+    """Return the input (..., inputs) of a linear layer as rows in the order that kernels read."""
+    return inputs.reshape(-1, inputs.shape[-1]).contiguous()
+
+
 def owned(tensor: Tensor) -> Tensor:
     """Return a float32 (or integer) copy that shares no memory with `tensor`."""
     return cast(tensor.detach(), torch.float32).clone(memory_format=torch.contiguous_format)

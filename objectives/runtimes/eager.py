@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from objectives._target import Target
-from objectives.runtimes import _cuda, _fbgemm, _float8, _stored
+from objectives.runtimes import _cuda, _fbgemm, _stored, _tensor_cores
 from objectives.runtimes._codes import coded_weights, refuses_codes, remarks, spelled
+from objectives.runtimes._eight_bits import eight_bits, multiplies_in_8_bits, with_eight_bits
 from objectives.runtimes._low_bits import with_codes
 from objectives.runtimes._ranges import uncalibrated
+from objectives.runtimes._replaceable import linears
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._semi_structured import with_semi_structured
 from objectives.runtimes._torch import (
@@ -26,21 +28,10 @@ from objectives.runtimes._torch import (
     rehearse,
     threads,
 )
-from objectives.runtimes._turns import medians
+from objectives.runtimes._turns import GAIN, medians, said
 from spaces import Encoding, Infeasible, Task
 from spaces._inputs import transform
 from spaces.quantize._codes import Codes
-
-_GAIN = 0.97
-"""A memory format or a kernel must save 3 % of the time to be chosen: less is within the noise."""
-KERNELS = (
-    "weights of {count} of {all} quantized layers stay in few bits in memory: their kernels took "
-    "{share:.2f} times as long as unpacked weights at this batch size"
-)
-DENSE = (
-    "weights of {all} layers are unpacked when the artifact is loaded: kernels for few bits took "
-    "{share:.2f} times as long at this batch size"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +71,7 @@ class Eager(Runtime):
             return reason
         if not _linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
-        return _cuda.lacks_integers() if gpu else _fbgemm.lacks_integers()
+        return _tensor_cores.lacks_integers() if gpu else _fbgemm.lacks_integers()
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write weights and architecture; choose the memory format by timing both."""
@@ -89,12 +80,13 @@ class Eager(Runtime):
             return _export_codes(export)
         model = converted(export.model, encoding.dtype)
         kind = torch.float8_e4m3fn if encoding.dtype == "float8" else torch.int8
-        layers = _eight_bits(model, encoding, export.target)
+        layers: dict[str, _stored.Rounded] = {}
+        notes: dict[str, Any] = {}
+        if multiplies_in_8_bits(encoding):
+            layers, notes = eight_bits(*_placed(export, model), encoding, export.target)
         _stored.write(export.folder, export.reference, model, layers, kind=kind)
-        if layers:
-            weights = {n: _stored.rounded(layer.weight, kind) for n, layer in layers.items()}
-            model = _with_layers(model, weights, export.target)
-        return {"dtype": encoding.dtype, "channels_last": _tried(export, model)}
+        model = with_eight_bits(model, layers, export.target)
+        return {"dtype": encoding.dtype, "channels_last": _tried(export, model), **notes}
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
@@ -107,7 +99,7 @@ class Eager(Runtime):
             model = model.cuda()
             with_semi_structured(model)
         if notes.get("kernels"):
-            with_codes(model, stored.codes)
+            with_codes(model, stored.codes, notes.get("read_layers", ()))
         if target.device == "cuda":
             function = as_function(model, signature.inputs)
             return _cuda.CudaProgram(signature, target, folder, function=function, dtype=dtype)
@@ -124,19 +116,22 @@ def _loaded(
     """Rebuild the model from the task's code, on the CPU, with the 8-bit layers of a device."""
     stored = _stored.read(folder, task.model())
     model = stored.model.eval().requires_grad_(False).to(dtype_of(notes["dtype"]))
-    model = _with_layers(model, stored.layers, target)
+    model = with_eight_bits(model, stored.layers, target)
     return stored, _channels_last(model) if notes["channels_last"] else model
 
 
 def _tried(export: Export, model: nn.Module) -> bool:
-    """Run the model once where it is to run; return whether it prefers its channels last."""
+    """Run the model once where it is to run; return whether it prefers its channels last.
+
+    The model stays in the memory format that it has.
+    """
     model, inputs = _placed(export, model)
     with threads(export.target.threads):
         rehearse(model, inputs)
         if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
             return False
-        old, new = medians([copy.deepcopy(model), _channels_last(model)], inputs)
-    return new < _GAIN * old
+        old, new = medians([model, _channels_last(copy.deepcopy(model))], inputs)
+    return new < GAIN * old
 
 
 def _placed(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
@@ -161,30 +156,52 @@ def _export_codes(export: Export) -> dict[str, Any]:
     )
     last = _tried(export, model)
     every = len(whole.codes)
-    count, share = _shortcut(export, _channels_last(model) if last else model, whole.codes)
-    used, said = share < _GAIN, None
-    if count:
-        said = (KERNELS if used else DENSE).format(count=count, all=every, share=share)
+    kernels = _shortcut(export, _channels_last(model) if last else model, whole.codes)
+    sentence = None
+    if kernels.count:
+        sentence = said(kernels.count, every, kernels.share, kernels=kernels.faster)
     coded = sum(own.codes.numel() for own in whole.codes.values())
     return {
         "dtype": name,
         "channels_last": last,
         "quantized_layers": every,
-        "kernels": used,
-        **remarks(model, coded, unpacked=every - count * used, said=said),
+        "kernels": kernels.faster,
+        "read_layers": kernels.read,
+        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, said=sentence),
     }
 
 
-def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> tuple[int, float]:
-    """Return how many layers have kernels for their codes, and their time as a share of dense."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kernels:
+    """How linear layers fare that multiply by their codes."""
+
+    count: int = 0
+    """How many there are."""
+    share: float = 1.0
+    """Their model's time as a share of that with unpacked weights."""
+    read: tuple[str, ...] = ()
+    """Layers that stay as they are, since the model reads their parameters itself."""
+
+    @property
+    def faster(self) -> bool:
+        """Whether they are worth it."""
+        return self.share < GAIN
+
+
+def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> _Kernels:
+    """Time layers that multiply by their codes against unpacked weights."""
     model, inputs = _placed(export, model)
-    coded = copy.deepcopy(model)
     with threads(export.target.threads):
-        if not (count := with_codes(coded, codes)):
-            return 0, 1.0
-        rehearse(coded, inputs)
+        read = tuple(linears(model, inputs).read)
+        coded = copy.deepcopy(model)
+        if not (count := with_codes(coded, codes, read)):
+            return _Kernels()
+        try:
+            rehearse(coded, inputs)
+        except Infeasible:  # unpacked weights run: what there is of kernels does not suit the model
+            return _Kernels()
         dense, own = medians([model, coded], inputs)
-    return count, own / dense
+    return _Kernels(count=count, share=own / dense, read=read)
 
 
 def _linear(kinds: frozenset[str]) -> bool:
@@ -196,44 +213,7 @@ def _refuses_float8(encoding: Encoding, kinds: frozenset[str]) -> str | None:
         return "A layer multiplies in float8 or by integers, and both were asked for."
     if not _linear(kinds):
         return "Eager PyTorch's float8 layers are linear ones, and this model has others."
-    return _float8.lacks_float8()
-
-
-def _eight_bits(model: nn.Module, encoding: Encoding, target: Target) -> dict[str, nn.Linear]:
-    """Return the layers that an encoding computes in 8 bits; what derives from them is not plain.
-
-    Raises Infeasible where float8 finds none.
-    """
-    plain = {n: layer for n, layer in model.named_modules() if type(layer) is nn.Linear}
-    if encoding.dtype == "float8":
-        found = {name: layer for name, layer in plain.items() if _float8.fits(layer)}
-        if not found:
-            raise Infeasible("No linear layer has sizes that float8 tensor cores take.")
-        return found
-    if not encoding.quantized:
-        return {}
-    gpu = target.device == "cuda"
-    return {name: layer for name, layer in plain.items() if not gpu or _cuda.fits(layer)}
-
-
-def _with_layers(
-    model: nn.Module, layers: Mapping[str, _stored.Rounded], target: Target
-) -> nn.Module:
-    """Return `model` with the 8-bit layers of a device, edited in place."""
-    gpu = target.device == "cuda"
-    if any(weight.values.is_floating_point() for weight in layers.values()):
-        return _float8.with_float8(model, layers)
-    narrow = bool(layers) and not gpu and _fbgemm.saturates()
-    for name, weight in layers.items():
-        layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        whole = (
-            _cuda.IntegerLinear(weight, layer.bias)
-            if gpu
-            else _fbgemm.DynamicLinear(weight, layer.bias, narrow)
-        )
-        model.set_submodule(name, whole)
-    return model
+    return _tensor_cores.lacks_float8()
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

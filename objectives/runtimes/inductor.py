@@ -96,9 +96,10 @@ class Inductor(Runtime):
         name = export.encoding.dtype
         gpu = export.target.device == "cuda"
         if gpu:
-            model, inputs = _inductor_cuda.prepared(export)
+            model, inputs, notes = _inductor_cuda.prepared(export)
         else:
             model, inputs = converted(export.model, name), inputs_as(export.example, name)
+            notes = {}
         strided, structure = flatten(inputs)
         # the package reads its inputs by the strides of the example; `feed` hands contiguous ones
         tensors = [tensor.contiguous() for tensor in strided]
@@ -108,7 +109,7 @@ class Inductor(Runtime):
             if export.encoding.quantized and not gpu:
                 program = _traced(_quantized(program, export), tensors)
             _build(program, export)
-        return {"dtype": name}
+        return {"dtype": name, **notes}
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]

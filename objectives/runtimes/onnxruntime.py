@@ -1,7 +1,8 @@
 """ONNX Runtime on the CPU, from an ONNX file that any machine can load."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from objectives.runtimes import _nbits, _weights
 from objectives.runtimes._calibrated import static
 from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import dot_products
-from objectives.runtimes._onnx import exported, refuses_bits, save, session_of
+from objectives.runtimes._onnx import exported, feeds, refuses_bits, save, session_of
 from objectives.runtimes._quiet import quiet
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_graphs import store_onnx
+from objectives.runtimes._turns import GAIN, in_turns, said
 from spaces import Encoding, Infeasible, Task
 from spaces.quantize._codes import Codes
 
@@ -92,7 +94,8 @@ class Onnxruntime(Runtime):
             total = len(_weights.multiplying(model))
             notes: dict[str, Any] = {"scheme": "float32", "layers": total, "quantized_layers": 0}
             if whole:
-                notes |= _store_codes(export, whole.codes, model)
+                model, done = _store_codes(export, whole.codes, model, path.parent)
+                notes |= done
             elif export.encoding.quantized:
                 model, scheme = _encode(export, model, path)
                 notes |= scheme | {"quantized_layers": _weights.integer_layers(model)}
@@ -138,23 +141,30 @@ def _encode(
 
 
 def _store_codes(
-    export: Export, codes: Mapping[str, Codes], model: onnx.ModelProto
-) -> dict[str, Any]:
-    """Put codes in the place of weights, in place; return what was done."""
-    encoding = export.encoding
+    export: Export, codes: Mapping[str, Codes], model: onnx.ModelProto, scratch: Path
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return the graph with codes in the place of weights, edited in place, and what was done.
+
+    Kernels whose activations are not rounded are used where they are faster than unpacked weights
+    at this batch size: both are timed, and the codes take as few bytes either way.
+    """
+    encoding, sentence = export.encoding, None
     rounds = encoding.activation_bits == 8
-    placed = _nbits.store_codes(
-        model,
-        codes,
-        kernels=_kernels(encoding),
-        level=4 if rounds else 1,
-        coder=encoding.coding,
-    )
+    spare = onnx.ModelProto()
+    spare.CopyFrom(model)
+    placed = _coded(model, codes, encoding, _kernels(encoding))
     if rounds and placed.kernels == 0:
         raise Infeasible(
             "the model has no linear layer that ONNX Runtime can run from "
             f"{encoding.weight_bits} bits with 8-bit activations"
         )
+    if placed.kernels and not rounds:
+        without = _coded(spare, codes, encoding, frozenset())
+        dense, own = _timed(export, (spare, model), scratch)
+        kept = own < GAIN * dense
+        count, share = placed.kernels, own / dense
+        sentence = said(count, count + placed.unpacked, share, kernels=kept)
+        model, placed = (model, placed) if kept else (spare, without)
     others = len(_weights.multiplying(model))
     coded = placed.weights + _weights.stored_weights(model)
     _weights.store_int8(model)  # layers that no code stands for
@@ -167,7 +177,27 @@ def _store_codes(
     }
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
-    return notes | remarks(export.model, coded, unpacked=placed.unpacked)
+    return model, notes | remarks(export.model, coded, unpacked=placed.unpacked, said=sentence)
+
+
+def _coded(
+    model: onnx.ModelProto, codes: Mapping[str, Codes], encoding: Encoding, kernels: frozenset[int]
+) -> _nbits.Placed:
+    level = 4 if encoding.activation_bits == 8 else 1
+    return _nbits.store_codes(model, codes, kernels=kernels, level=level, coder=encoding.coding)
+
+
+def _timed(export: Export, models: Sequence[onnx.ModelProto], scratch: Path) -> list[float]:
+    """Return the median seconds of a run of each graph on the example."""
+    runs: list[Callable[[], object]] = []
+    for i, model in enumerate(models):
+        path = scratch / f"way{i}.onnx"
+        save(model, path)
+        session = session_of(path, threads=export.target.threads, fold=True)
+        accepted = {node.name for node in session.get_inputs()}
+        feed = {k: v for k, v in feeds(export.signature, export.example).items() if k in accepted}
+        runs.append(functools.partial(session.run, None, feed))
+    return in_turns(runs, alone=export.target.threads == 1)
 
 
 def _kernels(encoding: Encoding) -> frozenset[int]:
@@ -175,7 +205,8 @@ def _kernels(encoding: Encoding) -> frozenset[int]:
 
     With float activations MatMulNBits has fast code for 4 bits only: for 1024 x 1024 weights at
     batch 1 it takes 0.26 ms there and 6.9 ms for 2 bits, unpacked weights take 0.12 ms. With
-    activations rounded to 8 bits it takes 0.07 to 0.09 ms for 2, 4 and 8 bits.
+    activations rounded to 8 bits it takes 0.07 to 0.09 ms for 2, 4 and 8 bits. Rounding them where
+    float ones were asked for would be another encoding, which the search tries as such.
     """
     if encoding.activation_bits == 8:
         return frozenset({2, 4, 8})

@@ -1,8 +1,6 @@
 """OpenVINO on the CPU, from its intermediate representation."""
 
 import dataclasses
-import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,31 +10,22 @@ import torch
 from torch import Tensor
 
 from objectives._target import Target
-from objectives.runtimes import _decompression, _snippets
+from objectives.runtimes import _decompression, _nncf, _snippets
 from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import flags
-from objectives.runtimes._onnx import exported, feeds, refuses_bits
-from objectives.runtimes._quiet import absent, quiet
+from objectives.runtimes._onnx import exported, refuses_bits
+from objectives.runtimes._openvino_graphs import count
+from objectives.runtimes._quiet import absent
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
 from objectives.runtimes._sparse_openvino import store_sparse
 from spaces import Encoding, Infeasible, Precision, Task
-from spaces._reasons import first_line
 from spaces.quantize._codes import Codes
 
 with absent("openvino_telemetry"):  # it reports every import over the network
-    import nncf
     import openvino
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 FILE = "model.xml"
-SMALL = 16_384
-"""Weights below which a linear layer of a convolutional network stays in float32."""
-KERNELS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
-RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence")
-INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
-TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
-"""Operations that may stand between a layer and its stored weight."""
 
 
 class _Request(Program):
@@ -90,7 +79,7 @@ class Openvino(Runtime):
         return (
             _lacks(encoding.dtype)
             or refuses_bits(encoding, kinds, "OpenVINO")
-            or _lacks_calibration(encoding)
+            or _nncf.lacks_calibration(encoding)
             or (_refuses_dynamic(encoding) if _dynamic(encoding) else None)
         )
 
@@ -110,9 +99,9 @@ class Openvino(Runtime):
             elif export.encoding.quantized:
                 if export.calibration and _snippets.crashes(model, path, _snippets.CALIBRATING):
                     raise Infeasible(_snippets.UNCALIBRATED)
-                model, scheme = _encode(export, model)
+                model, scheme = _nncf.encode(export, model)
                 notes["scheme"] = scheme
-            notes |= _count(model, export.encoding)
+            notes |= count(model, export.encoding)
             if not (whole or export.encoding.quantized):
                 notes["sparse_weights"] = store_sparse(model)
             elif "amx_int8" in flags():
@@ -148,10 +137,6 @@ class Openvino(Runtime):
 
 _RATE = 0.7
 """Share of zeros from which the plugin keeps a layer's 8-bit weights compressed in memory."""
-_RANGES = {
-    "min-max": RangeEstimatorParametersSet.MINMAX,
-    "percentile": RangeEstimatorParametersSet.MEAN_QUANTILE,
-}
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -196,126 +181,13 @@ def _refuses_dynamic(encoding: Encoding) -> str | None:
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
-def _lacks_calibration(encoding: Encoding) -> str | None:
-    if encoding.calibration in _RANGES:
-        return None
-    return f"NNCF calibrates by {' or '.join(_RANGES)}, not by {encoding.calibration}"
-
-
 def _dynamic(encoding: Encoding) -> bool:
     return encoding.weight_bits == 4 and encoding.activation_bits == 8
-
-
-def _encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
-    """Return the model in the encoding asked for, with the name of the scheme.
-
-    Raises Infeasible when NNCF cannot quantize the graph.
-    """
-    encoding = export.encoding
-    try:
-        with quiet(DeprecationWarning, FutureWarning, UserWarning, RuntimeWarning):
-            if encoding.activation_bits == 32:
-                mode = nncf.CompressWeightsMode.INT8_ASYM  # 43 dB on a BERT, symmetric 39 dB
-                return nncf.compress_weights(model, mode=mode), "uint8 weights per channel"
-            return _quantize(export, model)
-    except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError) as error:
-        raise Infeasible(f"NNCF cannot quantize this model: {first_line(error)}") from error
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise Infeasible(f"NNCF fails on this model: {first_line(error)}") from error
 
 
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
     """Put codes in the place of weights, in place; return what was done."""
     encoding = export.encoding
-    count, weights = _decompression.store_codes(model, codes, encoding.coding)
-    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": count}
-    slow = sum(node.get_type_name() in (*KERNELS[1:], *RECURRENT) for node in model.get_ops())
-    unpacked = count if encoding.cluster_bits < 32 else slow
-    return notes | remarks(export.model, weights, unpacked=unpacked)
-
-
-def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
-    """Quantize weights and activations after training, by NNCF.
-
-    Convolutional networks take activation ranges from the extremes: against float outputs a
-    ResNet-20 then keeps 32.6 dB, with NNCF's default ranges 19.4 dB, with the QDQ file of ONNX
-    Runtime's quantizer 30.8 dB at the same speed. Networks with attention, or without
-    convolutions, take NNCF's transformer scheme (smoothed activations): 27.3 dB for a 6-layer
-    BERT, where the QDQ file keeps 15.5 dB.
-    """
-    batches = [feeds(export.signature, batch) for batch in export.calibration]
-    known = {name for port in model.inputs for name in port.names}
-    data = nncf.Dataset([{k: v for k, v in batch.items() if k in known} for batch in batches])
-    convolutional = _convolutional(model)
-    options = nncf.AdvancedQuantizationParameters()
-    if convolutional or export.encoding.calibration != "min-max":
-        options.activations_range_estimator_params = _RANGES[export.encoding.calibration]
-    small = _small(model) if convolutional else []
-    quantized = nncf.quantize(
-        model,
-        data,
-        ignored_scope=nncf.IgnoredScope(names=small) if small else None,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(batches),
-        fast_bias_correction=True,
-        model_type=None if convolutional else nncf.ModelType.TRANSFORMER,
-        advanced_parameters=options,
-    )
-    scheme = f"int8, NNCF {'extremes' if convolutional else 'transformer'}"
-    if export.encoding.calibration != "min-max":
-        scheme = f"int8, NNCF {export.encoding.calibration}"
-    return quantized, scheme
-
-
-def _small(model: openvino.Model) -> list[str]:
-    """Return the linear layers of a convolutional model that are too small to gain from integers.
-
-    The plugin's integer kernel for them takes 22 to 45 us to set up, whatever their size: on the
-    last layer of a ResNet-20 (64 x 10) that is 6 % of the model's time, in float32 nothing.
-    """
-    weights = {
-        node.get_friendly_name(): math.prod(weight.get_output_shape(0))
-        for node in model.get_ops()
-        if node.get_type_name() == "MatMul" and (weight := _weight(node, 1)) is not None
-    }
-    return [name for name, size in weights.items() if size < SMALL]
-
-
-def _convolutional(model: openvino.Model) -> bool:
-    """Whether the model convolves and has no attention (a product of two activations)."""
-    kinds = [node.get_type_name() for node in model.get_ops()]
-    products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
-    attention = any(all(_weight(node, i) is None for i in (0, 1)) for node in products)
-    return any(kind in KERNELS[1:] for kind in kinds) and not attention
-
-
-def _weight(node: Any, position: int, *, books: bool = False) -> Any | None:
-    """Return the constant behind a layer's input, through what dequantizes it.
-
-    With `books`, what is looked up in a table counts too: the constant is that of the indices.
-    """
-    source = node.input_value(position).get_node()
-    while (kind := source.get_type_name()) in TRANSPARENT or (books and kind == "Gather"):
-        source = source.input_value(int(kind == "Gather")).get_node()
-    return source if source.get_type_name() == "Constant" else None
-
-
-def _count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
-    """Return how many layers there are and how many have integer weights.
-
-    Raises Infeasible when integers were asked for and no layer has them.
-    """
-    types, books = Counter[str](), encoding.packed
-    for node in model.get_ops():
-        if node.get_type_name() in KERNELS:
-            found = (_weight(node, place, books=books) for place in (1, 0))
-            weights = [weight for weight in found if weight is not None]
-            types.update(w.get_element_type().get_type_name() for w in weights[:1])
-    total = types.total()
-    quantized = sum(types[name] for name in INTEGERS)
-    if encoding.quantized and quantized == 0:
-        raise Infeasible(
-            f"none of the {total} convolution and linear layers could be quantized to "
-            f"{spelled(encoding)} in OpenVINO"
-        )
-    return {"layers": total, "quantized_layers": quantized}
+    placed = _decompression.store_codes(model, codes, encoding.coding)
+    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": placed.constants}
+    return notes | remarks(export.model, placed.weights, unpacked=placed.unpacked)

@@ -48,6 +48,18 @@ class Transformer(nn.Module):
         return {"logits": self.head(pooled), "pooled": pooled}
 
 
+class Wide(nn.Module):
+    """One wide layer between two that keep 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = nn.Linear(16, 512), nn.Linear(512, 512)
+        self.last = nn.Linear(512, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.last(torch.relu(self.wide(torch.relu(self.first(x))))))
+
+
 def images(count: int) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from objectives import Export, Program, Runtime, Target
 from objectives._artifact import load, signature_of, write
@@ -47,6 +48,18 @@ class Block(nn.Module):
         return {"tokens": x, "pooled": x.mean(1)}
 
 
+class Turned(Block):
+    """The same through transformers' linear layers, as in GPT-2: weights are (inputs, outputs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = Conv1D(96, 32), Conv1D(32, 32)
+        self.up, self.down = Conv1D(64, 32), Conv1D(32, 64)
+        for layer in (self.qkv, self.out, self.up, self.down):
+            nn.init.normal_(layer.weight, std=0.2)
+            nn.init.normal_(layer.bias)
+
+
 class Convolutions(nn.Module):
     """Images (batch, 3, 12, 12) -> logits, through a residual block with batch normalisation."""
 
@@ -78,7 +91,7 @@ class Mean(nn.Module):
         return cast(Tensor, self.head(x))
 
 
-SHAPES = {Perceptron: (96,), Block: (6, 32), Convolutions: (3, 12, 12), Mean: (8,)}
+SHAPES = {Perceptron: (96,), Block: (6, 32), Turned: (6, 32), Convolutions: (3, 12, 12), Mean: (8,)}
 
 
 class Random(Task):

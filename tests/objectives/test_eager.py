@@ -10,6 +10,7 @@ from _runtimes import INTEGERS, ROOT, Images, Mixed, Tiny, asked, elsewhere, shi
 from torch import nn
 
 from objectives import Target
+from objectives.runtimes import eager
 from objectives.runtimes.eager import Eager
 from spaces import Encoding, Infeasible
 
@@ -115,6 +116,19 @@ def test_export_edits_neither_model_nor_threads(tmp_path):
     weight = export.model.first.weight
     assert weight.dtype == torch.float32
     assert weight.is_contiguous()
+
+
+def test_what_is_timed_is_in_the_format_that_is_shipped(tmp_path, monkeypatch):
+    formats = []
+
+    def medians(models, inputs):
+        formats.append([m.first.weight.is_contiguous() for m in models])
+        return [1.0, 2.0]  # the second is slower: the first format stays
+
+    monkeypatch.setattr(eager, "medians", medians)
+    notes = Eager().export(asked(Tiny(Images), tmp_path, Encoding(weight_bits=8), Target()))
+    assert notes["channels_last"] is False
+    assert formats == [[True, False], [True, True]]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,14 @@ from _networks import Convolutions, Transformer, built, images, request
 from torch import Tensor, nn
 
 from objectives import Runtime, Target
-from objectives.runtimes import _float8, _stored
+from objectives.runtimes import _stored
 from objectives.runtimes._low_bits import EightBitLinear, FourBitLinear, with_codes
+from objectives.runtimes._tensor_cores import (
+    Float8Linear,
+    IntegerLinear,
+    RowScaled,
+    lacks_float8,
+)
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
 from objectives.runtimes.null import Null
@@ -138,19 +144,31 @@ def linear(rows: int, columns: int) -> nn.Linear:
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
-def test_float8_layers_are_a_few_percent_from_exact(device: str) -> None:
+@pytest.mark.parametrize(
+    ("layer_of", "kind", "dtype"),
+    [
+        (Float8Linear, torch.float8_e4m3fn, torch.bfloat16),
+        (IntegerLinear, torch.int8, torch.float32),
+        (IntegerLinear, torch.int8, torch.bfloat16),
+    ],
+)
+def test_eight_bit_products_are_a_few_percent_from_exact(
+    device: str, layer_of: type[RowScaled], kind: torch.dtype, dtype: torch.dtype
+) -> None:
     layer = linear(64, 128)
-    weight = _stored.rounded(layer.weight, torch.float8_e4m3fn)
+    assert layer_of.fits(layer)
+    model = cast(Any, layer_of)(_stored.rounded(layer.weight, kind), layer.bias).to(device)
     x = torch.randn(2, 9, 128, generator=torch.Generator().manual_seed(1))
     x[0, 0] *= 1e4  # rows have scales of their own
     x[1, 1] = 0
-    model = _float8.with_float8(nn.Sequential(layer), {"0": weight}).to(device)
-    found = model(x.to(device, torch.bfloat16)).cpu()
+    found = model(x.to(device, dtype)).cpu()
     wanted = linear(64, 128)(x)
-    assert found.dtype is torch.bfloat16
+    assert found.dtype is dtype
     assert distance(found, wanted) < 0.05
     assert distance(found[1, 2:], wanted[1, 2:]) < 0.05
     torch.testing.assert_close(found[1, 1].float(), layer.bias, rtol=0, atol=1e-3)
+    turned = x.to(device, dtype).transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(model(turned).cpu(), found)  # however rows lie in memory
 
 
 def test_a_weight_in_float8_is_stored_in_a_byte_each(tmp_path: Path) -> None:
@@ -172,7 +190,7 @@ def test_float8_is_refused_on_a_cpu(runtime: Runtime) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", [Eager, Inductor])
 def test_an_artifact_in_float8_agrees_with_the_model(tmp_path: Path, kind: type[Runtime]) -> None:
-    if not torch.cuda.is_available() or _float8.lacks_float8():
+    if not torch.cuda.is_available() or lacks_float8():
         pytest.skip("needs a CUDA device with float8")
     runtime, target = kind(), Target(device="cuda", batch_size=4)
     assert runtime.refuses(Encoding(dtype="float8"), target, frozenset({"Conv2d"})) is not None

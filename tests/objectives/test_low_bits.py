@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from _networks import Convolutions, Transformer, built, images, request, sentences, size
+from _networks import Convolutions, Transformer, Wide, built, images, request, sentences, size
 from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Target
@@ -27,18 +27,6 @@ from spaces.quantize._encode import encoded
 
 RUNTIMES: tuple[Callable[[], Runtime], ...] = (Eager, Onnxruntime, Openvino)
 MIXED = frozenset({"Conv2d", "Linear"})
-
-
-class Wide(nn.Module):
-    """One wide layer between two that keep 8 bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.wide = nn.Linear(16, 512), nn.Linear(512, 512)
-        self.last = nn.Linear(512, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(torch.relu(self.wide(torch.relu(self.first(x))))))
 
 
 class Owner:
@@ -128,14 +116,6 @@ def test_eight_bit_kernels_of_onnxruntime_take_rounded_activations(tmp_path: Pat
     with torch.no_grad():
         wanted = encoded(export.model, None, export.encoding).model(inputs)
     assert float((program(inputs) - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
-
-
-def test_the_record_says_that_unpacked_weights_are_not_faster(tmp_path: Path) -> None:
-    for runtime in (Onnxruntime(), Openvino()):
-        folder = tmp_path / type(runtime).__name__
-        folder.mkdir()
-        notes = runtime.export(request(built(Convolutions), images(16), folder, weight_bits=2))
-        assert "unpacked when the artifact is loaded" in notes["remark"]
 
 
 def test_the_file_of_onnxruntime_needs_nothing_of_ours(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from _placed import (
     Mean,
     Perceptron,
     Random,
+    Turned,
     artifact,
     shipped,
 )
@@ -72,7 +73,7 @@ def deviation(task: Random, outputs: Any, inputs: Any) -> float:
 
 @two_cores
 @pytest.mark.parametrize("strategy", ["data", "tensor", "pipeline"])
-@pytest.mark.parametrize("kind", [Perceptron, Block, Convolutions])
+@pytest.mark.parametrize("kind", [Perceptron, Block, Turned, Convolutions])
 def test_two_devices_compute_what_one_does(
     tmp_path: Path, kind: type[nn.Module], strategy: str
 ) -> None:
