@@ -13,21 +13,15 @@ from torch.nn import functional as F
 from objectives import Export, Target
 from objectives._artifact import signature_of
 from objectives.runtimes._onnx import exported
-from spaces import Encoding, Infeasible, Left, Split, Task
+from spaces import Encoding, Left, Split, Task
 from spaces._surgery import achieved, describe, rebuild, tensors
-from spaces.prune import _coupling
 from spaces.prune._linear import weight
 from spaces.prune.channels import Channels
 
 WIDTH, LENGTH, QUERIES = 32, 8, 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Attention(nn.Module):
@@ -316,21 +310,6 @@ def test_parameters_of_a_module_of_the_users_own_are_told() -> None:
     with pytest.warns(Left, match=r"attention\.up, because attention has parameters for its chan"):
         model = prune(Made(lambda: Network(Scaled)))
     assert (model.attention.up.out_features, model.down.in_features) == (48, 24)
-
-
-def test_a_search_that_goes_in_circles_ends_with_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(_coupling, "STEPS", 3)
-    net = nn.Sequential(nn.Linear(7, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
-
-    class Numbers(Made):
-        def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-            for rows, targets in super().batches(split, batch_size):
-                yield rows.float(), targets
-
-    with pytest.raises(Infeasible, match=r"^the layers cannot be traced .* did not end in 3 steps"):
-        prune(Numbers(lambda: net))
 
 
 class Plain(nn.Module):
