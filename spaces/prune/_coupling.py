@@ -11,6 +11,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from spaces._inputs import call, flatten
+from spaces._modes import differentiable
 from spaces._reasons import untraced
 from spaces._technique import Infeasible, Scope
 from spaces.prune._bounds import Endless, limit
@@ -56,7 +57,7 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
     traced, whatever is to be removed.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), differentiable(model):
             warnings.simplefilter("ignore")
             settled, roots = linear_sets(model, example)
             traced = list(_traced(model, example, roots, settled)) if roots else []
