@@ -127,6 +127,53 @@ def test_nothing_is_left_of_it_when_training_fails() -> None:
     assert inventory(model.eval()) == inventory(Images().model())
 
 
+class Mixture(nn.Module):
+    """Every sample goes to the expert whose gate is the widest open; one gate is always shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate = nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU()) for _ in range(3))
+        self.head = nn.Linear(16, 4)
+        with torch.no_grad():
+            self.gate.bias[2] = -1e3
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.gate(x).argmax(1)
+        found = x.new_zeros(len(x), 16)
+        for number, expert in enumerate(self.experts):
+            found = found.index_put(
+                ((chosen == number).nonzero()[:, 0],), expert(x[chosen == number])
+            )
+        return self.head(found)  # type: ignore[no-any-return]
+
+
+class Sent(Points):
+    """Points that a mixture of experts classifies."""
+
+    def model(self) -> nn.Module:
+        return Mixture().eval()
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4, 2])
+def test_experts_that_no_sample_is_sent_to_are_left_alone(weight_bits: int) -> None:
+    task = Sent()
+    recovery = dataclasses.replace(
+        ROUNDED, constraints=asked(weight_bits=weight_bits, activation_bits=8)
+    )
+    model = trained(task, recovery, task.model())
+    assert loss(model, task) < loss(task.model(), task)
+    assert inventory(model) == inventory(task.model())
+
+
+def test_an_expert_may_be_left_out_after_it_was_measured() -> None:
+    task, model = Sent(), Mixture()
+    with Activations().hold(model, task):
+        model(torch.zeros(1, 8)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("others", [(), (Grid(weight_bits=4),)])
 def test_layers_read_at_most_256_values_while_they_are_held(others: tuple[Grid, ...]) -> None:
     task, model, watched = Images(), Images().model(), {}
