@@ -115,7 +115,8 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
         return Coupled(name=name, ways=(), reason=reason)
     width = min(inputs(reader.module) for reader in stream.readers)
     large = [p for p in stream.parameters if p.numel() >= width]
-    if large and all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p)):
+    known = all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p))
+    if known and (large or stream.statistics):
         return None
     if large:
         reason = f"{owners.names(large[0])[0]} has parameters for its channels"

@@ -97,3 +97,33 @@ def test_a_search_that_goes_in_circles_ends_with_a_sentence(
     task = Made(Circle, 3, 4, 4)
     with pytest.raises(Infeasible, match=r"^the layers cannot be .* did not end in 100 steps"):
         Channels(ratio=0.5).apply(task.model(), task)
+
+
+NORMS = {
+    "with parameters": lambda: nn.BatchNorm1d(32),
+    "statistics alone": lambda: nn.BatchNorm1d(32, affine=False),
+    "no statistics": lambda: nn.BatchNorm1d(32, affine=False, track_running_stats=False),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_layers_around_batch_normalisation_are_pruned(norm: str) -> None:
+    """As in the heads of self-supervised learning."""
+
+    def build() -> nn.Module:
+        first, second = nn.Linear(12, 32, bias=False), nn.Linear(32, 16)
+        return nn.Sequential(first, NORMS[norm](), nn.ReLU(), second, nn.ReLU(), nn.Linear(16, 3))
+
+    task = Made(build, 12)
+    reference = task.model()
+    pruned = Channels(ratio=0.5, widths="uniform").apply(task.model(), task)
+    assert (pruned[0].out_features, pruned[3].in_features, pruned[3].out_features) == (16, 16, 8)
+    buffers = [b for b in pruned[1].buffers() if b.dim()]
+    assert all(len(b) == 16 for b in buffers)
+    assert bool(buffers) == pruned[1].track_running_stats
+    again = rebuild(
+        copy.deepcopy(reference), describe(reference, pruned), tensors(reference, pruned)
+    )
+    inputs, _ = next(task.batches("validation", 8))
+    with torch.no_grad():
+        assert torch.equal(again(inputs), pruned(inputs))
