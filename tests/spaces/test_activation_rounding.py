@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from _blobs import Dicts, Images, blobs, damaged
+from _blobs import Dicts, Images, blobs, clusters, damaged, train
 from torch import Tensor, nn
 
 from spaces import Plan, Recovery, Split, Task
 from spaces import _mixed as mixed
 from spaces._constraint import Constraint
 from spaces._mixed import in_float8
-from spaces._recovery import recover
 from spaces.prune._single import KeepZeros
 from spaces.quantize._activations import Activations, _Round
 from spaces.quantize._straight import Grid
@@ -26,11 +25,7 @@ ROUNDED = Recovery(steps=8, batch_size=50, constraints=(Activations(),))
 
 
 def trained(task: Task, recovery: Recovery, model: nn.Module | None = None) -> nn.Module:
-    model = damaged(task.model()) if model is None else model
-    told: list[float] = []
-    return recover(
-        model, task.model(), task, recovery, seed=0, progress=lambda *step: told.append(step[2])
-    )
+    return train(task, recovery, model or damaged(task.model()))
 
 
 def asked(**bits: int) -> tuple[Constraint, ...]:
@@ -259,12 +254,7 @@ class Deep(Task):
         return model
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        generator = torch.Generator().manual_seed(1 if split == "train" else 2)
-        centres = 0.3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-        labels = torch.randint(0, 8, (2048,), generator=generator)
-        points = centres[labels] + torch.randn(2048, 64, generator=generator)
-        for rows in torch.randperm(2048, generator=generator).split(batch_size):
-            yield points[rows], labels[rows]
+        yield from clusters(split, batch_size, count=2048, classes=8, width=64, apart=0.3)
 
     def describe(self) -> dict[str, str]:
         return {"name": "deep"}
