@@ -1,8 +1,9 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode for a while, and what it takes to differentiate in it."""
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 
@@ -16,3 +17,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Let a model be differentiated in evaluation mode.
+
+    cuDNN differentiates recurrent layers in training mode alone, hence a model that has any does
+    without cuDNN. The context must hold the forward pass too.
+    """
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=False, deterministic=True, allow_tf32=False):
+        yield

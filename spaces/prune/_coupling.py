@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ import torch_pruning
 from torch import Tensor, nn
 
 from spaces._inputs import call, flatten
+from spaces._modes import differentiable
 from spaces._reasons import untraced
 from spaces._technique import Infeasible, Scope
+from spaces.prune._bounds import Endless, limit
 from spaces.prune._family import Coupled, Family, Member, Side
 from spaces.prune._flow import LAYERS
 from spaces.prune._heads import torch_attention
@@ -29,9 +31,6 @@ BUILD_ERRORS = (
     ZeroDivisionError,
 )
 """What a model that cannot be traced, or does not fit together any more, raises."""
-
-STEPS = 20_000
-"""Steps of the search for coupled layers: those of the largest networks take a tenth."""
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -58,7 +57,7 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
     traced, whatever is to be removed.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), differentiable(model):
             warnings.simplefilter("ignore")
             settled, roots = linear_sets(model, example)
             traced = list(_traced(model, example, roots, settled)) if roots else []
@@ -70,7 +69,7 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, _Endless) else untraced(error)
+    return str(error) if isinstance(error, Endless) else untraced(error)
 
 
 def _ways(items: list[_Item]) -> tuple[Family, ...]:
@@ -163,37 +162,12 @@ def _traced(
     names = {module: name for name, module in model.named_modules()}
     try:
         graph = _trace(model, example)
-        _limit(graph)
+        limit(graph)
         yield from _groups(graph, model, roots)
-    except (*BUILD_ERRORS, _Endless) as error:
+    except (*BUILD_ERRORS, Endless) as error:
         if not any(coupled.ways for coupled in known):
             raise
         yield Coupled(name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_why(error)}")
-
-
-class _Endless(RuntimeError):
-    """A search that goes around in circles, as it does where halves of channels change places."""
-
-
-class _Counted(list[Any]):
-    """What a node depends on; looking it up takes one step of those that are left."""
-
-    def __init__(self, found: Iterable[Any], left: Iterator[int]) -> None:
-        super().__init__(found)
-        self._left = left
-
-    def __iter__(self) -> Iterator[Any]:
-        """Raise _Endless when no step is left."""
-        if next(self._left, None) is None:
-            raise _Endless(f"the search for coupled layers did not end in {STEPS} steps")
-        return super().__iter__()
-
-
-def _limit(graph: Any) -> None:
-    """Let all searches in `graph` together take STEPS steps."""
-    left = iter(range(STEPS))
-    for node in graph.module2node.values():
-        node.dependencies = _Counted(node.dependencies, left)
 
 
 def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterator[Coupled]:

@@ -35,6 +35,8 @@ class Stream:
     """Whether the model's outputs depend on it directly."""
     parameters: tuple[nn.Parameter, ...]
     """What the model computes with between the writers and the readers."""
+    statistics: bool
+    """Whether it is normalised by statistics of each channel, without parameters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,19 +52,24 @@ def streams(model: nn.Module, example: Any, kinds: Callable[[nn.Module], bool]) 
 
     The float parameters of `model`, which is in evaluation mode, require gradients.
     """
-    layers, outputs = _cut(model, example, kinds)
+    layers, outputs, normalised = _cut(model, example, kinds)
     wanted = [p for p in model.parameters() if p.requires_grad]
     found = [_sources(layer.read, layers, wanted) for layer in layers]
     ends = _sources(outputs, layers, wanted).layers
-    return [_stream(layers, part, found, ends) for part in _parts(len(layers), found)]
+    counted = _sources(normalised, layers, []).layers
+    return [_stream(layers, part, found, ends, counted) for part in _parts(len(layers), found)]
 
 
 def _cut(
     model: nn.Module, example: Any, kinds: Callable[[nn.Module], bool]
-) -> tuple[list[Layer], list[Tensor]]:
-    """Return the layers in the order of their first calls, and the model's outputs."""
+) -> tuple[list[Layer], list[Tensor], list[Tensor]]:
+    """Return the layers in the order of their first calls, the model's outputs, and `normalised`.
+
+    Those are what normalisations with statistics but without parameters return.
+    """
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, Layer] = {}
+    normalised: list[Tensor] = []
 
     def watch(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
@@ -80,12 +87,23 @@ def _cut(
         for name, module in model.named_modules()
         if kinds(module)
     ]
+    hooks += [
+        module.register_forward_hook(lambda module, args, output: normalised.append(output))
+        for module in model.modules()
+        if _bare(module)
+    ]
     try:
         outputs = flatten(call(model, example))[0]
     finally:
         for hook in hooks:
             hook.remove()
-    return list(seen.values()), outputs
+    return list(seen.values()), outputs, normalised
+
+
+def _bare(module: nn.Module) -> bool:
+    """Whether a normalisation holds statistics, and no parameters by which it would be seen."""
+    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return norm and module.running_mean is not None and module.weight is None
 
 
 def _sources(
@@ -142,6 +160,7 @@ def _stream(
     part: tuple[set[int], set[int]],
     found: Sequence[_Sources],
     ends: frozenset[int],
+    counted: frozenset[int],
 ) -> Stream:
     writers, readers = (sorted(numbers) for numbers in part)
     parameters = dict.fromkeys(p for r in readers for p in found[r].parameters)
@@ -150,4 +169,5 @@ def _stream(
         readers=tuple(layers[i] for i in readers),
         ends=not ends.isdisjoint(writers),
         parameters=tuple(parameters),
+        statistics=not counted.isdisjoint(writers),
     )

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces._automatic import normalised
 from spaces._inputs import call, length, plain, rows
+from spaces._modes import differentiable
 from spaces._seeding import seeded
 from spaces._task import Task
 from spaces.prune._family import Family, Member, Side
@@ -52,9 +53,10 @@ def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Fami
             for key, m in sorted(members.items())
         }
     total: dict[tuple[str, str], Tensor] = {}
-    for _ in _gradients(model, task):
-        for key, found in _per_channel(members, _change).items():
-            total[key] = total.get(key, torch.zeros(())) + found.square()
+    with differentiable(model):
+        for _ in _gradients(model, task):
+            for key, found in _per_channel(members, _change).items():
+                total[key] = total.get(key, torch.zeros(())) + found.square()
     return total
 
 

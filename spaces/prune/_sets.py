@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from spaces.prune._family import Coupled
-from spaces.prune._flow import LAYERS, Stream, streams
+from spaces.prune._flow import LAYERS, Layer, Stream, streams
 from spaces.prune._linear import inputs, linear, transposed
 from spaces.prune._units import ways
 
@@ -74,20 +74,30 @@ def _cuttable(module: nn.Module) -> bool:
 
 
 def _hidden(stream: Stream, owners: Owners) -> bool:
-    """Whether a stream is a transformer's hidden state: embedded, or normalised and a sum."""
-    widths = {layer.written[0].shape[-1] for layer in stream.writers}
+    """Whether a stream is a transformer's hidden state: embedded, or normalised and a sum.
+
+    A norm of fewer channels than any layer reads is not the hidden state's, but one of each head's.
+    """
+    widths = {_outputs(layer) for layer in stream.writers}
+    least = min((inputs(layer.module) for layer in stream.readers), default=0)
     terms, normalised = len(stream.writers), False
     for parameter in stream.parameters:
         kinds = owners.kinds(parameter)
         unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
-        scale = parameter.dim() == 1 and parameter.numel() in widths and unknown
+        whole = parameter.numel() in widths and parameter.numel() >= least
         if parameter.shape[-1:].numel() in widths and _any(kinds, nn.Embedding):
             return True
-        if scale or _any(kinds, *_MIXING):
+        if whole and (_any(kinds, *_MIXING) or (parameter.dim() == 1 and unknown)):
             normalised = True
         else:
             terms += 1
     return normalised and terms > 1
+
+
+def _outputs(layer: Layer) -> int:
+    """Return how many channels a layer writes: those of convolutions are dimension 1."""
+    convolution = isinstance(layer.module, nn.modules.conv._ConvNd)
+    return layer.written[0].shape[1 if convolution else -1]
 
 
 def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module]) -> bool:
@@ -105,7 +115,8 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
         return Coupled(name=name, ways=(), reason=reason)
     width = min(inputs(reader.module) for reader in stream.readers)
     large = [p for p in stream.parameters if p.numel() >= width]
-    if large and all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p)):
+    known = all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p))
+    if known and (large or stream.statistics):
         return None
     if large:
         reason = f"{owners.names(large[0])[0]} has parameters for its channels"

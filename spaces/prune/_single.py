@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from spaces._constraint import Constraint, Project
 from spaces._task import Task
+from spaces.prune._linear import transposed
 
 FLOOR = 0.02
 """Share of its weights that a layer keeps at least where all layers compete."""
@@ -20,8 +21,9 @@ _LAYERS = nn.Linear | nn.modules.conv._ConvNd
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of convolution and linear layers by name, tied ones once.
 
-    Biases, normalisations and embeddings are left alone, and so is a matrix that serves as an
-    embedding too: they are few, or looked up row by row rather than multiplied.
+    Conv1D of transformers is a linear layer. Biases, normalisations and embeddings are left alone,
+    and so is a matrix that serves as an embedding too: they are few, or looked up row by row
+    rather than multiplied.
     """
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found: dict[str, nn.Parameter] = {}
@@ -39,7 +41,12 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 def _keys(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.MultiheadAttention):
         return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    return ("weight",) if isinstance(module, _LAYERS) else ()
+    return ("weight",) if isinstance(module, _LAYERS) or transposed(module) else ()
+
+
+def input_axis(model: nn.Module, name: str) -> int:
+    """Return which dimension of the weight `name` its layer's inputs are."""
+    return 0 if transposed(model.get_submodule(name.rpartition(".")[0])) else 1
 
 
 def magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,23 +68,24 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[s
     return {n: p.view_as(s) | safe[n] for (n, s), p in zip(scores.items(), parts, strict=True)}
 
 
-def two_of_four(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def two_of_four(scores: Mapping[str, Tensor], inputs: Mapping[str, int]) -> dict[str, Tensor]:
     """Return by name where the two largest of each four consecutive inputs of an output are.
 
-    Inputs are dimension 1, as sparse tensor cores read them (Mishra et al. 2021, Accelerating
-    sparse deep neural networks, section 3). Layers whose inputs do not divide by four stay whole.
+    `inputs` says which dimension they are, as sparse tensor cores read them (Mishra et al. 2021,
+    Accelerating sparse deep neural networks, section 3). Layers whose inputs do not divide by
+    four stay whole.
     """
-    return {name: _two_of_four(s) for name, s in scores.items()}
+    return {name: _two_of_four(s, inputs[name]) for name, s in scores.items()}
 
 
-def _two_of_four(scores: Tensor) -> Tensor:
-    if scores.shape[1] % 4:
+def _two_of_four(scores: Tensor, inputs: int) -> Tensor:
+    if scores.shape[inputs] % 4:
         return torch.ones_like(scores, dtype=torch.bool)
-    last = scores.movedim(1, -1)
+    last = scores.movedim(inputs, -1)
     fours = last.reshape(*last.shape[:-1], -1, 4)
     best = torch.sort(fours, dim=-1, descending=True, stable=True).indices[..., :2]
     mask = torch.zeros_like(fours, dtype=torch.bool).scatter(-1, best, True)
-    return mask.flatten(-2).movedim(-1, 1).contiguous()
+    return mask.flatten(-2).movedim(-1, inputs).contiguous()
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

@@ -170,7 +170,8 @@ class Channels(Technique):
         """Return in which order each family's units go and, if asked, with what damage."""
         if self.importance != "surgery" and self.widths == "uniform":
             return [None] * len(families)
-        readers = observe(model, task, {m.name for f in families for m in f.members})
+        read = {m.name for f in families for m in f.members if m.side == "in"}
+        readers = observe(model, task, read)
         if self.widths == "uniform":
             return [curve(family, readers) for family in families]
         outputs = Outputs(model, task)

@@ -15,7 +15,7 @@ from spaces._task import Task
 from spaces._technique import Infeasible, Scope, Stage, Technique
 from spaces.prune._refit import fit
 from spaces.prune._removal import Snapshot
-from spaces.prune._single import KeepZeros, largest, magnitudes, prunable, two_of_four
+from spaces.prune._single import KeepZeros, input_axis, largest, magnitudes, prunable, two_of_four
 
 DAMPING = 0.1
 """Ridge of the refit: of few weights left, 256 samples tell less."""
@@ -65,7 +65,7 @@ class Weights(Technique):
             )
         scores = magnitudes(weights)
         if self.pattern == "2:4":
-            masks = two_of_four(scores)
+            masks = two_of_four(scores, {name: input_axis(model, name) for name in scores})
         else:
             masks = largest(scores, self.sparsity, self.scope)
         if all(bool(mask.all()) for mask in masks.values()):
@@ -110,7 +110,7 @@ def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: boo
                 continue
             layer, _, key = name.rpartition(".")
             if key == "weight":
-                wide[layer] = masks[name].flatten(1)
+                wide[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
             # the old tensor stays that of the whole model
             zeroed = weight.detach().masked_fill(~masks[name], 0)
             _replace(model, weight, nn.Parameter(zeroed, requires_grad=weight.requires_grad))

@@ -140,6 +140,8 @@ def _ranges(
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = _argument(args, kwargs).detach().float()
+        if not values.numel():  # an expert that no sample was sent to
+            return
         zero = values.new_zeros(())
         low, high = found.get(module, (zero, zero))
         found[module] = (torch.minimum(low, values.amin()), torch.maximum(high, values.amax()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces._inputs import call, length, plain, rows
-from spaces._modes import evaluating
+from spaces._modes import differentiable, evaluating
 from spaces._plan import Encoding
 from spaces._seeding import seeded
 from spaces._task import Task
@@ -97,7 +97,7 @@ def sensitivity(model: nn.Module, task: Task, encoding: Encoding) -> Sensitivity
     errors = {name: _errors(layer, encoding) for name, layer in found.items()}
     costs = {name: [0.0] * len(WIDTHS) for name in found}
     losses: list[float] = []
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(model):
         for inputs, targets in _samples(task):
             weights = [layer.weight for layer in found.values()]
             loss = task.loss(call(model, inputs), targets)

@@ -97,13 +97,14 @@ def kinds(model: nn.Module, inputs: Any) -> dict[str, list[Kind]]:
     return found
 
 
-def _used(module: nn.Module, given: Tensor) -> Iterator[tuple[Tensor | None, Kind]]:
+def _used(module: nn.Module, given: Tensor) -> Iterator[tuple[Tensor, Kind]]:
     """Yield the weights that a module multiplies `given` by, with their kinds."""
     if isinstance(module, nn.MultiheadAttention):
         if given.dim() == 3:
             shape = given.shape if module.batch_first else given.transpose(0, 1).shape
             for weight in (module.in_proj_weight, module.out_proj.weight):
-                yield weight, _linear(weight, module.in_proj_bias is not None, tuple(shape))
+                if weight is not None:  # the first, where keys or values have their own width
+                    yield weight, _linear(weight, module.in_proj_bias is not None, tuple(shape))
     elif isinstance(module, nn.Linear):
         yield module.weight, _linear(module.weight, module.bias is not None, tuple(given.shape))
     elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and given.dim() == (
@@ -112,8 +113,7 @@ def _used(module: nn.Module, given: Tensor) -> Iterator[tuple[Tensor | None, Kin
         yield module.weight, _convolution(module, tuple(given.shape))
 
 
-def _linear(weight: Tensor | None, bias: bool, shape: tuple[int, ...]) -> Kind:
-    assert weight is not None
+def _linear(weight: Tensor, bias: bool, shape: tuple[int, ...]) -> Kind:
     outputs, inputs = weight.shape
     options = {"in_features": inputs, "out_features": outputs, "bias": bias}
     return Kind(type="Linear", arguments=tuple(options.items()), shape=(*shape[:-1], inputs))

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces import Split, Task
+from spaces import Recovery, Split, Task
 from spaces._constraint import Constraint, Project
+from spaces._recovery import recover
 
 CLASSES = 4
 
@@ -25,6 +26,24 @@ def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     centres = 2 * torch.randn(CLASSES, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
     return centres[labels] + torch.randn(count, 8, generator=generator), labels
+
+
+def clusters(
+    split: Split, batch_size: int, *, count: int, classes: int, width: int, apart: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches of `count` points (width,) around centres, the same ones each time."""
+    generator = torch.Generator().manual_seed(1 if split == "train" else 2)
+    centres = apart * torch.randn(classes, width, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    points = centres[labels] + torch.randn(count, width, generator=generator)
+    for rows in torch.randperm(count, generator=generator).split(batch_size):
+        yield points[rows], labels[rows]
+
+
+def train(task: Task, recovery: Recovery, model: nn.Module | None = None) -> nn.Module:
+    """Return `model`, or the task's, trained in place with the task's own as its teacher."""
+    model, teacher = model or task.model(), task.model().eval()
+    return recover(model, teacher, task, recovery, seed=0, progress=lambda *step: None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from _blobs import Dicts, Images, blobs, damaged
+from _blobs import Dicts, Images, blobs, clusters, damaged, train
 from torch import Tensor, nn
 
 from spaces import Plan, Recovery, Split, Task
 from spaces import _mixed as mixed
 from spaces._constraint import Constraint
 from spaces._mixed import in_float8
-from spaces._recovery import recover
 from spaces.prune._single import KeepZeros
 from spaces.quantize._activations import Activations, _Round
 from spaces.quantize._straight import Grid
@@ -26,11 +25,7 @@ ROUNDED = Recovery(steps=8, batch_size=50, constraints=(Activations(),))
 
 
 def trained(task: Task, recovery: Recovery, model: nn.Module | None = None) -> nn.Module:
-    model = damaged(task.model()) if model is None else model
-    told: list[float] = []
-    return recover(
-        model, task.model(), task, recovery, seed=0, progress=lambda *step: told.append(step[2])
-    )
+    return train(task, recovery, model or damaged(task.model()))
 
 
 def asked(**bits: int) -> tuple[Constraint, ...]:
@@ -127,6 +122,53 @@ def test_nothing_is_left_of_it_when_training_fails() -> None:
     assert inventory(model.eval()) == inventory(Images().model())
 
 
+class Mixture(nn.Module):
+    """Every sample goes to the expert whose gate is the widest open; one gate is always shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate = nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU()) for _ in range(3))
+        self.head = nn.Linear(16, 4)
+        with torch.no_grad():
+            self.gate.bias[2] = -1e3
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.gate(x).argmax(1)
+        found = x.new_zeros(len(x), 16)
+        for number, expert in enumerate(self.experts):
+            found = found.index_put(
+                ((chosen == number).nonzero()[:, 0],), expert(x[chosen == number])
+            )
+        return self.head(found)  # type: ignore[no-any-return]
+
+
+class Sent(Points):
+    """Points that a mixture of experts classifies."""
+
+    def model(self) -> nn.Module:
+        return Mixture().eval()
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4, 2])
+def test_experts_that_no_sample_is_sent_to_are_left_alone(weight_bits: int) -> None:
+    task = Sent()
+    recovery = dataclasses.replace(
+        ROUNDED, constraints=asked(weight_bits=weight_bits, activation_bits=8)
+    )
+    model = trained(task, recovery, task.model())
+    assert loss(model, task) < loss(task.model(), task)
+    assert inventory(model) == inventory(task.model())
+
+
+def test_an_expert_may_be_left_out_after_it_was_measured() -> None:
+    task, model = Sent(), Mixture()
+    with Activations().hold(model, task):
+        model(torch.zeros(1, 8)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("others", [(), (Grid(weight_bits=4),)])
 def test_layers_read_at_most_256_values_while_they_are_held(others: tuple[Grid, ...]) -> None:
     task, model, watched = Images(), Images().model(), {}
@@ -212,12 +254,7 @@ class Deep(Task):
         return model
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        generator = torch.Generator().manual_seed(1 if split == "train" else 2)
-        centres = 0.3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-        labels = torch.randint(0, 8, (2048,), generator=generator)
-        points = centres[labels] + torch.randn(2048, 64, generator=generator)
-        for rows in torch.randperm(2048, generator=generator).split(batch_size):
-            yield points[rows], labels[rows]
+        yield from clusters(split, batch_size, count=2048, classes=8, width=64, apart=0.3)
 
     def describe(self) -> dict[str, str]:
         return {"name": "deep"}

@@ -13,28 +13,29 @@ from torch.nn import functional as F
 from objectives import Export, Target
 from objectives._artifact import signature_of
 from objectives.runtimes._onnx import exported
-from spaces import Encoding, Infeasible, Left, Split, Task
+from spaces import Encoding, Left, Split, Task
 from spaces._surgery import achieved, describe, rebuild, tensors
-from spaces.prune import _coupling
 from spaces.prune._linear import weight
 from spaces.prune.channels import Channels
 
 WIDTH, LENGTH, QUERIES = 32, 8, 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Attention(nn.Module):
     """Four heads ask `shared` heads of keys and values; one layer writes all or three do."""
 
-    def __init__(self, shared: int, fused: bool, rotary: bool = False) -> None:
+    def __init__(
+        self,
+        shared: int,
+        fused: bool,
+        rotary: bool = False,
+        norm: Callable[[int], nn.Module] = lambda length: nn.Identity(),
+    ) -> None:
         super().__init__()
+        self.q_norm, self.k_norm = norm(LENGTH), norm(LENGTH)
         self.num_heads, self.num_key_value_heads, self.head_dim = QUERIES, shared, LENGTH
         self.num_key_value_groups = QUERIES // shared
         self.q_size, self.kv_size = WIDTH, shared * LENGTH
@@ -57,6 +58,7 @@ class Attention(nn.Module):
             p.view(*x.shape[:2], n, self.head_dim).transpose(1, 2)
             for p, n in zip(parts, counts, strict=True)
         )
+        q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary:
             q, k = _rotated(q), _rotated(k)
         k, v = (t.repeat_interleave(self.num_key_value_groups, 1) for t in (k, v))
@@ -168,8 +170,19 @@ class Made(Task):
         return {"name": "made"}
 
 
-def grouped(shared: int, fused: bool, rotary: bool = False) -> Made:
-    return Made(lambda: Network(lambda: Attention(shared, fused, rotary)))
+def grouped(shared: int, fused: bool, rotary: bool = False, **options: Any) -> Made:
+    return Made(lambda: Network(lambda: Attention(shared, fused, rotary, **options)))
+
+
+class OwnNorm(nn.Module):
+    """As models bring their own: no module of torch."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(length) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 # what reads heads, with how many channels a unit has there, and what reads neurons
@@ -181,6 +194,11 @@ CASES = {
     "rotary": (grouped(2, False, True), *OWN),
     "one of keys": (grouped(1, False), {"attention.o": 8}, ("down",)),
     "one of keys, fused": (grouped(1, True), {"attention.o": 8}, ("down",)),
+    "normalised": (grouped(2, False, norm=nn.RMSNorm), *OWN),
+    "normalised, rotary": (grouped(2, False, True, norm=nn.LayerNorm), *OWN),
+    "normalised, fused": (grouped(2, True, norm=nn.LayerNorm), *OWN),
+    "normalised, one of keys": (grouped(1, False, norm=nn.RMSNorm), {"attention.o": 8}, ("down",)),
+    "own norm, one of keys": (grouped(1, False, norm=OwnNorm), {"attention.o": 8}, ("down",)),
     "llama": (
         Made(lambda: llama(4)),
         {f"body.layers.{i}.self_attn.o_proj": 8 for i in LAYERS},
@@ -316,21 +334,6 @@ def test_parameters_of_a_module_of_the_users_own_are_told() -> None:
     with pytest.warns(Left, match=r"attention\.up, because attention has parameters for its chan"):
         model = prune(Made(lambda: Network(Scaled)))
     assert (model.attention.up.out_features, model.down.in_features) == (48, 24)
-
-
-def test_a_search_that_goes_in_circles_ends_with_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(_coupling, "STEPS", 3)
-    net = nn.Sequential(nn.Linear(7, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
-
-    class Numbers(Made):
-        def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-            for rows, targets in super().batches(split, batch_size):
-                yield rows.float(), targets
-
-    with pytest.raises(Infeasible, match=r"^the layers cannot be traced .* did not end in 3 steps"):
-        prune(Numbers(lambda: net))
 
 
 class Plain(nn.Module):

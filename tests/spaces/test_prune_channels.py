@@ -17,14 +17,7 @@ from spaces._surgery import achieved
 from spaces.prune._family import keep
 from spaces.prune.channels import Channels
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors on many threads of a busy machine wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Made(Task):

@@ -1,7 +1,7 @@
 """Which channels go, how many of which layer, and how well the rest makes up for them."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Split, Task
-from spaces.prune import _readers
+from spaces.prune import _readers, channels
 from spaces.prune._damage import Outputs
 from spaces.prune._readers import batches, matrix, pick, read, readable, written
 from spaces.prune.channels import IMPORTANCES, Channels
@@ -77,6 +77,22 @@ def test_widths_fall_where_it_does_the_least_damage() -> None:
     assert measured[2].out_features == 8
     assert measured[0].out_features > 32
     assert error(task, measured) < error(task, uniform)
+
+
+def test_only_what_layers_read_that_lose_inputs_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: set[str] = set()
+
+    def watched(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, _readers.Reader]:
+        readers = _readers.observe(model, task, names)
+        looked.update(readers)
+        return readers
+
+    monkeypatch.setattr(channels, "observe", watched)
+    task = Given(doubled())
+    Channels(ratio=0.5).apply(task.model(), task)
+    assert looked == {"2"}
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)

@@ -108,6 +108,73 @@ def test_what_stays_makes_up_for_what_is_gone() -> None:
     assert errors[0] < 0.6 * errors[1]
 
 
+def gpt2(head: str) -> Task:
+    """A GPT-2 of two blocks, whose layers hold their weights as (inputs, outputs)."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=50,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=16,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+    class Tokens(Given):
+        def model(self) -> nn.Module:
+            torch.manual_seed(0)
+            return getattr(transformers, head)(config).eval()
+
+        def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+            generator = torch.Generator().manual_seed(len(split))
+            for rows in torch.randint(1, 50, (64, 7), generator=generator).split(batch_size):
+                yield rows, rows[:, 0] % 2
+
+    return Tokens()
+
+
+HEADS = ["GPT2LMHeadModel", "GPT2ForSequenceClassification"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_transposed_layers_lose_their_share(head: str) -> None:
+    task = gpt2(head)
+    found = zeros(pruned(task, sparsity=0.75, scope="layer"))
+    blocks = {
+        f"transformer.h.{i}.{name}.weight": 3 * size // 4
+        for i in range(2)
+        for name, size in {
+            "attn.c_attn": 32 * 96,
+            "attn.c_proj": 32 * 32,
+            "mlp.c_fc": 32 * 128,
+            "mlp.c_proj": 128 * 32,
+        }.items()
+    }
+    assert {name: found[name] for name in blocks} == blocks
+    assert found.keys() - blocks.keys() <= {"score.weight"}
+
+
+def test_of_four_inputs_of_a_transposed_layer_two_stay() -> None:
+    model = pruned(gpt2(HEADS[1]), pattern="2:4")
+    for name, weight in prunable(model).items():
+        rows = weight if name == "score.weight" else weight.T
+        assert ((rows.reshape(-1, 4) != 0).sum(1) == 2).all(), name
+
+
+def test_what_stays_of_a_transposed_layer_makes_up_for_what_is_gone() -> None:
+    task = gpt2(HEADS[1])
+    inputs, _ = next(task.batches("train", 64))
+    found = {}
+    for refit in (True, False):
+        model = pruned(task, sparsity=0.6, refit=refit)
+        with torch.no_grad():
+            found[refit] = (model(inputs).logits - task.model()(inputs).logits).norm()
+    assert found[True] < 0.8 * found[False]
+
+
 @pytest.mark.parametrize("norm", [True, False], ids=["sgd", "adamw"])
 def test_zeros_survive_training_and_the_rest_learns(norm: bool) -> None:
     task = Given(norm)

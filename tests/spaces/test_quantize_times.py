@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from _blobs import CLASSES, Images
+from _models import Made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -129,6 +130,35 @@ def test_kinds_are_those_of_the_layers_that_are_executed() -> None:
     }
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Crossed(nn.Module):
+    """Attention whose keys and values have widths of their own."""
+
+    def __init__(self, kdim: int, vdim: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, kdim=kdim, vdim=vdim, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention = self.attention
+        keys, values = x[..., : attention.kdim], x[..., : attention.vdim]
+        return self.head(attention(x, keys, values)[0].mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dims", [(12, 16), (16, 12), (8, 12)])
+def test_attention_with_keys_or_values_of_another_width(dims: tuple[int, int]) -> None:
+    task = Made(lambda: Crossed(*dims), 5, 16)
+    inputs, _ = next(task.batches("validation", 2))
+    uses = kinds(task.model(), inputs)
+    assert {name: [str(kind) for kind in used] for name, used in uses.items()} == {
+        "attention.out_proj.weight": ["Linear 16 to 16 of [2, 5, 16]"],
+        "head.weight": ["Linear 16 to 3 of [2, 16]"],
+    }
+    rows = {k: {b: spread(v) for b, v in SLOW.items()} for used in uses.values() for k in used}
+    times = Times(uses=uses, table=rows).of(WIDTHS)
+    found = allocation(task.model(), task, Encoding(mean_bits=5), times)
+    assert set(found.bits) == set(uses)
 
 
 def test_a_kind_survives_json_and_builds_its_layer() -> None:

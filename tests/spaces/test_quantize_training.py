@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from _blobs import clusters, train
 from torch import Tensor, nn
 
 from spaces import Encoding, Plan, Recovery, Split, Task
 from spaces._constraint import Constraint
-from spaces._recovery import recover
 from spaces.quantize._allocation import Sensitivity, allocated, widths
 from spaces.quantize._encode import encoded
 from spaces.quantize._straight import Grid
@@ -30,12 +30,7 @@ class Blobs(Task):
         return copy.deepcopy(TRAINED[0])
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        generator = torch.Generator().manual_seed(1 if split == "train" else 2)
-        centres = 1.5 * torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
-        labels = torch.randint(0, 4, (512,), generator=generator)
-        points = centres[labels] + torch.randn(512, 16, generator=generator)
-        for rows in torch.randperm(512, generator=generator).split(batch_size):
-            yield points[rows], labels[rows]
+        yield from clusters(split, batch_size, count=512, classes=4, width=16, apart=1.5)
 
     def describe(self) -> dict[str, str]:
         return {"name": "blobs"}
@@ -66,14 +61,6 @@ def _trained() -> Iterator[None]:
     TRAINED[:] = [train(task, Recovery(steps=80, batch_size=64))]
     yield
     TRAINED.clear()
-
-
-def train(task: Task, recovery: Recovery, model: nn.Module | None = None) -> nn.Module:
-    def told(step: int, steps: int, loss: float) -> None:
-        """Ignore progress."""
-
-    model = model or task.model()
-    return recover(model, task.model().eval(), task, recovery, seed=0, progress=told)
 
 
 def loss(model: nn.Module) -> float:
