@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from objectives import Runtime
 from search import catalogue, checking, folder, store
 from search.console import Console, front_table
 from search.default import default_for
@@ -26,7 +25,7 @@ from search.lane import Crashed, Lane
 from search.subject import Subject, checked
 from search.summarize import summary_of
 from search.summary import Summary
-from spaces import Interval, Split, Technique
+from spaces import Infeasible, Interval, Split, Technique
 
 DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
 
@@ -180,16 +179,19 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def measure(artifact: Path, split: Split, task_file: Path | None) -> dict[str, Any]:
-    """Return the measurements of an artifact, taken as a trial takes them."""
+    """Return the measurements of an artifact, taken as a trial takes them.
+
+    Raises BadArtifact, and BadEnvironment where this host has not what the artifact needs.
+    """
     artifact = artifact.resolve()
-    Subject.recorded(artifact, task_file)  # what is wrong with it is told here
-    # Once for all processes that measure.
-    catalogue.find("objectives.runtimes", checked(artifact)["runtime"], Runtime)
-    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane()) as lane:
+    Subject.recorded(artifact, task_file)  # tells what is wrong, and imports for all processes
+    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane(traces=False)) as lane:
         try:
             found = lane.recorded(artifact, task_file, split=split, data=Path(data))
         except Crashed as error:
             raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
+        except Infeasible as error:
+            raise BadEnvironment(f"{artifact} cannot be measured here: {error}") from error
     values = {k: m.to_json() for k, m in found.measurements.items()}
     answer = {"split": split, "measurements": values} | found.facts()
     return answer | ({"placement": found.placement} if found.placement else {})
