@@ -17,7 +17,7 @@ from search import catalogue, checking, folder, store
 from search.console import Console, front_table
 from search.default import default_for
 from search.driver import Executor, Search, Tracker
-from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun
+from search.errors import RESUMABLE, BadArtifact, BadEnvironment, BadExperiment, BadRun
 from search.executors.local import Local
 from search.experiment import Experiment, duration
 from search.front import pick
@@ -50,7 +50,7 @@ def run(
 ) -> int:
     """Search, and print the front; with `dry_run` print the plan only.
 
-    Returns 2 for a front that could not be confirmed: it is printed, and its numbers are weaker.
+    Returns RESUMABLE for a front that could not be confirmed: its numbers are weaker.
     """
     if workers is not None and workers < 1:
         raise BadExperiment(f"--workers must be a positive integer, got {workers}")
@@ -66,7 +66,7 @@ def run(
     place = out or Path("runs") / experiment.name
     summary = _searched(experiment, place, workers, ray)
     print(_as_json(summary) if json else front_table(summary))
-    return 0 if summary.confirmed else BadEnvironment.exit_code
+    return 0 if summary.confirmed else RESUMABLE
 
 
 def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str | None) -> Summary:

@@ -198,6 +198,12 @@ def test_large_spaces_are_drawn_from(project: Path) -> None:
     assert any("cannot: eager is refused" in line for line in lines)
 
 
+def test_a_continuous_range_has_no_number_of_points(project: Path) -> None:
+    edited(project / "experiment.toml", ("[0.0, 0.25, 0.5]", "{ low = 0.0, high = 0.5 }"))
+    (space,) = [line for line in checked(project) if line.startswith("space")]
+    assert space == "space     6 dimensions, of which some are continuous"
+
+
 def test_one_point_among_very_many_is_found(project: Path) -> None:
     edited(project / "experiment.toml", ("[0.0, 0.25, 0.5]", "{ low = 0.0, high = 0.5 }"))
     experiment = Experiment.load(project / "experiment.toml")
@@ -231,7 +237,7 @@ def test_a_front_that_cannot_be_confirmed_is_kept_and_marked(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
     whole = (project / "task.py").read_text()
     (project / "task.py").write_text(whole + LATE)
-    assert main(("run", "experiment.toml", "--trials", "3")) == 2
+    assert main(("run", "experiment.toml", "--trials", "3")) == 75
     out, err = capsys.readouterr()
     assert "the front could not be confirmed: Crashed: OSError: the disk went away" in err
     assert "resume runs/tiny" in err
