@@ -1,5 +1,6 @@
 """Intervals: how far a measured number can be trusted."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -67,15 +68,31 @@ def of_score(
 ) -> tuple[float, float]:
     """Return a 95 % bootstrap interval of a score over samples.
 
-    `score` takes the indices (count,) of a resample. Where every resample agrees, which a
-    bootstrap cannot tell from certainty, a share in 0..1 gets Wilson's interval instead.
+    `score` takes the indices (count,) of a resample. Resamples may lack what a score needs, as
+    an area under a curve a rare class: those are left out. Where every resample agrees, which a
+    bootstrap cannot tell from certainty, a share in 0..1 gets Wilson's interval instead. Raises
+    ValueError where most resamples have no score.
     """
     generator = torch.Generator().manual_seed(0)
-    values = [score(torch.randint(count, (count,), generator=generator)) for _ in range(draws)]
+    indices = [torch.randint(count, (count,), generator=generator) for _ in range(draws)]
+    values = [v for index in indices if math.isfinite(v := _score_of(score, index))]
+    if len(values) < draws / 2:
+        raise ValueError(
+            f"the score has no interval: of {draws} random resamples of the split's {count} "
+            f"samples only {len(values)} have a score; give the split more samples of each kind"
+        )
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if low == high and 0 <= value <= 1:
         return wilson(value, count)
     return min(float(low), value), max(float(high), value)
+
+
+def _score_of(score: Callable[[Tensor], float], index: Tensor) -> float:
+    """Return the score of a resample, NaN where the user's code refuses it."""
+    try:
+        return score(index)
+    except (ValueError, ArithmeticError, LookupError, AssertionError, RuntimeError):
+        return math.nan
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

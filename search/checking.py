@@ -1,24 +1,21 @@
 """What is found out before any trial: whether an experiment and its task can be used."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search.errors import BadTask
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal_here
 from search.opening import opening
 from search.points import counted
+from search.rehearsal import rehearsed, tried
 from search.wording import short
-from spaces import Outputs, Split, Stage
+from spaces import Outputs
 from spaces._distillation import has_classes
-from spaces._inputs import call, flatten, length
 from spaces._reasons import said
-from spaces._task import Unsuited
 
 
 def check(experiment: Experiment) -> list[str]:
@@ -76,87 +73,8 @@ def _precision(model: nn.Module) -> Iterator[str]:
 
 def _outputs(experiment: Experiment, model: nn.Module) -> Outputs:
     """Return what a batch shows of the outputs."""
-    _, outputs, _ = _tried(experiment, model, "validation")
+    _, outputs, _ = tried(experiment, model, "validation", experiment.target.batch_size)
     return Outputs(classes=has_classes(outputs))
-
-
-def _tried(experiment: Experiment, model: nn.Module, split: Split) -> tuple[Any, Any, Any]:
-    """Return a split's first inputs, what the model makes of them, and the targets."""
-    task, size = experiment.task, experiment.target.batch_size
-    step = source = f'batches("{split}", {size})'
-    try:
-        inputs, targets = next(iter(task.batches(split, size)))
-        flatten(inputs)
-        step = "forward"
-        with torch.inference_mode():
-            outputs = call(model, inputs)
-        flatten(outputs)
-    except StopIteration:
-        raise BadTask(f"{source} yields nothing: every split needs at least one batch") from None
-    except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
-    return inputs, outputs, targets
-
-
-def rehearsed(experiment: Experiment, model: nn.Module) -> list[str]:
-    """Return what each split's first batch becomes in the model, the loss and the score.
-
-    Raises BadTask at the first fault: found later, it would cost the trials before it.
-    """
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    return [f"{split:<9} {_split(experiment, model, split)}" for split in splits]
-
-
-def _split(experiment: Experiment, model: nn.Module, split: Split) -> str:
-    task, size = experiment.task, experiment.target.batch_size
-    inputs, outputs, targets = _tried(experiment, model, split)
-    step = f"loss(outputs, targets) on {split}"
-    try:
-        told = _loss(experiment, outputs, targets)
-        step = f"score(outputs, targets) on {split}"
-        score = task.score(outputs, targets)
-    except Unsuited as error:
-        raise BadTask(str(error)) from error
-    except BadTask:
-        raise
-    except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
-    if not math.isfinite(score):
-        raise BadTask(f"loss and score must be finite, got a score of {score} on {split}")
-    _sized(f'batches("{split}", {size})', split, length(inputs), size)
-    shapes = [_shapes(flatten(tree)[0]) for tree in (inputs, outputs)]
-    return f"inputs {shapes[0]} -> outputs {shapes[1]}, {told}"
-
-
-def _loss(experiment: Experiment, outputs: Any, targets: Any) -> str:
-    """Return the loss in words; one that a task without its own cannot have matters to training."""
-    try:
-        loss = float(experiment.task.loss(outputs, targets))
-    except Unsuited:
-        if any(slot.base.stage is Stage.TRAIN for slot in experiment.space.slots):
-            raise
-        return "no loss, and nothing is trained"
-    if not math.isfinite(loss):
-        raise BadTask(f"loss and score must be finite, got a loss of {loss}")
-    return f"loss {loss:.3g}"
-
-
-def _sized(source: str, split: Split, found: int, asked: int) -> None:
-    """Refuse batches of another size than asked; what is only scored may be fewer samples."""
-    if found > asked:
-        raise BadTask(
-            f"{source}: its first batch has {found} samples, which must be at most the {asked} "
-            "asked for"
-        )
-    if found < asked and split != "test":
-        raise BadTask(
-            f"{source}: its first batch has {found} samples, a batch of the target has {asked}; "
-            "yield full batches, give the split more samples, or lower target.batch_size"
-        )
-
-
-def _shapes(tensors: list[Tensor]) -> str:
-    return ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
 
 
 def _points(experiment: Experiment, kinds: frozenset[str]) -> list[str]:

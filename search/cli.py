@@ -41,8 +41,9 @@ picks: knee, fastest, smallest, most-accurate, trial=N""",
     "doctor": """examples:
   python -m search doctor                               versions and what runtimes can execute""",
 }
-EXIT_CODES = """exit codes: 0 ok; 2 usage, configuration or environment; 3 no trial succeeded;
-75 stopped, resumable; 130/143 interrupted, state saved"""
+EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 2 usage, configuration or environment;
+3 no trial succeeded; 75 stopped before the front was confirmed, resumable;
+130/143 interrupted, state saved"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

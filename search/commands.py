@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from objectives import Runtime
 from search import catalogue, checking, folder, store
 from search.console import Console, front_table
 from search.default import default_for
 from search.driver import Executor, Search, Tracker
-from search.errors import BadArtifact, BadEnvironment, BadExperiment, BadRun
+from search.errors import RESUMABLE, BadArtifact, BadEnvironment, BadExperiment, BadRun
 from search.executors.local import Local
 from search.experiment import Experiment, duration
 from search.front import pick
@@ -26,7 +25,7 @@ from search.lane import Crashed, Lane
 from search.subject import Subject, checked
 from search.summarize import summary_of
 from search.summary import Summary
-from spaces import Interval, Split, Technique
+from spaces import Infeasible, Interval, Split, Technique
 
 DIGITS = catalogue.ROOT / "experiments" / "digits.toml"
 
@@ -51,7 +50,7 @@ def run(
 ) -> int:
     """Search, and print the front; with `dry_run` print the plan only.
 
-    Returns 2 for a front that could not be confirmed: it is printed, and its numbers are weaker.
+    Returns RESUMABLE for a front that could not be confirmed: its numbers are weaker.
     """
     if workers is not None and workers < 1:
         raise BadExperiment(f"--workers must be a positive integer, got {workers}")
@@ -67,7 +66,7 @@ def run(
     place = out or Path("runs") / experiment.name
     summary = _searched(experiment, place, workers, ray)
     print(_as_json(summary) if json else front_table(summary))
-    return 0 if summary.confirmed else BadEnvironment.exit_code
+    return 0 if summary.confirmed else RESUMABLE
 
 
 def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str | None) -> Summary:
@@ -180,16 +179,19 @@ def _copy(source: Path, to: Path) -> None:
 
 
 def measure(artifact: Path, split: Split, task_file: Path | None) -> dict[str, Any]:
-    """Return the measurements of an artifact, taken as a trial takes them."""
+    """Return the measurements of an artifact, taken as a trial takes them.
+
+    Raises BadArtifact, and BadEnvironment where this host has not what the artifact needs.
+    """
     artifact = artifact.resolve()
-    Subject.recorded(artifact, task_file)  # what is wrong with it is told here
-    # Once for all processes that measure.
-    catalogue.find("objectives.runtimes", checked(artifact)["runtime"], Runtime)
-    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane()) as lane:
+    Subject.recorded(artifact, task_file)  # tells what is wrong, and imports for all processes
+    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane(traces=False)) as lane:
         try:
             found = lane.recorded(artifact, task_file, split=split, data=Path(data))
         except Crashed as error:
             raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
+        except Infeasible as error:
+            raise BadEnvironment(f"{artifact} cannot be measured here: {error}") from error
     values = {k: m.to_json() for k, m in found.measurements.items()}
     answer = {"split": split, "measurements": values} | found.facts()
     return answer | ({"placement": found.placement} if found.placement else {})

@@ -44,19 +44,19 @@ def default_for(task: Path) -> Experiment:
     if not task.is_file():
         raise BadExperiment(f"no task at {task}; write one with model() and batches()")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    name = re.sub(r"[^\w.-]", "-", task.resolve().parent.name).strip(".-_") or "task"
+    name = _name(task.resolve().parent.name)
     types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
     encodings = [INTEGERS, TYPES.format(types=json.dumps(types))]
     if gpus:  # what comes first is tried together with pruning first
         encodings.reverse()
     text = f"""\
 # Made from a task alone, for the machine it was made on.
-name = {json.dumps(name[:64])}
+name = {json.dumps(name)}
 seed = 0
 trials = 40
 
 [task.python]
-file = {json.dumps(str(task.resolve()))}
+file = {json.dumps(str(task.resolve()), ensure_ascii=False)}
 
 [target]
 device = {json.dumps("cuda" if gpus else "cpu")}
@@ -83,6 +83,12 @@ within = "5%"   # 0.05 of a score from 0 to 1; of any other, 5 % of its magnitud
         text += SEVERAL.format(counts=[2**i for i in range(gpus.bit_length()) if 2**i <= gpus])
     made = Experiment.parse(text, task.resolve().parent)
     return made if gpus else dataclasses.replace(made, notices=(*made.notices, ONE_THREAD))
+
+
+def _name(folder: str) -> str:
+    """Return what an experiment may be called after a folder of any name."""
+    plain = re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII)
+    return plain.strip(".-_")[:64] or "task"
 
 
 def _runtimes(gpus: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from search import confirm, folder
-from search.checking import informed, rehearsed
+from search.checking import informed
 from search.console import Console
 from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded
 from search.experiment import Experiment
@@ -17,6 +17,7 @@ from search.feasibility import kinds_of, refusal
 from search.feed import Feed
 from search.points import require_executable
 from search.record import Record
+from search.rehearsal import rehearsed
 from search.signals import Signals, Stopped
 from search.study import Study
 from search.summarize import summary_of

@@ -8,12 +8,16 @@ SearchError                 exit code 2
 ├── BadArtifact             an artifact's files are missing or altered
 ├── BadEnvironment          a package, a device or disk space is missing
 ├── NothingSucceeded        the search ended and no trial succeeded (3)
-├── Stopped                 stopped by its time budget or a signal's grace, resumable (75)
 └── Interrupted             stopped by SIGINT (130) or SIGTERM (143), resumable
+
+A front that could not be confirmed is printed all the same, and the exit code says so: RESUMABLE.
 """
 
 import difflib
 from collections.abc import Iterable
+
+RESUMABLE = 75
+"""Exit code of a search that stopped before its front was confirmed; `resume` continues it."""
 
 
 class SearchError(Exception):
@@ -57,12 +61,6 @@ class NothingSucceeded(SearchError):
     """The search ended and no trial succeeded."""
 
     exit_code = 3
-
-
-class Stopped(SearchError):
-    """Stopped before its budget was spent; the same command continues."""
-
-    exit_code = 75
 
 
 class Interrupted(SearchError):

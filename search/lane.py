@@ -58,7 +58,9 @@ class Crashed(Exception):
 class Lane:
     """A server that measures artifacts, one at a time, each in a process of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, traces: bool = True) -> None:
+        """`traces` says that stderr is a log, which gets the traces of what fails."""
+        self._traces = traces
         kind = "fork" if sys.platform == "linux" else "spawn"
         self._context = _context(kind)
         self._connection, theirs = self._context.Pipe()
@@ -207,7 +209,8 @@ class Lane:
         if "infeasible" in answer:
             raise Infeasible(answer["infeasible"])
         if "error" in answer:
-            print(answer.get("trace", ""), file=sys.stderr)
+            if self._traces:
+                print(answer.get("trace", ""), file=sys.stderr)
             raise Crashed(answer["error"])
         return dict(answer["result"])
 

@@ -2,15 +2,16 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from search import labels
 from search.plane import (
     Plane,
     ascending,
@@ -32,6 +33,12 @@ INK, GREY, FAINT = "#1F2933", "#6B7780", "#E4E7EB"
 
 def draw(summary: Summary, path: Path) -> int:
     """Write the picture to `path`, 1600 x 1000 pixels; return how many records it shows."""
+    picture(summary).savefig(path)
+    return len(placed(summary))
+
+
+def picture(summary: Summary) -> Figure:
+    """Return the picture."""
     here = plane(summary.axes)
     figure = Figure(figsize=(10, 6.25), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
@@ -43,8 +50,7 @@ def draw(summary: Summary, path: Path) -> int:
     _headings(figure, axes, summary, here)
     figure.canvas.draw()
     _names(axes, summary, here)
-    figure.savefig(path)
-    return len(placed(summary))
+    return figure
 
 
 def _scales(axes: Any, summary: Summary, here: Plane) -> None:
@@ -150,66 +156,33 @@ def _mark(marker: str, colour: str, name: str, alpha: float = 1.0) -> Line2D:
 
 
 def _names(axes: Any, summary: Summary, here: Plane) -> None:
-    """Write the picks' names beside their points, each where it covers the least."""
+    """Write the picks' names beside their points."""
     words: dict[int, list[str]] = {}
     for word, record in summary.picked.items():
         words.setdefault(record.trial, []).append(word.replace("-", " "))
-    drawn = [axes.transData.transform(point) for point in _drawn(summary, here)]
-    taken: list[Any] = []
     members = {r.trial: r for r in summary.front}
-    for trial, names in words.items():
-        text = f"{', '.join(names)}\n{_values(members[trial], here)}"
-        taken.append(_write(axes, here.at(members[trial]), text, drawn, taken))
+    names = [
+        (here.at(members[trial]), f"{', '.join(picks)}\n{_values(members[trial], here)}")
+        for trial, picks in words.items()
+    ]
+    dots = [here.at(r) for r, _ in placed(summary)]
+    labels.write(axes, names, dots, list(_lines(axes, summary, here)), INK, GREY)
 
 
-def _drawn(summary: Summary, here: Plane) -> list[tuple[float, float]]:
-    """Return points of everything that a name should not cover."""
-    points = [here.at(r) for r, _ in placed(summary)]
+def _lines(axes: Any, summary: Summary, here: Plane) -> Iterator[list[tuple[float, float]]]:
+    """Yield the lines that a name should not cover, each as its corners."""
     for record in summary.front:
         bar = record.measurements[here.y.name]
-        points += [(here.at(record)[0], y) for y in np.linspace(bar.low, bar.high, 7)]
-    corners = staircase(here, summary.front)
-    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
-        flat, upright = (y0, x1) if ascending(here) else (y1, x0)
-        points += [(x, flat) for x in np.linspace(x0, x1, 30)]
-        points += [(upright, y) for y in np.linspace(y0, y1, 30)]
+        yield [(here.at(record)[0], end) for end in (bar.low, bar.high)]
+    for (x0, y0), (x1, y1) in itertools.pairwise(staircase(here, summary.front)):
+        yield [(x0, y0), (x1, y0) if ascending(here) else (x0, y1), (x1, y1)]
     if here.y.name in summary.bounds:
-        across = [x for x, _ in points]
-        level = summary.bounds[here.y.name]
-        points += [(x, level) for x in np.linspace(min(across), max(across), 200)]
-    return points
+        yield [(x, summary.bounds[here.y.name]) for x in axes.get_xlim()]
 
 
 def _values(record: Record, here: Plane) -> str:
     shown = [axis for axis in (here.x, here.y) if axis is not None]
     return ", ".join(quantity(axis.value(record), axis.unit) for axis in shown)
-
-
-def _write(axes: Any, at: tuple[float, float], text: str, drawn: Any, taken: list[Any]) -> Any:
-    heights = (14, -14, 0, 34, -34, 60, -60, 90, -90)
-    spots = [(dx, dy) for dx in (14, -14, 44, -44) for dy in heights]
-    note = axes.annotate(
-        text, at, (16, 18), textcoords="offset points", fontsize=9.5,
-        color=INK, linespacing=1.35, zorder=6,
-        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5},
-    )  # fmt: skip
-    renderer = axes.figure.canvas.get_renderer()
-
-    def cost(spot: tuple[float, float]) -> float:
-        box = _placed(note, spot).get_window_extent(renderer)
-        outside = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))
-        covered = sum(bool(box.padded(4).contains(*dot)) for dot in drawn)
-        crossed = sum(bool(box.overlaps(other)) for other in taken)
-        return 100.0 * outside + 20 * crossed + covered + math.hypot(*spot) / 99
-
-    return _placed(note, min(spots, key=cost)).get_window_extent(renderer)
-
-
-def _placed(note: Any, spot: tuple[float, float]) -> Any:
-    note.set_position(spot)
-    note.set_horizontalalignment("left" if spot[0] > 0 else "right")
-    note.set_verticalalignment("bottom" if spot[1] > 0 else "top" if spot[1] < 0 else "center")
-    return note
 
 
 def _plain(text: str) -> str:

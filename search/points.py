@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,7 +43,8 @@ def counted(experiment: Experiment, refuse: Refuse) -> list[str]:
     """
     require_executable(experiment, refuse)
     size = experiment.space.size()
-    lines = [f"space     {len(experiment.space.dimensions())} dimensions, {size:,.0f} points"]
+    extent = f"{size:,.0f} points" if math.isfinite(size) else "of which some are continuous"
+    lines = [f"space     {len(experiment.space.dimensions())} dimensions, {extent}"]
     whole = size <= COUNTED
     reasons: Counter[str] = Counter()
     different = set()

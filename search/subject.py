@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from objectives import Objective, Target
-from objectives._artifact import Altered, manifest_of
+from objectives import Objective, Runtime, Target
+from objectives._artifact import MANIFEST, Altered, manifest_of
 from search import catalogue
 from search.errors import BadArtifact, BadTask
 from search.experiment import Experiment, Goal
 from spaces import Task
+from spaces._reasons import said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,19 @@ class Subject:
     def recorded(cls, artifact: Path, file: Path | None) -> Self:
         """Return what a manifest says; raises BadTask, BadArtifact when it cannot be had."""
         manifest = checked(artifact)
-        goals = [
-            Goal(name=name, objective=catalogue.find("objectives", name, Objective)(**fields))
-            for name, fields in manifest["objectives"].items()
-        ]
-        target = Target(**manifest["target"])
-        return cls(task=_task_of(manifest, file), target=target, goals=tuple(goals))
+        try:
+            catalogue.find("objectives.runtimes", manifest["runtime"], Runtime)
+            goals = [
+                Goal(name=name, objective=catalogue.find("objectives", name, Objective)(**fields))
+                for name, fields in manifest["objectives"].items()
+            ]
+            target = Target(**manifest["target"])
+            return cls(task=_task_of(manifest, file), target=target, goals=tuple(goals))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadArtifact(
+                f"the manifest of {artifact} is not one of this version: {said(error)}; "
+                "search again, or measure it with the version that made it"
+            ) from error
 
 
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
@@ -50,10 +58,7 @@ def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
         fields["file"] = str(file.resolve())
     if "file" in fields and not Path(fields["file"]).is_file():
         raise BadTask(f"the artifact's task is not at {fields['file']}; say where with --task FILE")
-    try:
-        return catalogue.find("objectives.tasks", name, Task)(**fields)
-    except TypeError as error:
-        raise BadArtifact(f"the manifest's task cannot be read: {error}") from error
+    return catalogue.find("objectives.tasks", name, Task)(**fields)
 
 
 def checked(artifact: Path) -> dict[str, Any]:
@@ -62,3 +67,5 @@ def checked(artifact: Path) -> dict[str, Any]:
         return manifest_of(artifact)
     except Altered as error:
         raise BadArtifact(str(error)) from error
+    except (TypeError, AttributeError) as error:
+        raise BadArtifact(f"{artifact / MANIFEST} is not a manifest: {said(error)}") from error

@@ -4,8 +4,11 @@ import abc
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from spaces._reasons import first_line
 
 Split = Literal["train", "validation", "test"]
 Inputs = Any
@@ -43,11 +46,14 @@ class Task(abc.ABC):
         """
         try:
             return F.cross_entropy(outputs, targets)
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise Unsuited(
                 "the task has no loss(), and the default, cross-entropy of logits with class "
-                f"numbers, cannot take outputs {_kind(outputs)} and targets {_kind(targets)}: "
-                "write loss(outputs, targets) in the task, or search no training"
+                f"numbers, cannot take outputs {_kind(outputs)} and targets {_kind(targets)} "
+                f"({first_line(error)}): write loss(outputs, targets) in the task, or search no "
+                "training"
             ) from error
 
     def score(self, outputs: Any, targets: Targets) -> float:

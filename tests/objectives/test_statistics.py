@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
-from objectives._statistics import of_processes
+from objectives._statistics import of_processes, of_score
 from objectives.latency import Latency
 
 Random = np.random.Generator
@@ -72,3 +73,25 @@ def test_every_process_counts_once_and_all_samples_are_told(series: Sequence[lis
 def test_a_time_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="must be above 0 ms"):
         Latency().summary([[1.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_resamples_that_lack_a_rare_class_do_not_take_a_score_its_interval(raises: bool) -> None:
+    labels = torch.arange(100) < 3
+
+    def recall(index: torch.Tensor) -> float:
+        found = labels[index]
+        if raises and not found.any():
+            raise ValueError("only one class is present")
+        return float((found & (index != 0)).sum() / found.sum())
+
+    low, high = of_score(recall, 100, 2 / 3)
+    assert 0 <= low < 2 / 3 < high <= 1
+
+
+def test_a_score_that_most_resamples_lack_has_no_interval() -> None:
+    def needy(index: torch.Tensor) -> float:
+        return 1.0 if {0, 1, 2} <= set(index.tolist()) else float("nan")
+
+    with pytest.raises(ValueError, match="give the split more samples"):
+        of_score(needy, 99, 1.0)

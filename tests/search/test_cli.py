@@ -126,6 +126,68 @@ def test_an_altered_artifact_is_refused(run: Path) -> None:
     assert "was altered since it was exported" in done.stderr
 
 
+def remade(run: Path, to: Path, **fields: object) -> Path:
+    """Return a copy of the baseline's artifact with other fields in its manifest."""
+    copy = shutil.copytree(run / "runs" / "tiny" / "artifacts" / "0", to / "model")
+    file = copy / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    return copy
+
+
+MANY = {"count": 4096, "strategy": "replicate"}
+DEAD = "def model(): ...\ndef batches(split, batch_size):\n    raise OSError('no disk')\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"placement": MANY}, "cannot be measured here: 4096 devices of 1 threads each need"),
+        ({"placement": {"number": 2}}, "cannot be measured: TypeError"),
+    ],
+)
+def test_an_artifact_that_cannot_be_measured_is_one_line(
+    run: Path, tmp_path: Path, fields: dict[str, object], said: str
+) -> None:
+    done = search("measure", str(remade(run, tmp_path, **fields)), folder=run)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"target": {"device": "cpu", "cores": 2}}, "is not one of this version: TypeError"),
+        ({"objectives": {"latency": {"rounds": 3}}}, "is not one of this version: TypeError"),
+        ({"task": {"name": "python"}}, "is not one of this version: KeyError"),
+        ({"files": None}, "is not a manifest: AttributeError"),
+    ],
+)
+def test_a_manifest_of_another_version_is_one_line(
+    run: Path,
+    tmp_path: Path,
+    fields: dict[str, object],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(("measure", str(remade(run, tmp_path, **fields)))) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_task_that_fails_while_an_artifact_is_measured_is_one_line(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dead.py").write_text(DEAD)
+    artifact = remade(run, tmp_path)
+    task = str(tmp_path / "dead.py")
+    done = search("measure", str(artifact), "--task", task, folder=run)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {artifact} cannot be measured: OSError: no disk\n"
+
+
 def test_front_and_its_errors(run: Path) -> None:
     done = search("front", "runs/tiny", folder=run)
     assert done.returncode == 0

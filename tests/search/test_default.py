@@ -47,6 +47,25 @@ def test_with_gpus_it_is_for_them_and_their_number_is_searched(
     assert "throughput" in [goal.name for goal in several.goals]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("模型", "task"),
+        ("模型 v2", "v2"),
+        ("my model (2)", "my-model-2"),
+        ("\U0001f642", "task"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_a_task_may_lie_in_a_folder_of_any_name(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / folder).mkdir()
+    file = tmp_path / folder / "task.py"
+    file.write_text(TASK)
+    found = default_for(file)
+    assert found.name == name
+    assert Path(found.task.file) == file.resolve()
+
+
 def test_a_task_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadExperiment, match="no task at"):
         default_for(tmp_path / "absent.py")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import re
 
 import pandas as pd
 import pytest
 from _examples import AXES, LATENCY, NEUTRAL, SIZE, measured, record, study, summary
+from matplotlib.text import Text
 
 from objectives import Direction
 from objectives.accuracy import Accuracy
@@ -17,7 +19,7 @@ from objectives.throughput import Throughput
 from search import charts, report
 from search.console import front_table
 from search.front import Axis, front
-from search.picture import draw
+from search.picture import draw, picture
 from search.plane import placed, plane, staircase, ticks
 from search.summary import headline, title
 from search.wording import quantity, short
@@ -131,6 +133,22 @@ def test_only_failures_still_make_a_page(tmp_path):
     paths = report.write(tmp_path, summary((failed,)))
     assert "no compiler" in paths[0].read_text()
     assert not (tmp_path / "pareto.png").exists()
+
+
+@pytest.mark.parametrize("corner", [(0.60, 0.88), (2.74, 0.88), (2.74, 0.84), (0.60, 0.84)])
+def test_names_in_the_picture_cover_neither_each_other_nor_leave_it(corner):
+    latency, accuracy = corner
+    far = record(0, 1.724 - accuracy, 3.34 - latency, 2e6)  # at the opposite corner
+    spread = ((0.000, 0.000, 5e5), (0.001, 0.001, 4e5), (0.002, 0.002, 3e5), (0.003, 0.0, 2e5))
+    close = [record(i, accuracy + a, latency + t, s) for i, (t, a, s) in enumerate(spread, 1)]
+    drawn = picture(summary((far, *close), front=tuple(close), baseline=far))
+    drawn.canvas.draw()
+    (axes,) = drawn.axes
+    names = [text for text in axes.texts if "\n" in text.get_text()]
+    assert len(names) >= 3
+    boxes = [Text.get_window_extent(name, drawn.canvas.get_renderer()) for name in names]
+    assert all(axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
