@@ -93,7 +93,7 @@ class Search:
         study = Study.open(self.folder, experiment, refuse, parallel=parallel)
         study.close_stale()
         folder.store_records(self.folder, study.records)
-        self.console.begin(experiment, study, self.folder)
+        self.console.begin(study.experiment, study, self.folder)
         with Signals() as signals:
             try:
                 self._loop(study, signals)
@@ -104,11 +104,11 @@ class Search:
     def _loop(self, study: Study, signals: Signals) -> None:
         def told(record: Record) -> None:
             folder.append_record(self.folder, record)
-            summary = self.summary(study.records, study.front(), study.baseline)
+            summary = self.summary(study)
             self.console.trial(record, study, summary)
             if summary:
                 self.tracker().sync(summary)
-            self._give_up_early(study, feed)
+            self._give_up_early(study)
 
         feed = Feed(
             study,
@@ -118,6 +118,7 @@ class Search:
             progress=signals.checked(self.console.stage),
             check=signals.check,
         )
+        self._give_up_early(study)
         try:
             self.executor.run(feed)
         finally:
@@ -125,33 +126,29 @@ class Search:
         if feed.exhausted:
             self.console.say("Every point near the front is known; the search ends early.")
 
-    def _give_up_early(self, study: Study, feed: Feed) -> None:
-        """Stop when the first trials all fail: the fault is then not in the points.
+    def _give_up_early(self, study: Study) -> None:
+        """Stop when no runtime can measure the unchanged model: nothing can be told without it.
 
-        With several workers other trials can fail while the unchanged model is still at work.
+        With several workers other trials can succeed while it fails.
         """
-        if any(asked.forced for asked in feed.open.values()):
-            return
-        failed = [r for r in study.records if r.state == "failed"]
-        if study.baseline is None and len(failed) >= min(3, self.experiment.trials):
-            raise BadTask(f"no trial succeeds, not even the unchanged model: {failed[0].reason}")
+        if reason := study.without_baseline():
+            raise BadTask(
+                f"the unchanged model cannot be measured: {reason}. When that is mended it is "
+                f"tried again by python -m search resume {self.folder}"
+            )
 
     def _finish(self, study: Study, signals: Signals) -> Summary:
         """Confirm the front until its members stay on it, then write and mirror the report."""
         from search import report  # a second of imports that the first trial need not wait for
 
-        baseline = study.baseline
-        if baseline is None:
+        if study.baseline is None:
             raise NothingSucceeded(_why_nothing(study.records))
         confirmed = self._confirmed(study, signals)
-        records, baseline = study.records, study.baseline
-        assert baseline is not None
-        front = study.front()
-        summary = self.summary(records, front, baseline, confirmed=confirmed)
-        assert summary is not None
-        folder.store_records(self.folder, records)
+        summary = self.summary(study, confirmed=confirmed)
+        assert summary is not None  # a baseline that cannot be confirmed stays as it is
+        folder.store_records(self.folder, study.records)
         if confirmed:  # else a later confirmation may bring others back
-            folder.discard_artifacts(self.folder, [*front, *study.baselines()])
+            folder.discard_artifacts(self.folder, [*summary.front, *study.baselines()])
         report.write(self.folder, summary)
         tracker = self.tracker()
         seen = tracker.finish(summary, self.folder)
@@ -175,38 +172,31 @@ class Search:
         """Measure the front again; where new values promote other trials, those as well.
 
         Members that prove dominated leave the front, which may bring back trials that only a
-        lucky measurement had ruled out; they are confirmed in the next round.
+        lucky measurement had ruled out. They are confirmed in the next round; each is once, so
+        that this ends.
         """
         listener = functools.partial(signals.checked(self.console.stage), None)
-        for _ in range(3):
+        while (baseline := study.baseline) is not None:
             signals.check()
-            pending = [r for r in study.front() if not r.test]
-            baseline = study.baseline
-            if baseline is None or not pending:
+            pending = confirm.pending(study.front(), baseline)
+            if not pending:
                 return
             members = [baseline, *(r for r in pending if r.trial != baseline.trial)]
             self.console.confirming(len(members))
             answers = self.executor.confirm(members, listener)
-            revised = [confirm.revised(r, answers[str(r.trial)]) for r in members]
-            study.revise(revised)
+            asked = confirm.pending(members, baseline)
+            study.revise([confirm.revised(r, answers[str(r.trial)]) for r in asked])
 
-    def summary(
-        self,
-        records: Sequence[Record],
-        front: Sequence[Record],
-        baseline: Record | None,
-        *,
-        confirmed: bool = False,
-    ) -> Summary | None:
+    def summary(self, study: Study, *, confirmed: bool = False) -> Summary | None:
         """Return what can be told of the study; None before a baseline has been measured."""
-        if baseline is None:
+        if (baseline := study.baseline) is None:
             return None
         return summary_of(
-            self.experiment,
+            study.experiment,
             self.folder,
             self.command,
-            records,
-            front,
+            study.records,
+            study.front(),
             baseline,
             confirmed=confirmed,
         )
@@ -227,7 +217,7 @@ class Search:
         return refuse
 
     def _interrupted(self, study: Study, number: int) -> Interrupted:
-        summary = self.summary(study.records, study.front(), study.baseline)
+        summary = self.summary(study)
         if summary:
             self.tracker().finish(summary, self.folder, "KILLED")
         return Interrupted(

@@ -33,6 +33,8 @@ class Feed:
         self._deadline = time.monotonic() + (seconds if seconds is not None else float("inf"))
         self._ladder = Ladder(study.experiment.goals)
         self._exhausted = False
+        self._nothing_new = False
+        """Whether the study had no point left, until another record may show it one."""
         self.open: dict[int, Asked] = {}
         """Trials under way by number."""
 
@@ -52,9 +54,11 @@ class Feed:
         self._check()
         if self.finished or self._study.paid + len(self.open) >= self._study.experiment.trials:
             return None
+        if self._nothing_new and self.open:
+            return None
         asked = self._study.ask()
         if asked is None:
-            self._exhausted = not self.open
+            self._nothing_new, self._exhausted = True, not self.open
             return None
         self.open[asked.trial] = asked
         self._started(asked)
@@ -73,6 +77,7 @@ class Feed:
         """Store the record of a trial."""
         stored = self._study.tell(asked, record)
         self.open.pop(asked.trial, None)
+        self._nothing_new = False
         self._told(stored)
 
     def close(self) -> None:

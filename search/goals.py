@@ -39,15 +39,18 @@ class Goal:
         return {f"{self.name}.{bound}": violation for bound, violation in found.items()}
 
     def allowed(self, baseline: float) -> float | None:
-        """Return how much worse than the baseline is allowed; None is without a limit.
-
-        A share of a score from 0 to 1 is meant in points: 5 % below 0.90 is 0.85. Scores outside
-        of that, such as errors with their sign turned, and quantities have no such scale.
-        """
+        """Return how much worse than the baseline is allowed; None is without a limit."""
         if self.within_share is None:
             return self.within
-        scored = not self.objective.positive and 0 <= baseline <= 1
-        return self.within_share * (1.0 if scored else abs(baseline))
+        return self.within_share * (1.0 if self.scored(baseline) else abs(baseline))
+
+    def scored(self, baseline: float) -> bool:
+        """Whether values are scores from 0 to 1, of which a share is meant in points.
+
+        5 % below 0.90 is then 0.85. Scores outside of that, such as errors with their sign turned,
+        and quantities have no such scale.
+        """
+        return not self.objective.positive and 0 <= baseline <= 1
 
     @property
     def rising(self) -> bool:

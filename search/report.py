@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from search import charts, tables
 from search.choices import choices
+from search.confirm import PACE
 from search.front import Axis, gain, picks
 from search.picture import draw
 from search.plane import frame, placed, plane
@@ -239,6 +240,11 @@ def trust(summary: Summary) -> list[str]:
         if summary.confirmed
         else UNCONFIRMED
     )
+    if summary.confirmed and any(PACE in r.facts for r in summary.front):
+        again += (
+            " Not all fitted in one group: times of the others are told at the baseline's pace in "
+            "the first, so that each ratio to it is the one that was seen in turns."
+        )
     split = (
         "The validation split guided the search; the test split was scored once, for the front."
         if any(r.test for r in summary.front)

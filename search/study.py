@@ -1,4 +1,4 @@
-"""The study: the only file that asks and tells Optuna."""
+"""The study: which point is next, and that nothing is asked twice or lost."""
 
 import dataclasses
 import json
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
-from search.codec import Codec, sampler
-from search.errors import BadRun
+from objectives import Measurement
+from search.asking import GIVEN_BACK, Trials
+from search.codec import Codec
 from search.experiment import Experiment
 from search.front import Axis, front
 from search.impossible import FACT, implied
@@ -18,10 +18,6 @@ from search.opening import SHARE, baselines, opening
 from search.record import Record
 from spaces import Point
 
-FILE = "study.db"
-EXECUTABLE = "executable"
-"""Constraint that every trial carries: above 0 where no runtime can execute the point."""
-REVISED = "revised"
 PATIENCE = 4
 """Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
 
@@ -40,13 +36,10 @@ class Asked:
 
 
 class Study:
-    """The trials of one experiment in a SQLite file of its run folder; one process writes."""
+    """What is known of one experiment, and what is asked next; kept in its run folder."""
 
-    def __init__(
-        self, study: optuna.Study, experiment: Experiment, refuse: Refuse, *, parallel: bool
-    ) -> None:
-        self._study, self.experiment, self._refuse = study, experiment, refuse
-        self._parallel = parallel
+    def __init__(self, trials: Trials, experiment: Experiment, refuse: Refuse) -> None:
+        self._trials, self.experiment, self._refuse = trials, experiment, refuse
         self._codec = Codec(experiment.space)
         self._open: dict[int, optuna.Trial] = {}
         self._pending: dict[int, str] = {}
@@ -55,9 +48,12 @@ class Study:
         self._by_point: dict[str, Record] = {}
         self._impossible: dict[int, Record] = {}
         """Records that say of other points that they cannot be built either."""
-        for record in self._stored():
+        self._scale: Mapping[str, Measurement] | None = None
+        """The baseline's values by which all records were judged."""
+        for record in trials.records():
             self._keep(record)
-        self._judge_early()
+        self._excused = self._excuse()
+        self._judge()
 
     @classmethod
     def open(
@@ -65,26 +61,11 @@ class Study:
     ) -> "Study":
         """Create the study of a run folder, or continue it; `parallel` asks before all is told.
 
-        Raises BadRun when the folder holds the study of another experiment.
+        Its experiment has the name that the run was begun with. Raises BadRun when the folder
+        holds the study of another experiment.
         """
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
-        study = optuna.create_study(
-            storage=storage,
-            study_name=experiment.name,
-            directions=[g.objective.direction.value for g in experiment.goals],
-            sampler=sampler(experiment.seed, parallel=parallel),
-            load_if_exists=True,
-        )
-        known = study.user_attrs.get("key")
-        if known is None:
-            study.set_user_attr("key", experiment.key)
-        elif known != experiment.key:
-            raise BadRun(
-                f"{folder} holds a search of {experiment.name!r} with other settings than those "
-                "asked now; choose another folder with --out, or undo the change"
-            )
-        return cls(study, experiment, refuse, parallel=parallel)
+        trials = Trials.open(folder, experiment, parallel=parallel)
+        return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse)
 
     # What is known
 
@@ -96,7 +77,8 @@ class Study:
     @property
     def paid(self) -> int:
         """Return how many trials count against the budget: those for which something was built."""
-        return sum(r.state != "infeasible" for r in self._records.values())
+        built = [r for r in self._records.values() if r.state != "infeasible"]
+        return sum(r.trial not in self._excused for r in built)
 
     @property
     def baseline(self) -> Record | None:
@@ -107,6 +89,17 @@ class Study:
         """Return the records of the neutral point in every runtime where it is complete."""
         found = (self._answer(point) for point in baselines(self.experiment))
         return [r for r in found if r and r.state == "complete"]
+
+    def without_baseline(self) -> str | None:
+        """Return why no runtime can measure the unchanged model, None while one can or may."""
+        reasons = []
+        for point in baselines(self.experiment):
+            record = self._answer(point)
+            reason = record.reason if record else self._refused(point)
+            if reason is None or (record and record.state == "complete"):
+                return None
+            reasons.append((record is None, reason))
+        return min(reasons, key=lambda told: told[0])[1]  # rather what was tried than refused
 
     def front(self) -> list[Record]:
         """Return the non-dominated feasible records."""
@@ -123,28 +116,28 @@ class Study:
         """
         for point in opening(self.experiment, self._times()):
             if not self._known(point) and self._admits(point):
-                return self._asked(self._ask(point), point)
+                return self._asked(*self._trials.ask(point))
+        for point in self._trials.given_back():
+            if not self._known(point) and not self._refused(point):
+                return self._asked(*self._trials.ask(point))
         for _ in range(PATIENCE):
-            trial = self._ask()
-            point = self.experiment.space.canonical(self._codec.decode(trial.params))
+            trial, point = self._trials.ask()
             if record := self._answer(point):
-                self._tell(trial, record)
+                self._trials.tell(trial, record)
             elif _key(point) in self._pending.values():
-                self._fail(trial, "another trial is evaluating the same point")
+                self._trials.fail(trial, "another trial is evaluating the same point")
             elif reason := self._refused(point):
                 self._record(trial, self._infeasible(trial.number, point, reason))
             else:
                 return self._asked(trial, point)
         neighbour = self._neighbour()
-        if neighbour is None:
-            return None
-        return self._asked(self._ask(neighbour), neighbour)
+        return self._asked(*self._trials.ask(neighbour)) if neighbour else None
 
     def tell(self, asked: Asked, record: Record) -> Record:
         """Store a record, with the limits judged against the baseline, and return it."""
         self._pending.pop(asked.trial, None)
         stored = self._record(self._open.pop(asked.trial), record)
-        self._judge_early()
+        self._judge()
         return stored
 
     def abandon(self, asked: Asked) -> None:
@@ -152,39 +145,38 @@ class Study:
         self._pending.pop(asked.trial, None)
         trial = self._open.pop(asked.trial, None)
         if trial is not None:  # else the record is stored already, and only telling it failed
-            self._fail(trial, "the search ended before it was evaluated")
+            self._trials.fail(trial, GIVEN_BACK)
 
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records, after the front was confirmed and scored on the test split."""
-        known = self._study.user_attrs.get(REVISED, {})
         for record in records:
-            record = dataclasses.replace(record, limits=self._limits(record))
             self._keep(record)
-            known[str(record.trial)] = record.line()
-        self._study.set_user_attr(REVISED, known)
+        self._judge()
+        judged = [self._judged(record, self.baseline) for record in records]
+        for record in judged:
+            self._keep(record)
+        self._trials.revise(judged)
 
     def close_stale(self) -> int:
-        """Fail the trials that a killed search left running; return how many there were."""
-        stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for trial in stale:
-            self._study.tell(trial.number, state=TrialState.FAIL)
-        return len(stale)
+        """Close the trials that a killed search left open; return how many there were."""
+        return self._trials.close_stale()
 
     # Inside
 
-    def _fail(self, trial: optuna.Trial, reason: str) -> None:
-        """Fail a trial that has no record of its own."""
-        trial.set_user_attr("reason", reason)
-        self._study.tell(trial, state=TrialState.FAIL)
+    def _excuse(self) -> set[int]:
+        """Forget that baselines failed: nothing can be told without one, and they may work by now.
 
-    def _stored(self) -> list[Record]:
-        """Return the records in the study, those replaced by revised ones included."""
-        texts = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
-        records = {r.trial: r for t in texts if t for r in [Record.from_json(json.loads(t))]}
-        for line in self._study.user_attrs.get(REVISED, {}).values():
-            record = Record.from_json(json.loads(line))
-            records[record.trial] = record
-        return list(records.values())
+        Return the trials that do not count against the budget for that, or none of the budget
+        might be left to ask again.
+        """
+        points = {_key(point) for point in baselines(self.experiment)}
+        for key in points & self._by_point.keys():
+            if self._by_point[key].state == "failed":
+                del self._by_point[key]
+        if self.baseline is not None:
+            return set()
+        failed = [r for r in self._records.values() if r.state == "failed"]
+        return {r.trial for r in failed if _key(r.point) in points}
 
     def _times(self) -> dict[str, float]:
         """Return the baselines' values of what is timed first, by runtime, lower being faster."""
@@ -199,7 +191,7 @@ class Study:
         first = [_key(p) for p in baselines(self.experiment)]
         reason = self._refused(point)
         if reason:
-            trial = self._ask(point)
+            trial, _ = self._trials.ask(point)
             self._record(trial, self._infeasible(trial.number, point, reason))
             return False
         budget = max(2 * len(first), int(SHARE * self.experiment.trials))
@@ -207,26 +199,11 @@ class Study:
 
     def _neighbour(self) -> Point | None:
         """Return a new executable point near the front, or any where those are all known."""
-        count = len(self._study.get_trials(deepcopy=False))
         parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
-        draw = random.Random(f"{self.experiment.seed}-{count}")
+        draw = random.Random(f"{self.experiment.seed}-{self._trials.count}")
         return self._codec.neighbour(
             parents, draw, lambda point: not self._known(point) and not self._refused(point)
         )
-
-    def _ask(self, point: Point | None = None) -> optuna.Trial:
-        """Return a new trial at `point`, or where the sampler wants it.
-
-        The sampler starts from a seed of its own for every trial, so that a resumed search draws
-        what an uninterrupted one would have drawn.
-        """
-        count = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = sampler(
-            self.experiment.seed * 100_003 + count, parallel=self._parallel
-        )
-        if point is not None:
-            self._study.enqueue_trial(self._codec.encode(point))
-        return self._study.ask(fixed_distributions=self._codec.distributions)
 
     def _asked(self, trial: optuna.Trial, point: Point) -> Asked:
         self._open[trial.number] = trial
@@ -256,50 +233,38 @@ class Study:
         return Record(trial=number, point=point, runtime=runtime, state="infeasible", reason=reason)
 
     def _record(self, trial: optuna.Trial, record: Record) -> Record:
-        """Store a record in its trial before the trial is told: a crash between loses nothing."""
+        """Keep a record with its limits, and store it."""
         self._keep(record)  # the first baseline is judged against itself
-        record = dataclasses.replace(record, limits=self._limits(record))
+        record = self._judged(record, self.baseline)
         self._keep(record)
-        trial.set_user_attr("record", record.line())
-        self._tell(trial, record)
+        self._trials.store(trial, record)
         return record
 
-    def _judge_early(self) -> None:
-        """Judge what was recorded before there was a baseline, as happens with several workers."""
-        if self.baseline is None:
-            return
-        for record in list(self._records.values()):
-            if record.state == "complete" and not record.limits:
-                self._keep(dataclasses.replace(record, limits=self._limits(record)))
+    def _judge(self) -> None:
+        """Judge all anew where the baseline is another, or its values are.
 
-    def _limits(self, record: Record) -> dict[str, float]:
+        With several workers records come before it, or beside that of another runtime.
+        """
         base = self.baseline
+        values = base.measurements if base else None
+        if values != self._scale:
+            self._scale = values
+            for record in list(self._records.values()):
+                if record.state == "complete":
+                    self._keep(self._judged(record, base))
+
+    def _judged(self, record: Record, base: Record | None) -> Record:
+        """Return a record with its limits, which only what is complete has."""
         if record.state != "complete" or base is None:
-            return {}
-        return {
+            return dataclasses.replace(record, limits={})
+        limits = {
             name: violation
             for goal in self.experiment.goals
             for name, violation in goal.violations(
                 record.measurements[goal.name].value, base.measurements[goal.name].value
             ).items()
         }
-
-    def _tell(self, trial: optuna.Trial, record: Record) -> None:
-        """Tell a trial: complete with values, pruned without, failed, or not executable."""
-        trial.set_constraint(EXECUTABLE, 1.0 if record.state == "infeasible" else 0.0)
-        for name, violation in self._all_limits(record).items():
-            trial.set_constraint(name, violation)
-        if record.state == "complete":
-            self._study.tell(trial, [record.measurements[a.name].value for a in self.axes])
-        elif record.state == "failed":
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(trial, state=TrialState.PRUNED)
-
-    def _all_limits(self, record: Record) -> Mapping[str, float]:
-        """Return every limit's violation: samplers want the same constraints on every trial."""
-        names = [n for g in self.experiment.goals for n in g.violations(0.0, 0.0)]
-        return {name: record.limits.get(name, 0.0) for name in names}
+        return dataclasses.replace(record, limits=limits)
 
 
 def _key(point: Point) -> str:

@@ -24,7 +24,7 @@ def summary_of(
     """Return what is told of a study."""
     environment = folder.environment(experiment, command)
     told = {**environment.pop("versions"), **environment}
-    limits = {k: v for goal in experiment.goals for k, v in limits_in_words(goal).items()}
+    limits = {k: v for goal in experiment.goals for k, v in limits_in_words(goal, baseline).items()}
     return Summary(
         key=f"{experiment.name}-{experiment.key}-{run.resolve()}",
         name=experiment.name,
@@ -56,14 +56,15 @@ def _order(record: Record, experiment: Experiment) -> float:
     return -value if goal.rising else value
 
 
-def limits_in_words(goal: Goal) -> dict[str, str]:
-    """Return each limit of a goal as words."""
+def limits_in_words(goal: Goal, baseline: Record) -> dict[str, str]:
+    """Return each limit of a goal as words; a share of a score is told in its points."""
     unit, worse = goal.objective.unit, "below" if goal.rising else "above"
     words = {}
-    if goal.within is not None:
-        words["within"] = f"at most {goal.within:g} {unit} {worse} the unchanged model"
-    if goal.within_share is not None:
-        words["within"] = f"at most {100 * goal.within_share:g} % {worse} the unchanged model"
+    start = baseline.measurements[goal.name].value
+    if (allowed := goal.allowed(start)) is not None:
+        share = None if goal.scored(start) else goal.within_share
+        much = f"{allowed:g} {unit}" if share is None else f"{100 * share:g} %"
+        words["within"] = f"at most {much} {worse} the unchanged model"
     if goal.at_least is not None:
         words["at_least"] = f"at least {goal.at_least:g} {unit}"
     if goal.at_most is not None:

@@ -36,6 +36,28 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def states(run: Path) -> list[tuple[int, str]]:
+    """Return the trials of a run by number, with their states."""
+    lines = (run / "records.jsonl").read_text().splitlines()
+    return [(r["trial"], r["state"]) for r in map(json.loads, lines)]
+
+
+def test_a_run_without_a_name_goes_on_where_it_stopped(project: Path) -> None:
+    text = (project / "experiment.toml").read_text()
+    (project / "mine.toml").write_text(text.replace('name = "tiny"', ""))
+    done = search("run", "mine.toml", "--trials", "3", folder=project)
+    assert done.returncode == 0, done.stderr
+    run = project / "runs" / "mine"
+    before, key = states(run), json.loads((run / "tracking.json").read_text())
+    done = search("resume", "runs/mine", "--trials", "4", folder=project)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after 3 trials" in done.stderr
+    assert "mine: " in done.stderr
+    assert states(run)[: len(before)] == before
+    assert sum(state != "infeasible" for _, state in states(run)) == 4
+    assert json.loads((run / "tracking.json").read_text()) == key  # the same page of MLflow's
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny experiment, in the folder of its project."""

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import optuna
 import pytest
 from _answers import answer, measured, opened
 
@@ -91,6 +92,34 @@ def test_what_was_not_answered_is_asked_again(project: Path) -> None:
     feed.close()
     again, _ = fed(study)
     assert [a.point for a in taken(again, 2)] == [a.point for a in under_way[1:]]
+
+
+def test_a_space_that_is_used_up_is_not_asked_again_before_a_trial_has_ended(
+    project: Path,
+) -> None:
+    file = project / "experiment.toml"
+    small = file.read_text().replace("[0.0, 0.25, 0.5]", "[0.0, 0.5]")
+    small = small.replace("weight_bits = [32, 8]", "weight_bits = [32]")
+    small = small.replace("activation_bits = [32, 8]", "activation_bits = [32]")
+    file.write_text(small.replace("steps = [0, 3]", "steps = [0]"))
+    study = opened(project, parallel=True)
+    feed, _ = fed(study)
+    under_way = taken(feed, 4)  # 2 ratios in 2 runtimes
+    assert feed.ask() is None
+    before = optuna_trials(project)
+    assert [feed.ask() for _ in range(5)] == [None] * 5
+    assert optuna_trials(project) == before
+    assert not feed.finished
+    for asked in under_way:
+        feed.tell(asked, answer(asked))
+    assert feed.ask() is None
+    assert feed.finished
+    assert feed.exhausted
+
+
+def optuna_trials(project: Path) -> int:
+    storage = f"sqlite:///{project / 'run' / 'study.db'}"
+    return len(optuna.load_study(study_name=None, storage=storage).get_trials())
 
 
 def test_no_time_is_left(project: Path) -> None:

@@ -1,0 +1,101 @@
+"""A machine that is only imagined: it times artifacts as it is told, slower from group to group."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from _answers import answer, measured
+
+from objectives import Measurement
+from search import confirm
+from search.experiment import Experiment
+from search.feed import Feed
+from search.lane import Crashed
+from search.record import Record
+from spaces import Plan
+
+
+class Machine:
+    """Stands in for a lane: artifacts are folders named after their trials."""
+
+    def __init__(self, times: Mapping[int, float], drift: float = 1.5) -> None:
+        self.times, self._drift, self._slow = times, drift, 1.0
+        self.crashing: set[int] = set()
+        """Artifacts that bring down the process they are in."""
+        self.unscored: set[int] = set()
+        """Artifacts without a finite score on the test split."""
+        self.room = 99
+        """Artifacts that fit in memory together."""
+        self.groups: list[list[int]] = []
+        """What was timed in turns."""
+
+    def interleave(
+        self, experiment: Experiment, artifacts: Mapping[Path, Any], *, rounds: int, data: Path
+    ) -> tuple[dict[str, dict[str, Measurement]], int]:
+        del experiment, rounds, data
+        trials = [int(a.name) for a in artifacts]
+        if len(trials) > self.room or self.crashing & set(trials):
+            raise Crashed("the runtime crashed while measuring (signal 9)")
+        self.groups.append(trials)
+        found = {str(a): measured(self.times[int(a.name)] * self._slow, "ms") for a in artifacts}
+        self._slow *= self._drift
+        return {name: {"latency": time} for name, time in found.items()}, 1
+
+    def measure(self, experiment: Experiment, artifact: Path, *rest: Any, **more: Any) -> Any:
+        del experiment, rest, more
+        if int(artifact.name) in self.unscored:
+            raise Crashed("ValueError: a measurement must be finite, got nan score")
+        return SimpleNamespace(measurements={"accuracy": measured(0.5, "score")})
+
+
+def artifact(run: Path, trial: int) -> str:
+    """Make the artifact of a trial, and return it as a record names it."""
+    place = f"artifacts/{trial}"
+    (run / place).mkdir(parents=True, exist_ok=True)
+    (run / place / "manifest.json").write_text("{}")
+    return place
+
+
+def manifest(run: Path, record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / str(record.artifact) / "manifest.json").read_text())
+    return found
+
+
+@dataclasses.dataclass
+class Imagined:
+    """Runs trials by making their records up, and confirms them on an imagined machine."""
+
+    experiment: Experiment
+    folder: Path
+    machine: Machine
+    fails: Callable[[Record], bool] = lambda record: False
+    asked: int = 0
+    confirmed: list[list[int]] = dataclasses.field(default_factory=list)
+    """What was confirmed together, by trial, the baseline first."""
+    workers: int = 1
+
+    def prepare(self) -> None:
+        pass
+
+    def refuses(self, plan: Plan) -> str | None:
+        del plan
+
+    def run(self, feed: Feed) -> None:
+        while asked := feed.ask():
+            self.asked += 1
+            record = answer(asked)
+            goals = {g.name for g in self.experiment.goals}
+            values = {k: m for k, m in record.measurements.items() if k in goals}
+            made = {"measurements": values, "artifact": artifact(self.folder, asked.trial)}
+            if self.fails(record):
+                made = {"measurements": {}, "state": "failed", "reason": "the disk went away"}
+            feed.tell(asked, dataclasses.replace(record, **made))
+
+    def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
+        del listener
+        self.confirmed.append([r.trial for r in records])
+        job = {"records": [r.to_json() for r in records], "run": str(self.folder)}
+        return confirm.measure(self.experiment, job, self.machine)  # type: ignore[arg-type]
