@@ -117,6 +117,13 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def identity(manifest: Mapping[str, Any]) -> str:
+    """Return what two artifacts share that a runtime executes alike: files, runtime, devices."""
+    files = {name: entry["sha256"] for name, entry in sorted(manifest["files"].items())}
+    whole = json.dumps([manifest["runtime"], files, manifest.get("placement")], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise Altered(f"{path.parent} is not an artifact: it has no {MANIFEST}")

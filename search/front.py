@@ -79,7 +79,8 @@ def dominates(a: Record, b: Record, axes: Sequence[Axis]) -> bool:
 def front(records: Iterable[Record], axes: Sequence[Axis]) -> list[Record]:
     """Return the feasible records that no other dominates, in their order.
 
-    Of records that are equal on every axis only the first is kept.
+    Of records that are equal on every axis only the first is kept, and of those whose artifacts
+    are the same files: a second measurement of the same would stand there by luck.
     """
     return [[], *fronts(records, axes)][-1]
 
@@ -87,9 +88,11 @@ def front(records: Iterable[Record], axes: Sequence[Axis]) -> list[Record]:
 def fronts(records: Iterable[Record], axes: Sequence[Axis]) -> Iterator[list[Record]]:
     """Yield the front after each record; the same list again when the record changed nothing."""
     members: list[Record] = []
+    known: set[str] = set()
     for record in records:
-        if feasible([record]):
+        if feasible([record]) and record.identity not in known:
             members = _joined(members, record, axes)
+            known |= {record.identity} if record.identity else set()
         yield members
 
 

@@ -53,6 +53,12 @@ class Record:
         return not self.facts.get("recovery", {}).get("kept", True)
 
     @property
+    def identity(self) -> str | None:
+        """What artifacts of the same files on the same devices share; None if not known."""
+        found: str | None = self.facts.get("identity")
+        return found
+
+    @property
     def satisfied(self) -> bool:
         """Whether every limit of the experiment holds."""
         return all(violation <= 0 for violation in self.limits.values())

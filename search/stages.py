@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from objectives import Export
-from objectives._artifact import manifest_of, signature_of, write
+from objectives._artifact import identity, manifest_of, signature_of, write
 from objectives._data import Examples, cached, calibration
 from search import allotting
 from search.bench import Bench
@@ -171,7 +171,9 @@ class Stages:
             ),
             provenance(self.experiment, self.bench.trial, self.point, self.plan, self.facts),
         )
-        if remark := manifest_of(folder)["notes"].get("remark"):
+        manifest = manifest_of(folder)
+        self.facts["identity"] = identity(manifest)
+        if remark := manifest["notes"].get("remark"):
             self.facts["remark"] = remark
 
     # What the stages share

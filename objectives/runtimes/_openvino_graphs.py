@@ -35,6 +35,17 @@ def readers(node: Any) -> list[Any]:
     return [user for part in behind for user in part]
 
 
+def renumber(model: openvino.Model) -> None:
+    """Number unnamed nodes by their place in the graph: the same model is the same file.
+
+    OpenVINO numbers them by what the process has built so far.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        kind, _, number = node.get_friendly_name().rpartition("_")
+        if kind == node.get_type_name() and number.isdigit():
+            node.set_friendly_name(f"{kind}_{place}")
+
+
 def convolutional(model: openvino.Model) -> bool:
     """Whether the model convolves and has no attention (a product of two activations)."""
     kinds = [node.get_type_name() for node in model.get_ops()]

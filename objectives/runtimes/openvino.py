@@ -14,7 +14,7 @@ from objectives.runtimes import _decompression, _nncf, _snippets
 from objectives.runtimes._codes import coded_weights, remarks, spelled
 from objectives.runtimes._cpu import flags
 from objectives.runtimes._onnx import exported, refuses_bits
-from objectives.runtimes._openvino_graphs import count
+from objectives.runtimes._openvino_graphs import count, renumber
 from objectives.runtimes._quiet import absent
 from objectives.runtimes._ranges import uncalibrated
 from objectives.runtimes._runtime import Export, Program, Runtime, Signature
@@ -106,6 +106,7 @@ class Openvino(Runtime):
                 notes["sparse_weights"] = store_sparse(model)
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
+            renumber(model)
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
             notes["dtype"] = export.encoding.dtype
             notes["dynamic_activations"] = _dynamic(export.encoding)

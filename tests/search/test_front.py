@@ -49,6 +49,19 @@ def test_front_drops_the_dominated_and_keeps_the_first_of_equals():
     assert trials(front(records, TWO)) == [0, 1, 4]
 
 
+def test_the_same_artifact_measured_twice_is_on_the_front_once():
+    same = {"identity": "a"}
+    records = [
+        record(0, 0.90, 8.0),
+        record(1, 0.88, 4.0, facts=same),
+        record(2, 0.88, 3.9, facts=same),  # faster by chance
+        record(3, 0.87, 3.8, facts={"identity": "b"}),
+    ]
+    assert trials(front(records, TWO)) == [0, 1, 3]
+    records[1] = record(1, 0.88, 4.0, facts=same, state="failed", reason="its file was lost")
+    assert trials(front(records, TWO)) == [0, 2, 3]
+
+
 def test_only_complete_and_satisfied_records_are_feasible():
     records = [
         record(0, 0.9, 8.0, limits={"accuracy.within": -0.05}),
