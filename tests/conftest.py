@@ -72,3 +72,9 @@ def same_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(same_threads: None) -> None:
+    """Compute on one thread: tiny tensors on many threads of a busy machine wait for each other."""
+    torch.set_num_threads(1)
