@@ -55,8 +55,9 @@ class Study:
         self._by_point: dict[str, Record] = {}
         self._impossible: dict[int, Record] = {}
         """Records that say of other points that they cannot be built either."""
-        for record in self._stored():
-            self._keep(record)
+        for record in sorted(self._stored(), key=_assumed):  # what was tried comes first
+            if not _assumed(record) or self._still_refused(record.point):
+                self._keep(record)
         self._judge_early()
 
     @classmethod
@@ -239,6 +240,10 @@ class Study:
         found = self._impossible.values()
         return self._refuse(point) or implied(self.experiment.space, found, point)
 
+    def _still_refused(self, point: Point) -> bool:
+        """Whether a point is refused once more: another machine may have what one lacked."""
+        return self._answer(point) is None and self._refused(point) is not None
+
     def _keep(self, record: Record) -> None:
         self._records[record.trial] = record
         self._by_point[_key(record.point)] = record
@@ -300,6 +305,11 @@ class Study:
         """Return every limit's violation: samplers want the same constraints on every trial."""
         names = [n for g in self.experiment.goals for n in g.violations(0.0, 0.0)]
         return {name: record.limits.get(name, 0.0) for name in names}
+
+
+def _assumed(record: Record) -> bool:
+    """Whether a point was refused beforehand, and nothing was tried."""
+    return record.state == "infeasible" and not record.facts
 
 
 def _key(point: Point) -> str:

@@ -44,9 +44,8 @@ class Local:
         context_for(self.experiment.target.threads)
 
     def refuses(self, plan: Plan) -> str | None:
-        """Return why this machine can never give what any plan needs, the target's threads."""
-        del plan  # what several devices need is asked of every host alike
-        return lacks(self.experiment.target)
+        """Return why this machine can never give what a plan needs, None if it can."""
+        return lacks(self.experiment.target, plan.placement)
 
     def run(self, feed: Feed) -> None:
         """Evaluate one point after another until there is none."""

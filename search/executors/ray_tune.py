@@ -114,7 +114,8 @@ class RayTune:
         """
         if self._station.shared_by_all:
             return self._local.confirm(records, listener)
-        wanted = self._request(self.experiment.space.plan(records[0].point))
+        each = [self._request(self.experiment.space.plan(record.point)) for record in records]
+        wanted = {k: max(request[k] for request in each) for k in each[0]}
         task = confirm.options(num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0))
         try:
             return dict(

@@ -8,12 +8,13 @@ import pytest
 from _answers import answer, opened
 from _searcher import PLACED, Cluster, config_of, said, searching, task_error
 
-from search.executors import _ray_cluster, _ray_searcher  # isort: skip
+from search.executors import _ray_cluster, _ray_searcher, ray_tune  # isort: skip
 
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
+from objectives import Target
 from search.errors import BadEnvironment
 from search.executors._process import Killed
 from search.executors._ray_losses import CRASHED, NO_MACHINE, NO_MEMORY, reason_of
@@ -175,6 +176,38 @@ def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
     assert {r.reason for r in refused} == {
         "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
     }
+
+
+def test_a_front_is_confirmed_with_what_its_largest_member_needs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(monkeypatch, one=4, two=4)
+    file = project / "experiment.toml"
+    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
+    experiment = Experiment.load(file)
+    experiment = dataclasses.replace(experiment, target=Target(device="cuda"))
+    executor = executor_of(project, experiment)
+    baseline = experiment.space.neutral()
+    large = baseline | {"placement.devices.count": 2}
+    records = [
+        answer(Asked(trial=i, point=p, forced=False)) for i, p in enumerate((baseline, large))
+    ]
+    wanted: list[dict[str, Any]] = []
+
+    class Remote:
+        @staticmethod
+        def options(**resources: Any) -> "type[Remote]":
+            wanted.append(resources)
+            return Remote
+
+        @staticmethod
+        def remote(*arguments: Any) -> None:
+            del arguments
+
+    monkeypatch.setattr(ray_tune, "confirm", Remote)
+    monkeypatch.setattr(ray, "get", lambda reference: {})
+    assert executor.confirm(records, None) == {}
+    assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]
 
 
 def test_a_trial_whose_machines_have_left_ends_the_search(
