@@ -16,6 +16,10 @@ from search.record import Record
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
+SWEEPS = 5
+"""Times that a machine is swept at the end at most."""
+SETTLE = 0.5
+"""Seconds after which a trial that was killed writes no more."""
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
@@ -116,5 +120,12 @@ def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def clear(station: Station) -> None:
-    """Remove what trials left on a machine without the driver's disk."""
-    shutil.rmtree(station.scratch, ignore_errors=True)
+    """Remove what trials left on a machine without the driver's disk.
+
+    One that is being ended may still write: what is back after a moment is removed again.
+    """
+    for _ in range(SWEEPS):
+        shutil.rmtree(station.scratch, ignore_errors=True)
+        time.sleep(SETTLE)
+        if not station.scratch.exists():
+            return
