@@ -9,7 +9,8 @@ from typing import Any
 
 from objectives.placement._limits import lacks
 from search.errors import BadEnvironment
-from search.executors._process import Failed, child, context_for, job
+from search.executors._forking import context_for
+from search.executors._process import Failed, child, job
 from search.experiment import Experiment
 from search.feed import Feed
 from search.record import Record

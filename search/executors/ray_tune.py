@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
 from search.executors._ray_searcher import Asking, Stopping, Watching
-from search.executors._ray_worker import Trial, clear, confirm
+from search.executors._ray_trial import Trial
+from search.executors._ray_worker import clear, confirm
 from search.executors._shipping import Depot, Station
 from search.executors.local import Local
 from search.experiment import Experiment
@@ -160,6 +161,7 @@ class RayTune:
             "runtimes": [plan.runtime],
             "avoid": avoid if self._able(plan) - {avoid} else None,
             "threads": self.threads(),
+            "measuring_threads": self.experiment.target.threads,
             "limit": self.experiment.trial_time,
         }
 
