@@ -35,7 +35,7 @@ import torch
 
 from objectives._artifact import versions
 from search import catalogue
-from search.executors._process import FORKABLE
+from search.executors._forking import FORKABLE
 from search.experiment import Experiment
 from search.lane import Lane
 from search.record import Record

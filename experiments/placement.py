@@ -37,7 +37,7 @@ from objectives._lane import exclusive  # noqa: E402
 from objectives.cost import Cost  # noqa: E402
 from objectives.latency import Latency  # noqa: E402
 from objectives.memory import Memory  # noqa: E402
-from objectives.placement._limits import devices, refuses  # noqa: E402
+from objectives.placement._limits import devices, lacks, refuses  # noqa: E402
 from objectives.placement._ranks import DeviceFailed  # noqa: E402
 from objectives.runtimes.eager import Eager  # noqa: E402
 from objectives.throughput import Throughput  # noqa: E402
@@ -102,7 +102,7 @@ def _row(
     """Return what was measured of one placement, beside one device; or why it cannot be had."""
     row: dict[str, Any] = {"batch": target.batch_size, **dataclasses.asdict(placement)}
     encoding = Encoding(dtype=asked.dtype)
-    reason = refuses(placement, encoding, target, "eager", Eager())
+    reason = lacks(target, placement) or refuses(placement, encoding, "eager", Eager())
     if reason:
         return row | {"reason": reason}
     examples = read(_Whole(task, target.batch_size), "validation")

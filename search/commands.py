@@ -22,6 +22,7 @@ from search.executors.local import Local
 from search.experiment import Experiment, duration
 from search.front import pick
 from search.lane import Crashed, Lane
+from search.mirror import Mirror
 from search.subject import Subject, checked
 from search.summarize import summary_of
 from search.summary import Summary
@@ -80,7 +81,7 @@ def _searched(experiment: Experiment, place: Path, workers: int | None, ray: str
             experiment=experiment,
             folder=place,
             executor=executor,
-            tracker=functools.cache(lambda: _tracker(console)),
+            tracker=functools.cache(lambda: _tracker(console, executor)),
             console=console,
             command=command,
         )
@@ -125,10 +126,18 @@ def _executor(
         executor.close()
 
 
-def _tracker(console: Console) -> Tracker:
-    from search import tracking  # MLflow: only here, and late, because it takes seconds to import
+def _tracker(console: Console, executor: Executor) -> Tracker:
+    """Return what writes to MLflow; beside the search where workers would wait for it.
 
-    return tracking.Tracker(warn=console.say)
+    A machine that is measured on does nothing else: there it writes between the trials.
+    """
+
+    def make() -> Tracker:
+        from search import tracking  # MLflow: only here, and late: it takes seconds to import
+
+        return tracking.Tracker(warn=console.say)
+
+    return make() if isinstance(executor, Local) else Mirror(make)
 
 
 def ui(run_folder: Path | None, port: int) -> NoReturn:

@@ -18,7 +18,7 @@ from search.feed import Feed
 from search.points import require_executable
 from search.record import Record
 from search.rehearsal import rehearsed
-from search.signals import Signals, Stopped
+from search.signals import Signals
 from search.study import Study
 from search.summarize import summary_of
 from search.summary import Summary
@@ -98,8 +98,8 @@ class Search:
             try:
                 self._loop(study, signals)
                 return self._finish(study, signals)
-            except Stopped as stopped:
-                raise self._interrupted(study, stopped.number) from None
+            except KeyboardInterrupt:  # Stopped, or what Ray raises in its place
+                raise self._interrupted(study, signals.number) from None
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def told(record: Record) -> None:

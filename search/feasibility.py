@@ -13,19 +13,22 @@ MINOR = 0.02
 
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
-    """Return why a plan cannot be executed, before anything is paid for it; None if it can."""
+    """Return why a plan cannot be executed, before anything is paid for it; None if it can.
+
+    Whether there are as many devices as it asks for is the executor's to say.
+    """
     runtime, target = experiment.runtime(plan.runtime), experiment.target
     return (
         plan.encoding.clash
         or untrainable(plan.recovery, target.device)
         or runtime.refuses(plan.encoding, target, kinds)
-        or refuses(plan.placement, plan.encoding, target, plan.runtime, runtime)
+        or refuses(plan.placement, plan.encoding, plan.runtime, runtime)
     )
 
 
 def refusal_here(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed on this host, which no cluster then helps out."""
-    return refusal(experiment, plan, kinds) or lacks(experiment.target)
+    return refusal(experiment, plan, kinds) or lacks(experiment.target, plan.placement)
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:

@@ -38,13 +38,18 @@ class Found:
     """What the GPU was and did: name, clocks, other processes; of a CPU, how busy others had it."""
     times: dict[str, tuple[list[float], ...]]
     """What is timed, by objective: the observations of each process."""
-    loading: float
-    """Seconds that loading took, in all processes together."""
+    share: int
+    """In how many processes it is to be timed: the first one decides, by how long it loads."""
 
     @property
     def processes(self) -> int:
         """How many processes timed the artifact; 0 where nothing is timed."""
         return max(map(len, self.times.values()), default=0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all processes that share what is timed have done their parts."""
+        return not self.times or self.processes >= self.share
 
     def facts(self) -> dict[str, Any]:
         """Return on how many processes the timed values rest, to be told beside them."""
@@ -130,12 +135,13 @@ class Lane:
 
         Only times are taken again: what a file or a score is does not depend on the process.
         """
-        found = known or _joined(goals, None, self._ask(**request))
+        found = known or _joined(goals, None, self._ask(**request | {"share": None}))
         if timed := [g.name for g in goals if g.objective.timed]:
             if strategy := found.placement.get("strategy"):
                 request["strategies"] = dict.fromkeys(request["artifacts"], strategy)
-            while found.processes < processes and found.loading < measuring.LOADING:
-                found = _joined(goals, found, self._ask(**request | {"names": timed}))
+            further = request | {"names": timed, "share": found.share}
+            while found.processes < processes and not found.complete:
+                found = _joined(goals, found, self._ask(**further))
         return found
 
     def interleave(
@@ -155,7 +161,8 @@ class Lane:
         if not goals:
             return {str(a): {} for a in artifacts}, 0
         answers: list[dict[str, Any]] = []
-        while len(answers) < measuring.PROCESSES and _loading(answers) < measuring.LOADING:
+        share = None
+        while share is None or len(answers) < share:
             answers.append(
                 self._ask(
                     job="interleave",
@@ -163,10 +170,12 @@ class Lane:
                     artifacts=[str(a) for a in artifacts],
                     strategies={str(a): s for a, s in artifacts.items() if s},
                     process=len(answers),
+                    share=share,
                     rounds=rounds,
                     data=str(data),
                 )
             )
+            share = int(answers[0]["share"])
         found = {
             str(a): {
                 g.name: g.objective.summary(
@@ -219,10 +228,6 @@ def _source(experiment: Experiment) -> dict[str, str]:
     return {"text": experiment.text, "folder": str(experiment.folder)}
 
 
-def _loading(answers: Sequence[dict[str, Any]]) -> float:
-    return sum(float(answer["loading"]) for answer in answers)
-
-
 def _joined(goals: Sequence[Goal], found: Found | None, answer: dict[str, Any]) -> Found:
     """Return what was found so far with one more process' answer; times are summed up anew."""
     measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
@@ -239,7 +244,7 @@ def _joined(goals: Sequence[Goal], found: Found | None, answer: dict[str, Any]) 
         placement=found.placement if found else answer["placement"],
         conditions=answer["conditions"],
         times=times,
-        loading=answer["loading"] + (found.loading if found else 0.0),
+        share=found.share if found else answer["share"],
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from spaces import Placement, Task
 from spaces.quantize._kinds import Kind
 
 PROCESSES = 3
-"""Processes in which an artifact is timed, where loading it takes no longer than LOADING allows."""
+"""Processes in which an artifact is timed at most: see `shared`."""
 LOADING = 2.0
 """Seconds of loading an artifact, all processes together, after which it is in no further one."""
 ROUND_SECONDS = 0.2
@@ -44,16 +45,17 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     if request["job"] == "interleave":
         examples = cached(subject.task, "validation", data)
         shuffle = random.Random(f"{subject.seed} {request['process']}")
-        return interleaved(subject, artifacts, examples, request["rounds"], strategies, shuffle)
+        rounds, share = request["rounds"], request["share"]
+        return interleaved(subject, artifacts, examples, rounds, strategies, shuffle, share)
     examples = cached(subject.task, request["split"], data)
     goals = [g for g in subject.goals if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
     beside = load_beside(subject.target, goals)
-    found = measured(artifacts[0], subject.task, goals, examples, strategy)
+    found = measured(artifacts[0], subject.task, goals, examples, strategy, request["share"])
     return {
         "measurements": {k: m.to_json() for k, m in found.measurements.items()},
         "times": found.times,
-        "loading": found.loading,
+        "share": found.share,
         "device": subject.target.device,
         "placement": found.placement,
         "conditions": conditions(subject.target) | beside | found.execution,
@@ -115,8 +117,8 @@ class Taken:
     measurements: dict[str, Measurement]
     times: dict[str, list[float]]
     """Observations of what is timed, in the objectives' units: not yet measurements."""
-    loading: float
-    """Seconds that the artifact took to load."""
+    share: int
+    """In how many processes it is to be timed, this one included."""
     placement: dict[str, Any]
     execution: dict[str, str]
     """How it was executed where loading decides that: as a CUDA graph, or why not."""
@@ -128,9 +130,11 @@ def measured(
     goals: Sequence[Goal],
     examples: Examples,
     strategy: str | None = None,
+    share: int | None = None,
 ) -> Taken:
     """Return the goals' measurements, observations of what is timed, and how devices shared it.
 
+    Of the timed runs one process does its part: `share` says of how many, None in the first one.
     What is measured in a process of its own comes first: as long as this one has no threads
     it can fork. Raises ValueError where a value is impossible.
     """
@@ -139,22 +143,25 @@ def measured(
     placed: dict[str, Any] = {}
     execution: dict[str, str] = {}
     several = placement(artifact).count > 1
-    loading = 0.0
     for apart in (True, False):
         chosen = [g for g in goals if (g.objective.apart or several) is apart]
         if chosen:
             start = time.perf_counter()
             with opened(artifact, task, apart=apart, strategy=strategy) as program:
                 taken = time.perf_counter() - start
-                loading = max(loading, _charged(taken, program.target))
+                share = share or shared(_charged(taken, program.target))
                 timed = [g for g in chosen if g.objective.timed]
-                times |= {g.name: _times(program, g, examples, _part(loading)) for g in timed}
+                times |= {g.name: _times(program, g, examples, 1 / share) for g in timed}
                 found |= {g.name: _value(program, g, examples) for g in chosen if g not in timed}
                 placed = program.placement() if several else {}
                 if how := program.execution():
                     execution = {"execution": how}
     return Taken(
-        measurements=found, times=times, loading=loading, placement=placed, execution=execution
+        measurements=found,
+        times=times,
+        share=share or 1,
+        placement=placed,
+        execution=execution,
     )
 
 
@@ -167,9 +174,12 @@ def _charged(loading: float, target: Target) -> float:
     return loading if target.device == "cpu" else max(loading, LOADING)
 
 
-def _part(loading: float) -> float:
-    """Return which part of the timed runs one process does: all where there is no further one."""
-    return 1 / PROCESSES if loading < LOADING else 1.0
+def shared(loading: float) -> int:
+    """Return in how many processes an artifact is timed whose first one took `loading` s to load.
+
+    The first one decides, since it has to know which part of the timed runs is its own.
+    """
+    return min(PROCESSES, max(1, math.ceil(LOADING / loading)))
 
 
 def _times(program: Program, goal: Goal, examples: Examples, part: float) -> list[float]:
@@ -193,13 +203,14 @@ def interleaved(
     rounds: int,
     strategies: Mapping[str, str],
     shuffle: random.Random,
+    share: int | None = None,
 ) -> dict[str, Any]:
     """Return what is timed of each artifact in this process' rounds, in which all take turns.
 
     In turns, and in another order every round, a disturbance of the machine meets all alike, so
     that their ratios hold even where their values drift. If one of them is on several devices,
     all run in processes of their own, and each is timed there. Of `rounds` a process does its
-    part, or all where loading takes too long for there to be a further one.
+    part: `share` says of how many, None in the first one.
     """
     goals = [g for g in subject.goals if g.objective.timed]
     names = [str(artifact) for artifact in artifacts]
@@ -214,12 +225,12 @@ def interleaved(
             program = opened(artifact, subject.task, apart=several, strategy=strategy)
             programs[str(artifact)] = stack.enter_context(program)
         taken = (time.perf_counter() - start) / len(artifacts)
-        loading = _charged(taken, subject.target)
+        share = share or shared(_charged(taken, subject.target))
         stack.enter_context(exclusive(subject.target.device))
-        for _ in range(max(1, round(rounds * _part(loading)))):
+        for _ in range(max(1, round(rounds / share))):
             shuffle.shuffle(order)
             for name in order:
                 for goal in goals:
                     times = goal.objective.observe(programs[name], examples, ROUND_SECONDS)
                     seen[name][goal.name] += times
-    return {"times": seen, "loading": loading}
+    return {"times": seen, "share": share}

@@ -41,6 +41,11 @@ class Signals:
         self._arrived = number
         raise Stopped(number)
 
+    @property
+    def number(self) -> int:
+        """Return the signal that has arrived, SIGINT before one has."""
+        return self._arrived or signal.SIGINT
+
     def check(self) -> None:
         """Raise Stopped if a signal has arrived."""
         if self._arrived is not None:

@@ -50,8 +50,9 @@ class Study:
         """Records that say of other points that they cannot be built either."""
         self._scale: Mapping[str, Measurement] | None = None
         """The baseline's values by which all records were judged."""
-        for record in trials.records():
-            self._keep(record)
+        for record in sorted(trials.records(), key=_assumed):  # what was tried comes first
+            if not _assumed(record) or self._still_refused(record.point):
+                self._keep(record)
         self._excused = self._excuse()
         self._judge()
 
@@ -216,6 +217,10 @@ class Study:
         found = self._impossible.values()
         return self._refuse(point) or implied(self.experiment.space, found, point)
 
+    def _still_refused(self, point: Point) -> bool:
+        """Whether a point is refused once more: another machine may have what one lacked."""
+        return self._answer(point) is None and self._refused(point) is not None
+
     def _keep(self, record: Record) -> None:
         self._records[record.trial] = record
         self._by_point[_key(record.point)] = record
@@ -265,6 +270,11 @@ class Study:
             ).items()
         }
         return dataclasses.replace(record, limits=limits)
+
+
+def _assumed(record: Record) -> bool:
+    """Whether a point was refused beforehand, and nothing was tried."""
+    return record.state == "infeasible" and not record.facts
 
 
 def _key(point: Point) -> str:

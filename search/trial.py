@@ -155,7 +155,7 @@ class _Work:
     def again(self, folder: Path) -> None:
         """Time the artifact once more: scoring and its processes lie between then and now."""
         known = self.untrained
-        if known and known.processes and known.loading < measuring.LOADING:
+        if known and not known.complete:
             names = list(known.measurements)
             self._found(folder, names, processes=measuring.PROCESSES, known=known)
 

@@ -23,8 +23,10 @@ def devices(target: Target) -> int:
     return max(1, cores() // target.threads)
 
 
-def lacks(target: Target) -> str | None:
-    """Return in one sentence why this host cannot measure on one device, None if it can."""
+def lacks(target: Target, placement: Placement) -> str | None:
+    """Return in one sentence why this host cannot measure on a placement, None if it can."""
+    if placement.count > 1:
+        return _too_many(target, placement.count)
     if target.device != "cpu" or target.threads <= (found := cores()):
         return None
     return (
@@ -33,21 +35,23 @@ def lacks(target: Target) -> str | None:
     )
 
 
-def refuses(
-    placement: Placement, encoding: Encoding, target: Target, name: str, runtime: Runtime
-) -> str | None:
-    """Return in one sentence why a placement cannot be had here, None if it can.
+def _too_many(target: Target, count: int) -> str | None:
+    if count <= devices(target):
+        return None
+    asked = f"{count} devices were asked for"
+    if target.device == "cuda":
+        return f"{asked}, this host has {_spelled(devices(target), 'GPU')}"
+    each = _spelled(target.threads, "core")
+    return f"{asked}, with {each} each, and this host has {_spelled(cores(), 'core')}"
+
+
+def refuses(placement: Placement, encoding: Encoding, name: str, runtime: Runtime) -> str | None:
+    """Return in one sentence why a placement cannot be had on any host, None if it can.
 
     `name` is the runtime's.
     """
     if placement.count == 1:
         return None
-    if placement.count > devices(target):
-        asked = f"{placement.count} devices were asked for"
-        if target.device == "cuda":
-            return f"{asked}, this host has {_spelled(devices(target), 'GPU')}"
-        each = _spelled(target.threads, "core")
-        return f"{asked}, with {each} each, and this host has {_spelled(cores(), 'core')}"
     if placement.strategy in ("tensor", "pipeline"):
         if not runtime.splits:
             return f"{name} executes a whole graph, {placement.strategy} parallelism splits it"

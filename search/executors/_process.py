@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import sys
 import time
+import types
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ import psutil
 
 from objectives._lane import revive
 from search.executors import _worker
+from search.executors._forking import FORKABLE, context_for
 from search.experiment import Experiment
 
 WATCH = 1.0
 """Seconds between looks at a process that says nothing."""
 
-FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Lets torch ask the driver whether there is a GPU: asking CUDA itself spoils later forks."""
+PATIENCE = 0.5
+"""Seconds in which a process that has said its last word ends by itself."""
 
 Message = dict[str, Any]
 
@@ -47,7 +47,8 @@ class Child:
             "environment": os.environ | FORKABLE,
         }
         self._process = context.Process(target=_worker.main, args=(theirs, job), name="trial")
-        self._process.start()
+        with _main_unseen():
+            self._process.start()
         theirs.close()
         self._limit = limit
         self._deadline = time.monotonic() + limit
@@ -71,9 +72,9 @@ class Child:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.send_bytes(json.dumps(message, allow_nan=False).encode())
 
-    def close(self) -> None:
-        """End the process and whatever it started."""
-        kill(self._process)
+    def close(self, patience: float = PATIENCE) -> None:
+        """End the process and whatever it started; it has some seconds to end by itself."""
+        kill(self._process, patience)
         self._connection.close()
 
     def _poll(self) -> bool:
@@ -103,34 +104,18 @@ def job(kind: str, experiment: Experiment, run: Path, threads: int, **parts: Any
     }
 
 
-def context_for(measuring_threads: int) -> Any:
-    """Return how processes are made: forked from one that has imported the libraries and no more.
+@contextlib.contextmanager
+def _main_unseen() -> Iterator[None]:
+    """Keep a new process from importing this one's main program: a Ray worker's imports all of Ray.
 
-    Such a process has no model, no thread and no warmed-up cache of another trial's, as a spawned
-    one, but need not spend three seconds on importing torch. Where there is no fork it is spawned.
-
-    Where one thread is measured, idle OpenMP threads sleep rather than spin: beside another busy
-    process two spinning threads trained 14 s where sleeping ones took 3 s, and alone 3 s as well.
-    Where several are measured, waiting is part of the latency and is left as it is. The first
-    search of a process decides: the setting is read when torch is imported.
+    A process starts with its job alone, which the main program has no part in.
     """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_worker.__name__])
-    # Its modules are looked for where PYTHONPATH says: sys.path is not passed on.
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    ours = FORKABLE | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if measuring_threads == 1:
-        ours["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    before = dict(os.environ)
-    os.environ.update(ours)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        forkserver.ensure_running()
+        yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return context
+        sys.modules["__main__"] = main
 
 
 def _ending(process: Any) -> Failed:
@@ -144,14 +129,14 @@ def _ending(process: Any) -> Failed:
     return Failed(f"its process ended with exit code {code} and no result")
 
 
-def kill(process: Any) -> None:
+def kill(process: Any, patience: float = PATIENCE) -> None:
     """End a process and all its descendants, those in sessions of their own included."""
     try:
         root = psutil.Process(process.pid)
         family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
-    process.join(timeout=0.5)
+    process.join(timeout=patience)
     for member in family:
         try:
             member.kill()

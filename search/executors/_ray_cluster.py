@@ -69,8 +69,8 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error of Ray's: the others are a trace."""
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of an error of Ray's, or of its text: the others are a trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(error).__name__
 

@@ -7,9 +7,6 @@ from typing import Any
 
 from search.executors._ray_cluster import last_line  # isort: skip  # before Ray itself
 
-import ray
-from ray import cloudpickle
-
 from search.executors._process import Killed
 from search.study import Asked
 
@@ -17,7 +14,10 @@ NO_MEMORY = "Ray killed its worker because the memory of its machine ran out"
 NO_MACHINE = "its machine was lost"
 CRASHED = "its worker crashed"
 SIGNS = {"running low on memory": NO_MEMORY, "node has died": NO_MACHINE}
-"""What Ray writes where its errors have no field for it."""
+"""What Ray writes of what happened to a worker."""
+RAISED = "ray::"
+"""What Ray writes before the trace of an error that a worker has raised."""
+KILLED = f"{Killed.__module__}.{Killed.__qualname__}: "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,28 +30,20 @@ class Lost:
     """Ray's id of where it ran, None if it did not come as far."""
 
 
-def error_of(trial: Any) -> BaseException | str | None:
-    """Return what Ray Tune keeps of a trial's error: itself, or for some kinds its text.
-
-    It is read where Tune has just written it: what Tune itself would read is copied later.
-    """
-    if trial.pickled_error_file:
-        error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        return error
-    return Path(trial.error_file).read_text() if trial.error_file else None
+def error_of(trial: Any) -> str:
+    """Return the text of a trial's error, which Ray Tune has just written; "" where it has none."""
+    return Path(trial.error_file).read_text() if trial.error_file else ""
 
 
-def reason_of(error: BaseException | str | None) -> str:
-    """Return what happened to the worker that failed with an error."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        killed = isinstance(error.cause, Killed)
-        return str(error.cause) if killed else f"its worker failed: {last_line(error)}"
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return NO_MEMORY
-    if isinstance(error, ray.exceptions.NodeDiedError):
-        return NO_MACHINE
-    text = str(error)
-    return next((reason for sign, reason in SIGNS.items() if sign in text), CRASHED)
+def reason_of(error: str) -> str:
+    """Return what happened to a worker, from the text of its error."""
+    last = last_line(error)
+    if last.startswith(KILLED):
+        return last.removeprefix(KILLED)
+    for sign, reason in SIGNS.items():
+        if sign in error:
+            return reason
+    return f"its worker failed: {last}" if RAISED in error else CRASHED
 
 
 def killed(error: BaseException, workers: Mapping[str, str]) -> set[str]:

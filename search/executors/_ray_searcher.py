@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from search.executors import _ray_losses as losses  # isort: skip  # before Ray itself
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -53,6 +54,7 @@ class Asking(Searcher):  # type: ignore[misc]
         self._asked: dict[str, Asked] = {}
         self._begun: dict[str, float] = {}
         self._waiting: set[str] = set()
+        self._cornered: set[str] = set()
         self._stopped: dict[str, tuple[str, Rung]] = {}
         self._places: dict[str, dict[str, str]] = {}
         self._avoided: dict[str, str | None] = {}
@@ -64,8 +66,7 @@ class Asking(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial; None while a large one waits for the workers to be free."""
-        large = any(self._large(self._asked[waiting]) for waiting in self._waiting)
-        if large and self.error is None:
+        if self.error is None and any(self._holds_up(waiting) for waiting in self._waiting):
             return None
         with self._errors_kept():
             lost = self._again() if self.error is None else None
@@ -93,6 +94,10 @@ class Asking(Searcher):  # type: ignore[misc]
         asked, seconds, machine = self._ended(trial_id)
         if self.error is not None:
             return  # stopped because the search ends: the feed gives it back, to be asked again
+        if trial_id in self._cornered:
+            self._cornered.remove(trial_id)
+            self._lost.append(losses.Lost(asked=asked, when=float("-inf"), machine=None))
+            return
         if error and asked.trial not in self._tried:
             reason = self._faults.get(trial_id, losses.CRASHED)
             self._tried[asked.trial] = reason
@@ -112,8 +117,8 @@ class Asking(Searcher):  # type: ignore[misc]
             self._stopped[trial_id] = (reason, rung)
         return reason is not None
 
-    def fell(self, trial_id: str, error: BaseException | str | None) -> None:
-        """Note why a trial's worker failed."""
+    def fell(self, trial_id: str, error: str) -> None:
+        """Note why a trial's worker failed, from the text of its error."""
         self._faults[trial_id] = losses.reason_of(error)
 
     def ran_out_of_memory(self, error: BaseException) -> None:
@@ -136,17 +141,32 @@ class Asking(Searcher):  # type: ignore[misc]
         """Note that a trial has got its resources."""
         self._waiting.discard(trial_id)
 
-    def check_waiting(self) -> None:
-        """Raise BadEnvironment when a trial waits for what the cluster can no longer give."""
+    def check(self) -> None:
+        """Raise what ends the search: what a record led to, or that a trial can never start."""
+        if self.error is not None:
+            raise self.error
         for trial_id in self._waiting:
             asked = self._asked[trial_id]
-            plan = self._cluster.experiment.space.plan(asked.point)
-            reason = self._cluster.refuses(plan, self._avoided[trial_id])
+            reason = self._cluster.refuses(self._plan(asked))
             if reason and time.monotonic() - self._begun[trial_id] > STARVED:
                 raise BadEnvironment(
                     f"trial {asked.trial} cannot start: {reason} All measurements are kept; "
                     "resume when its machines are back"
                 )
+
+    def cornered(self, trial_id: str) -> bool:
+        """Whether a trial waits where only the machine it was lost on is left to give it a place.
+
+        It is then to be taken back: it starts again wherever it can.
+        """
+        avoid = self._avoided.get(trial_id)
+        if avoid is None or trial_id not in self._waiting:
+            return False
+        plan = self._plan(self._asked[trial_id])
+        alone = bool(self._cluster.refuses(plan, avoid)) and not self._cluster.refuses(plan)
+        if alone:
+            self._cornered.add(trial_id)
+        return alone
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the study is the truth, and Tune's own state is thrown away."""
@@ -175,8 +195,17 @@ class Asking(Searcher):  # type: ignore[misc]
                 return self._lost.pop(place)
         return None
 
-    def _large(self, asked: Asked) -> bool:
-        return self._cluster.experiment.space.plan(asked.point).placement.count > 1
+    def _plan(self, asked: Asked) -> Plan:
+        return self._cluster.experiment.space.plan(asked.point)
+
+    def _holds_up(self, trial_id: str) -> bool:
+        """Whether small trials must leave the workers to one that waits: it is large, and can be.
+
+        One whose machines have left the cluster holds nobody up.
+        """
+        plan = self._plan(self._asked[trial_id])
+        large = plan.placement.count > 1
+        return large and not self._cluster.refuses(plan, self._avoided[trial_id])
 
     def _record(
         self,
@@ -186,7 +215,7 @@ class Asking(Searcher):  # type: ignore[misc]
         error: bool,
         seconds: float,
     ) -> Record:
-        runtime = self._cluster.experiment.space.plan(asked.point).runtime
+        runtime = self._plan(asked).runtime
         if trial_id in self._stopped:
             reason, rung = self._stopped.pop(trial_id)
             record = failed(asked, runtime, reason, seconds)
@@ -217,6 +246,13 @@ class Stopping(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._searcher = searcher
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Take back trials that wait for machines which have left; the order is as they came."""
+        for trial in list(tune_controller.get_live_trials()):
+            if self._searcher.cornered(trial.trial_id):
+                tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note why a trial's worker failed: the searcher is told that it did, but not why."""
         self._searcher.fell(trial.trial_id, losses.error_of(trial))
@@ -228,15 +264,23 @@ class Stopping(FIFOScheduler):  # type: ignore[misc]
 
 
 class Watching(tune.Callback):  # type: ignore[misc]
-    """Tells the searcher which trials have got their resources, and lets it look for stuck ones."""
+    """Tells the searcher which trials have got their resources, and ends Tune when it says so."""
 
     def __init__(self, searcher: Asking) -> None:
         self._searcher = searcher
+        self._trials: list[Any] = []
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a trial that starts."""
         self._searcher.started(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """End the search when what it waits for has left the cluster."""
-        self._searcher.check_waiting()
+        """End the search when it is to end, whatever the trials under way are doing."""
+        self._trials = trials
+        self._searcher.check()
+
+    def end_trials(self) -> None:
+        """End the trials under way: an interrupt ends Tune, and leaves them running."""
+        for trial in self._trials:
+            if actor := trial.temporary_state.ray_actor:
+                ray.kill(actor)

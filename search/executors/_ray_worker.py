@@ -7,38 +7,36 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray import tune
 
-from search.executors._process import Child, Failed, Killed, job
+from search.executors._process import PATIENCE, Child, Failed, Killed, job
 from search.executors._shipping import Station, shipped
 from search.executors.local import Local
 from search.record import Record
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
+SWEEPS = 5
+"""Times that a machine is swept at the end at most."""
+SETTLE = 0.5
+"""Seconds after which a trial that was killed writes no more."""
 
 
-class Trial(tune.Trainable):  # type: ignore[misc]
-    """One trial at a time in a worker that stays: its child process does the work.
+class Evaluation:
+    """One trial: its child process does the work."""
 
-    The worker has imported the libraries once, and forks a fresh process for each trial.
-    """
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Start the first trial."""
-        self._child: Child | None = None
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Start the trial."""
+        self._station = Station(**config["station"])
+        experiment, run, self._shared = self._station.here()
+        self._number, self._run, self._said = config["trial"], run, ("", 0.0)
         self._asks = self._placed = False
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start another trial in the same worker."""
-        self._end()
-        self._begin(new_config)
-        return True
+        parts = {k: config[k] for k in ("trial", "point", "runtimes")}
+        content = job("trial", experiment, run, config["threads"], **parts)
+        log = run / "logs" / f"{config['trial']}.log"
+        self._child = Child(content, log, config["limit"], experiment.target.threads)
 
     def step(self) -> dict[str, Any]:
         """Return the next message of the trial; raises Killed when it may succeed elsewhere."""
-        assert self._child is not None
         if not self._placed:
             self._placed = True
             context = ray.get_runtime_context()
@@ -53,24 +51,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         except Failed as error:
             return self._told({"failed": str(error)}, done=True)
 
-    def cleanup(self) -> None:
-        """End the trial, however far it is."""
-        self._end()
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._station = Station(**config["station"])
-        experiment, run, self._shared = self._station.here()
-        self._number, self._run, self._said = config["trial"], run, ("", 0.0)
-        self._asks = self._placed = False
-        parts = {k: config[k] for k in ("trial", "point", "runtimes")}
-        content = job("trial", experiment, run, config["threads"], **parts)
-        log = run / "logs" / f"{config['trial']}.log"
-        self._child = Child(content, log, config["limit"], experiment.target.threads)
-
-    def _end(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+    def close(self) -> None:
+        """End the trial, however far it is; one that waits for an answer gets none."""
+        self._child.close(0.0 if self._asks else PATIENCE)
 
     def _news(self, process: Child) -> dict[str, Any]:
         """Return the next message worth telling."""
@@ -116,5 +99,12 @@ def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def clear(station: Station) -> None:
-    """Remove what trials left on a machine without the driver's disk."""
-    shutil.rmtree(station.scratch, ignore_errors=True)
+    """Remove what trials left on a machine without the driver's disk.
+
+    One that is being ended may still write: what is back after a moment is removed again.
+    """
+    for _ in range(SWEEPS):
+        shutil.rmtree(station.scratch, ignore_errors=True)
+        time.sleep(SETTLE)
+        if not station.scratch.exists():
+            return

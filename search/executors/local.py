@@ -9,7 +9,8 @@ from typing import Any
 
 from objectives.placement._limits import lacks
 from search.errors import BadEnvironment
-from search.executors._process import Failed, child, context_for, job
+from search.executors._forking import context_for
+from search.executors._process import Failed, child, job
 from search.experiment import Experiment
 from search.feed import Feed
 from search.record import Record
@@ -44,9 +45,8 @@ class Local:
         context_for(self.experiment.target.threads)
 
     def refuses(self, plan: Plan) -> str | None:
-        """Return why this machine can never give what any plan needs, the target's threads."""
-        del plan  # what several devices need is asked of every host alike
-        return lacks(self.experiment.target)
+        """Return why this machine can never give what a plan needs, None if it can."""
+        return lacks(self.experiment.target, plan.placement)
 
     def run(self, feed: Feed) -> None:
         """Evaluate one point after another until there is none."""

@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
 from search.executors._ray_searcher import Asking, Stopping, Watching
-from search.executors._ray_worker import Trial, clear, confirm
+from search.executors._ray_trial import Trial
+from search.executors._ray_worker import clear, confirm
 from search.executors._shipping import Depot, Station
 from search.executors.local import Local
 from search.experiment import Experiment
@@ -91,21 +92,25 @@ class RayTune:
         return True
 
     def _tune(self, searcher: Asking) -> None:
+        watching = Watching(searcher)
         with tempfile.TemporaryDirectory(prefix="paretune-tune-") as scratch, quiet():
-            tune.run(
-                tune.with_resources(Trial, self._placement),
-                name="search",
-                num_samples=-1,
-                search_alg=searcher,
-                scheduler=Stopping(searcher),
-                callbacks=[Watching(searcher)],
-                max_concurrent_trials=self.workers,
-                reuse_actors=True,
-                max_failures=0,  # the searcher tries again itself, and not at once
-                raise_on_failed_trial=False,
-                storage_path=scratch,
-                verbose=0,
-            )
+            options: dict[str, Any] = {
+                "name": "search",
+                "num_samples": -1,
+                "search_alg": searcher,
+                "scheduler": Stopping(searcher),
+                "callbacks": [watching],
+                "max_concurrent_trials": self.workers,
+                "reuse_actors": True,
+                "max_failures": 0,  # the searcher tries again itself, and not at once
+                "raise_on_failed_trial": False,
+                "storage_path": scratch,
+                "verbose": 0,
+            }
+            try:
+                tune.run(tune.with_resources(Trial, self._placement), **options)
+            finally:
+                watching.end_trials()
 
     def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
         """Return new measurements of records by trial, taken where the trials ran.
@@ -114,12 +119,15 @@ class RayTune:
         """
         if self._station.shared_by_all:
             return self._local.confirm(records, listener)
-        wanted = self._request(self.experiment.space.plan(records[0].point))
+        each = [self._request(self.experiment.space.plan(record.point)) for record in records]
+        wanted = {k: max(request[k] for request in each) for k in each[0]}
         task = confirm.options(num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0))
+        under_way = task.remote(self._station, self.cores, [r.line() for r in records])
         try:
-            return dict(
-                ray.get(task.remote(self._station, self.cores, [r.line() for r in records]))
-            )
+            return dict(ray.get(under_way))
+        except KeyboardInterrupt:
+            ray.cancel(under_way, force=True)
+            raise
         except ray.exceptions.RayError as error:
             reason = last_line(error)
             raise BadEnvironment(f"the front could not be confirmed: {reason}") from error
@@ -153,6 +161,7 @@ class RayTune:
             "runtimes": [plan.runtime],
             "avoid": avoid if self._able(plan) - {avoid} else None,
             "threads": self.threads(),
+            "measuring_threads": self.experiment.target.threads,
             "limit": self.experiment.trial_time,
         }
 

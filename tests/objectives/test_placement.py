@@ -32,7 +32,7 @@ from objectives.latency import Latency
 from objectives.memory import Memory
 from objectives.placement import _auto, _ranks
 from objectives.placement._auto import Trial, decide
-from objectives.placement._limits import devices, refuses
+from objectives.placement._limits import devices, lacks, refuses
 from objectives.placement._placed import Placed
 from objectives.placement._ranks import DeviceFailed
 from objectives.placement._stages import prepare
@@ -198,17 +198,23 @@ def test_what_cannot_be_split_says_so(tmp_path: Path, strategy: str, reason: str
         shipped(tmp_path / "a", Random(Mean), strategy)
 
 
-def test_a_host_refuses_what_it_has_not() -> None:
+def test_a_host_lacks_what_it_has_not_and_a_split_is_refused_on_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     limit = devices(Target())
     one, many = Placement(), Placement(count=limit + 1)
-    split = Placement(count=2, strategy="tensor")
-    assert refuses(one, Encoding(), Target(), "null", Null()) is None
-    assert f"this host has {limit}" in str(refuses(many, Encoding(), Target(), "null", Null()))
-    if limit > 1:
-        assert "whole graph" in str(refuses(split, Encoding(), Target(), "null", Null()))
-        eight = Encoding(weight_bits=8, activation_bits=8)
-        assert "integer layers" in str(refuses(split, eight, Target(), "eager", Eager()))
-        assert refuses(split, Encoding(), Target(), "eager", Eager()) is None
+    assert lacks(Target(), one) is None
+    assert f"this host has {limit}" in str(lacks(Target(), many))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    reason = "2 devices were asked for, this host has 0 GPUs"
+    assert lacks(Target(device="cuda"), Placement(count=2)) == reason
+    split = Placement(count=limit + 1, strategy="tensor")
+    for placement in (one, many):
+        assert refuses(placement, Encoding(), "null", Null()) is None
+    assert "whole graph" in str(refuses(split, Encoding(), "null", Null()))
+    eight = Encoding(weight_bits=8, activation_bits=8)
+    assert "integer layers" in str(refuses(split, eight, "eager", Eager()))
+    assert refuses(split, Encoding(), "eager", Eager()) is None
 
 
 @two_cores

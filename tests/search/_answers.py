@@ -6,7 +6,7 @@ from pathlib import Path
 from objectives import Measurement
 from search.experiment import Experiment
 from search.record import Record
-from search.study import Asked, Study
+from search.study import Asked, Refuse, Study
 from spaces import Point
 
 
@@ -37,9 +37,15 @@ def no_eager_integers(point: Point) -> str | None:
     return "eager has no integers" if eager and point["quantize.integer.weight_bits"] == 8 else None
 
 
-def opened(project: Path, trials: int = 30, *, parallel: bool = False) -> Study:
+def opened(
+    project: Path,
+    trials: int = 30,
+    *,
+    parallel: bool = False,
+    refuse: Refuse = no_eager_integers,
+) -> Study:
     experiment = Experiment.load(project / "experiment.toml")
     folder = project / "run"
     folder.mkdir(exist_ok=True)
     asked = dataclasses.replace(experiment, trials=trials)
-    return Study.open(folder, asked, no_eager_integers, parallel=parallel)
+    return Study.open(folder, asked, refuse, parallel=parallel)

@@ -9,8 +9,6 @@ import optuna
 
 from search.executors._ray_searcher import Asking  # isort: skip  # before Ray itself
 
-from ray.exceptions import RayTaskError
-
 from search.experiment import Experiment
 from search.feed import Feed
 from search.study import Asked, Study
@@ -25,13 +23,16 @@ class Cluster:
 
     experiment: Experiment
     refusal: str | None = None
+    left: str | None = None
+    """The one machine that is left of several."""
 
     def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
         return {"trial": asked.trial, "point": asked.point, "avoid": avoid}
 
     def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
-        del plan, avoid
-        return self.refusal
+        del plan
+        alone = avoid is not None and avoid == self.left
+        return self.refusal or ("Only one machine is left." if alone else None)
 
 
 class Points(Feed):
@@ -86,7 +87,26 @@ class Named:
     """As much of a trial of Tune's as the scheduler looks at."""
 
     trial_id: str
+    status: str = "PENDING"
 
 
-def task_error(cause: Exception) -> RayTaskError:
-    return RayTaskError("step", "Traceback\nExplained: here", cause)
+@dataclasses.dataclass(frozen=True)
+class Controller:
+    """As much of Tune's controller as the scheduler needs: one trial that waits."""
+
+    searcher: Asking
+    trial: Named
+
+    def get_live_trials(self) -> set[Named]:
+        return {self.trial}
+
+    def get_trials(self) -> list[Named]:
+        return [self.trial]
+
+    def stop_trial(self, trial: Named) -> None:
+        self.searcher.on_trial_complete(trial.trial_id)
+
+
+def task_error(cause: str) -> str:
+    """Return what Tune writes of an error that a worker has raised."""
+    return f"Failure # 1\n\x1b[36mray::Trial.train()\x1b[39m (pid=7)\n  File ...\n{cause}\n"

@@ -30,9 +30,9 @@ def bed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[],
     torch.set_num_threads(1)
 
     def observe(self: Latency, program: Any, examples: Any, seconds: float) -> list[float]:
-        del self, program, examples, seconds
+        del self, program, examples
         with pids.open("a") as file:
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()} {seconds}\n")
         if (project / "crash").exists() and len(processes(pids)) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return [2.0, 3.0, 4.0]
@@ -58,7 +58,34 @@ def bed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[],
 
 
 def processes(pids: Path) -> list[int]:
-    return [int(line) for line in pids.read_text().split()]
+    return [int(line.split()[0]) for line in pids.read_text().splitlines()]
+
+
+def seconds(pids: Path) -> float:
+    """Return for how many seconds all processes together were to time."""
+    return sum(float(line.split()[1]) for line in pids.read_text().splitlines())
+
+
+@pytest.fixture(params=[(0.01, 3), (0.9, 3), (1.5, 2), (2.5, 1)])
+def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let loading take long; return in how many processes is then timed."""
+    taken, count = request.param
+    monkeypatch.setattr(measuring, "_charged", lambda loading, target: taken)
+    return int(count)
+
+
+def test_the_processes_share_all_of_the_timed_runs_however_long_they_load(
+    loads: int, bed: Callable[[], Bed]
+) -> None:
+    bench, pids = bed()
+    record = trial(bench)
+    assert record.facts["processes"] == len(processes(pids)) == loads
+    assert seconds(pids) == pytest.approx(0.01)  # as the experiment says
+    pids.unlink()
+    job = {"records": [record.to_json()], "run": str(bench.folder)}
+    answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
+    assert answer["processes"] == len(set(processes(pids))) == loads
+    assert len(processes(pids)) == confirm.ROUNDS
 
 
 def trial(bench: Bench) -> Record:

@@ -8,15 +8,15 @@ import pytest
 from _answers import answer, opened
 from _searcher import PLACED, Cluster, config_of, said, searching, task_error
 
-from search.executors import _ray_cluster, _ray_searcher  # isort: skip
+from search.executors import _ray_cluster, _ray_searcher, ray_tune  # isort: skip
 
 import ray
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
+from objectives import Target
 from search.errors import BadEnvironment
-from search.executors._process import Killed
-from search.executors._ray_losses import CRASHED, NO_MACHINE, NO_MEMORY, reason_of
+from search.executors._ray_losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
 from search.executors._ray_searcher import Asking
 from search.executors._shipping import Station
 from search.executors.ray_tune import RayTune
@@ -28,18 +28,16 @@ from spaces import Placement, Plan
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (task_error(Killed("its process was killed, most likely")), "its process was killed"),
-        (task_error(OSError("disk")), "its worker failed: Explained: here"),
-        (OutOfMemoryError("1 worker(s) were killed"), NO_MEMORY),
+        (task_error(f"{KILLED}its process was killed, most likely"), "its process was killed"),
+        (task_error("OSError: disk"), "its worker failed: OSError: disk"),
         ("1 worker(s) were killed due to the node running low on memory. Memory on", NO_MEMORY),
-        (NodeDiedError("gone"), NO_MACHINE),
         ("The actor died because its node has died. Node Id: 5ece", NO_MACHINE),
         ("Some common causes include: (1) the process was killed by the OOM killer", CRASHED),
-        (ActorDiedError(), CRASHED),
-        (None, CRASHED),
+        (str(ActorDiedError()), CRASHED),
+        ("", CRASHED),
     ],
 )
-def test_a_loss_is_told_by_its_one_reason(error: Any, reason: str) -> None:
+def test_a_loss_is_told_by_its_one_reason(error: str, reason: str) -> None:
     assert reason_of(error).startswith(reason)
 
 
@@ -49,7 +47,7 @@ def test_two_losses_of_different_kinds_are_both_told(
     monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
     study = opened(project, 1, parallel=True)
     searcher, _ = searching(study)
-    for name, error in (("a", NodeDiedError("gone")), ("b", ActorDiedError())):
+    for name, error in (("a", "its node has died"), ("b", "it died")):
         config_of(searcher, name)
         searcher.fell(name, error)
         searcher.on_trial_complete(name, error=True)
@@ -177,6 +175,38 @@ def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
     }
 
 
+def test_a_front_is_confirmed_with_what_its_largest_member_needs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(monkeypatch, one=4, two=4)
+    file = project / "experiment.toml"
+    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
+    experiment = Experiment.load(file)
+    experiment = dataclasses.replace(experiment, target=Target(device="cuda"))
+    executor = executor_of(project, experiment)
+    baseline = experiment.space.neutral()
+    large = baseline | {"placement.devices.count": 2}
+    records = [
+        answer(Asked(trial=i, point=p, forced=False)) for i, p in enumerate((baseline, large))
+    ]
+    wanted: list[dict[str, Any]] = []
+
+    class Remote:
+        @staticmethod
+        def options(**resources: Any) -> "type[Remote]":
+            wanted.append(resources)
+            return Remote
+
+        @staticmethod
+        def remote(*arguments: Any) -> None:
+            del arguments
+
+    monkeypatch.setattr(ray_tune, "confirm", Remote)
+    monkeypatch.setattr(ray, "get", lambda reference: {})
+    assert executor.confirm(records, None) == {}
+    assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]
+
+
 def test_a_trial_whose_machines_have_left_ends_the_search(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,12 +215,12 @@ def test_a_trial_whose_machines_have_left_ends_the_search(
     reason = "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
     searcher = Asking(feed, Cluster(experiment=study.experiment, refusal=reason))
     config_of(searcher, "a")
-    searcher.check_waiting()  # machines may come back
+    searcher.check()  # machines may come back
     monkeypatch.setattr(_ray_searcher, "STARVED", -1.0)
     with pytest.raises(BadEnvironment, match="trial 0 cannot start: It asks for 2 CPU"):
-        searcher.check_waiting()
+        searcher.check()
     searcher.started("a")
-    searcher.check_waiting()
+    searcher.check()
 
 
 @pytest.mark.parametrize(

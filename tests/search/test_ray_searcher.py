@@ -1,19 +1,31 @@
 """The study as Ray Tune sees it, without a cluster: turns, and that all asked is told."""
 
+import dataclasses
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _answers import answer, measured, opened
-from _searcher import PLACED, Cluster, Named, Points, config_of, said, searching, task_error, trials
+from _searcher import (
+    PLACED,
+    Cluster,
+    Controller,
+    Named,
+    Points,
+    config_of,
+    said,
+    searching,
+    task_error,
+    trials,
+)
 from optuna.trial import TrialState
 
 from search.executors import _ray_searcher  # isort: skip
 
 from ray.tune.search import Searcher
 
-from search.executors._process import Killed
+from search.executors._ray_losses import KILLED
 from search.executors._ray_searcher import Asking, Stopping
 from search.rungs import Rung
 from search.signals import Stopped
@@ -49,6 +61,44 @@ def test_a_large_point_that_ends_before_it_starts_holds_nobody_up(project: Path)
     assert config_of(searcher, "b")["point"] == small
 
 
+def test_a_large_point_whose_machines_have_left_holds_nobody_up(project: Path) -> None:
+    file = project / "experiment.toml"
+    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
+    study = opened(project, parallel=True)
+    small = study.experiment.space.neutral()
+    large = small | {"placement.devices.count": 2}
+    gone = Cluster(experiment=study.experiment, refusal="It asks for more than is left.")
+    searcher = Asking(Points(study, [large, small]), gone)
+    config_of(searcher, "a")
+    assert config_of(searcher, "b")["point"] == small
+
+
+def test_a_trial_starts_again_where_it_was_lost_if_no_other_machine_is_left(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    monkeypatch.setattr(_ray_searcher, "STARVED", -1.0)
+    study = opened(project, 1, parallel=True)
+    feed = searching(study)[1]
+    both = Cluster(experiment=study.experiment)
+    searcher = Asking(feed, both)
+    first = config_of(searcher, "first")
+    searcher.on_trial_result("first", said(machine="one", worker="w"))
+    searcher.on_trial_complete("first", error=True)
+    assert config_of(searcher, "waits")["avoid"] == "one"
+    scheduler, controller = Stopping(searcher), Controller(searcher, Named("waits"))
+    scheduler.choose_trial_to_run(controller)
+    assert searcher.suggest("none") is None  # it still waits for the other machine
+    monkeypatch.setattr(searcher, "_cluster", dataclasses.replace(both, left="one"))
+    searcher.check()  # a healthy machine is there: nothing is to be given up
+    scheduler.choose_trial_to_run(controller)
+    assert config_of(searcher, "again") == first
+    searcher.on_trial_complete("again", error=True)
+    (record,) = study.records
+    assert record.reason is not None
+    assert record.reason.endswith("twice")
+
+
 def test_every_way_to_end_is_told_to_the_study(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +118,7 @@ def test_every_way_to_end_is_told_to_the_study(
     searcher.on_trial_complete("broken", said(failed="ValueError: no weights here"))
     for name in ("lost", "again"):
         searcher.on_trial_result(name, said(machine="one", worker=name))
-        searcher.fell(name, task_error(Killed("its process was killed")))
+        searcher.fell(name, task_error(f"{KILLED}its process was killed"))
         searcher.on_trial_complete(name, error=True)
         if name == "lost":
             assert config_of(searcher, "again") == configs["lost"] | {"avoid": "one"}

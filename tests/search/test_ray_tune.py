@@ -15,8 +15,11 @@ from _ray import GUARDED, TOKENLESS, clean, connected, in_a_trial, opened, searc
 from search.executors import _ray_searcher  # isort: skip  # before Ray itself
 
 import optuna
+import psutil
+import ray
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
 from search.executors._shipping import MARK
@@ -25,6 +28,7 @@ from search.experiment import Experiment
 from search.feed import Feed
 from search.record import Record
 from search.rungs import Rung
+from search.signals import Stopped
 from search.study import Asked
 from spaces import Placement, Plan
 
@@ -136,6 +140,81 @@ def test_large_and_stopped_trials_among_small_ones_on_no_more_workers_than_asked
     assert all(trial.state.is_finished() for trial in told)
 
 
+def test_an_interrupt_ends_trials_that_say_nothing_and_leaves_nothing_behind(
+    project: Path, cluster: Cluster
+) -> None:
+    marker = project / "marker"
+    in_a_trial(
+        project,
+        f"""import time
+        if os.readlink("/proc/self/fd/1").endswith("/1.log"):
+            open({str(marker)!r}, "w").write(str(os.getpid()))
+            time.sleep(600)""",
+    )
+
+    def interrupt(record: Record) -> None:
+        if marker.exists():
+            raise Stopped(signal.SIGINT)
+
+    with connected(project, cluster, 8, 2) as executor:
+        assert executor._station.token
+        (executor.folder / MARK).unlink()  # no worker can tell that it shares the disk
+        study, feed = opened(executor, interrupt)
+        with pytest.raises(Stopped):
+            executor.run(feed)
+        feed.close()
+        assert executor._station.scratch.is_dir()
+        executor.close()
+        assert not executor._station.scratch.exists()
+    assert not psutil.pid_exists(int(marker.read_text()))
+    assert 1 not in {r.trial for r in study.records}
+
+
+@ray.remote
+class Holder:
+    """Holds a core of a machine."""
+
+    def ready(self) -> None:
+        """Return once it does."""
+
+
+def test_a_trial_lost_once_runs_where_it_was_lost_if_no_other_machine_is_left(
+    project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    marker = project / "marker"
+    in_a_trial(
+        project,
+        f"""first = not os.path.exists({str(marker)!r})
+        open({str(marker)!r}, "a").close()
+        if first:
+            os.kill(os.getpid(), 9)""",
+    )
+    others = cluster.list_all_nodes()[1:]
+    with connected(project, cluster, 1, 1) as executor:
+        held = []
+        for node in others:
+            there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            held.append(Holder.options(num_cpus=1, scheduling_strategy=there).remote())
+        ray.get([holder.ready.remote() for holder in held])
+        study, feed = opened(executor, lambda record: None)
+
+        def remove() -> None:
+            while not marker.exists():
+                time.sleep(0.1)
+            time.sleep(2)  # it waits for another machine than its own
+            for node in others:
+                cluster.remove_node(node)
+
+        leaving = threading.Thread(target=remove)
+        leaving.start()
+        executor.run(feed)
+        leaving.join()
+    cluster.add_node(num_cpus=1)
+    (record,) = study.records
+    assert (record.state, record.reason) == ("complete", None)
+
+
 def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> None:
     """Last of all: the cluster is smaller afterwards."""
     lost = cluster.list_all_nodes()[-1]
@@ -177,15 +256,18 @@ def test_a_cluster_started_here_lets_in_nobody_without_its_token(project: Path) 
 def test_an_interrupted_search_says_nothing_of_rays_and_leaves_no_trial_running(
     project: Path,
 ) -> None:
-    """A worker dies on the way, which Ray by itself would tell on stdout."""
-    marker = project / "marker"
+    """A worker dies on the way, which Ray by itself would tell on stdout; a trial hangs."""
+    marker, hung = project / "marker", project / "hung"
     in_a_trial(
         project,
         f"""import psutil
         first = not os.path.exists({str(marker)!r})
         if first and os.readlink("/proc/self/fd/1").endswith("/1.log"):
             open({str(marker)!r}, "a").close()
-            psutil.Process().parent().parent().kill()""",
+            psutil.Process().parent().parent().kill()
+        if os.readlink("/proc/self/fd/1").endswith("/3.log"):
+            open({str(hung)!r}, "a").close()
+            import time; time.sleep(600)""",
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "search", "run", "experiment.toml", "--workers", "2"],
@@ -199,7 +281,7 @@ def test_an_interrupted_search_says_nothing_of_rays_and_leaves_no_trial_running(
     records = project / "runs" / "tiny" / "records.jsonl"
     for _ in range(1200):
         done = records.is_file() and records.read_text().count('"complete"') >= 2
-        if (done and marker.exists()) or process.poll() is not None:
+        if (done and marker.exists() and hung.exists()) or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -215,5 +297,6 @@ def test_an_interrupted_search_says_nothing_of_rays_and_leaves_no_trial_running(
     file = project / "runs" / "tiny" / "study.db"
     told = optuna.load_study(study_name="tiny", storage=f"sqlite:///{file}").get_trials()
     assert all(trial.state.is_finished() for trial in told)
-    failed = [t.user_attrs for t in told if t.state == TrialState.FAIL]
-    assert all("reason" in attributes or "record" in attributes for attributes in failed)
+    failed = {t.number: t.user_attrs for t in told if t.state == TrialState.FAIL}
+    assert failed[3]["reason"] == "the search ended before it was evaluated"
+    assert all("reason" in attributes or "record" in attributes for attributes in failed.values())

@@ -9,7 +9,7 @@ import pytest
 
 from search import cli
 from search.experiment import Experiment
-from search.feasibility import refusal
+from search.feasibility import refusal_here
 from search.opening import opening
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -53,7 +53,7 @@ def test_more_devices_than_there_are_cost_nothing(experiment: Path) -> None:
     point = asked.space.neutral() | {"placement.devices.count": 2}
     many = asked.target.__class__(threads=max(CORES, 2))
     limited = type(asked)(**{**vars(asked), "target": many})
-    reason = refusal(limited, limited.space.plan(point), frozenset({"Linear"}))
+    reason = refusal_here(limited, limited.space.plan(point), frozenset({"Linear"}))
     assert reason is not None
     each, cores = max(CORES, 2), f"{CORES} core" + "s" * (CORES > 1)
     assert reason == f"2 devices were asked for, with {each} cores each, and this host has {cores}"

@@ -207,6 +207,23 @@ def test_records_survive_a_restart_and_revised_ones_replace_them(project: Path) 
     assert opened(project).records[1:3] == [better, again]
 
 
+def test_what_a_machine_lacked_is_asked_where_another_has_it(project: Path) -> None:
+    study = opened(project)
+    asked_points(study, 12)
+    refused = [r.point for r in study.records if r.state == "infeasible"]
+    assert refused
+    again = opened(project, refuse=lambda point: None)
+    assert not [r for r in again.records if r.state == "infeasible"]
+    assert again.paid == 12
+    while (asked := again.ask()) and asked.point not in refused:
+        again.tell(asked, answer(asked))
+    assert asked is not None
+    again.tell(asked, answer(asked))
+    back = opened(project)  # where the first machine is in charge again, measurements stay
+    known = {str(r.point): r.state for r in back.records}
+    assert known[str(asked.point)] == "complete"
+
+
 def test_another_experiment_is_refused_in_the_same_folder(project: Path) -> None:
     asked_points(opened(project), 1)
     file = project / "experiment.toml"
