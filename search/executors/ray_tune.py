@@ -15,7 +15,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
-from search.executors._ray_searcher import Asking, Stopping, Watching
+from search.executors._ray_control import Stopping, Watching
+from search.executors._ray_searcher import Asking
 from search.executors._ray_trial import Trial
 from search.executors._ray_worker import clear, confirm
 from search.executors._shipping import Depot, Station

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -56,6 +58,22 @@ def test_a_crash_is_a_failed_trial_with_a_reason(project: Path, code: str, reaso
     assert record.state == "failed"
     assert reason in str(record.reason)
     assert not (project / "run" / "artifacts" / "0").exists()
+
+
+def test_a_trial_does_not_run_the_program_that_started_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ray worker's imports all of Ray, for each trial; another's may have no guard."""
+    program, marker = project / "program.py", project / "ran"
+    program.write_text(f"open({str(marker)!r}, 'w').close()")
+    main = types.ModuleType("__main__")
+    main.__file__ = str(program)
+    executor, asked = evaluated(project, "torch.manual_seed(0)")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    record = executor.evaluate(asked, None, silent)
+    assert (record.state, record.reason) == ("complete", None)
+    assert not marker.exists()
+    assert sys.modules["__main__"] is main
 
 
 def test_a_hang_is_killed_with_its_children(project: Path) -> None:

@@ -15,12 +15,15 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
 from objectives import Target
+from objectives.placement import _limits
 from search.errors import BadEnvironment
 from search.executors._ray_losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
 from search.executors._ray_searcher import Asking
 from search.executors._shipping import Station
+from search.executors.local import Local
 from search.executors.ray_tune import RayTune
 from search.experiment import Experiment
+from search.feasibility import refusal
 from search.study import Asked, Study
 from spaces import Placement, Plan
 
@@ -173,6 +176,19 @@ def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
     assert {r.reason for r in refused} == {
         "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
     }
+
+
+def test_what_the_drivers_machine_lacks_a_cluster_may_have(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes(monkeypatch, head=1, large=8)
+    monkeypatch.setattr(_limits, "cores", lambda: 1)
+    experiment = Experiment.load(project / "experiment.toml")
+    plan = Plan(runtime="null", placement=Placement(count=4))
+    assert refusal(experiment, plan, frozenset({"Linear"})) is None
+    assert executor_of(project, experiment).refuses(plan) is None
+    reason = Local(experiment=experiment, folder=project, threads=1).refuses(plan)
+    assert reason == "4 devices were asked for, with 1 core each, and this host has 1 core"
 
 
 def test_a_front_is_confirmed_with_what_its_largest_member_needs(

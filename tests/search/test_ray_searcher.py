@@ -25,8 +25,9 @@ from search.executors import _ray_searcher  # isort: skip
 
 from ray.tune.search import Searcher
 
+from search.executors._ray_control import Stopping
 from search.executors._ray_losses import KILLED
-from search.executors._ray_searcher import Asking, Stopping
+from search.executors._ray_searcher import Asking
 from search.rungs import Rung
 from search.signals import Stopped
 from search.study import Asked
