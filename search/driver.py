@@ -11,7 +11,13 @@ from torch import nn
 from search import confirm, folder
 from search.checking import informed
 from search.console import Console
-from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded
+from search.errors import (
+    BadEnvironment,
+    BadTask,
+    Interrupted,
+    NothingSucceeded,
+    SearchError,
+)
 from search.experiment import Experiment
 from search.feasibility import kinds_of, refusal
 from search.feed import Feed
@@ -100,6 +106,9 @@ class Search:
                 return self._finish(study, signals)
             except KeyboardInterrupt:  # Stopped, or what Ray raises in its place
                 raise self._interrupted(study, signals.number) from None
+            except SearchError:
+                self._leave(study, "FAILED")
+                raise
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def told(record: Record) -> None:
@@ -217,13 +226,16 @@ class Search:
         return refuse
 
     def _interrupted(self, study: Study, number: int) -> Interrupted:
-        summary = self.summary(study)
-        if summary:
-            self.tracker().finish(summary, self.folder, "KILLED")
+        self._leave(study, "KILLED")
         return Interrupted(
             f"stopped, all measurements are kept; continue: python -m search resume {self.folder}",
             number,
         )
+
+    def _leave(self, study: Study, status: str) -> None:
+        """Close the study's run for reviewers: nothing goes on in it."""
+        if summary := self.summary(study):
+            self.tracker().finish(summary, self.folder, status)
 
 
 def _why_nothing(records: Sequence[Record]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from _machines import Imagined, Machine
@@ -11,8 +11,9 @@ from _machines import Imagined, Machine
 from search import confirm, folder
 from search.console import Console
 from search.driver import Search
-from search.errors import BadTask
+from search.errors import BadEnvironment, BadTask
 from search.experiment import Experiment
+from search.feed import Feed
 from search.record import Record
 from search.summary import Summary
 
@@ -21,6 +22,8 @@ class Silent:
     """A tracking server that nobody listens to."""
 
     address = ""
+    closed: ClassVar[list[str]] = []
+    """How the study's run was closed."""
 
     def location(self) -> None:
         return None
@@ -29,6 +32,7 @@ class Silent:
         return True
 
     def finish(self, summary: Summary, run: Path, status: str = "FINISHED") -> bool:
+        self.closed.append(status)
         return True
 
 
@@ -140,3 +144,20 @@ def test_other_runtimes_stand_in_for_the_one_where_the_unchanged_model_fails(mak
     summary = search.run()
     assert executor.asked == 8
     assert summary.baseline.runtime == "null"
+
+
+def test_a_search_that_cannot_go_on_is_not_left_running_for_reviewers(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, executor = make()
+    run = executor.run
+
+    def ends(feed: Feed) -> None:
+        run(feed)
+        raise BadEnvironment("the cluster has gone away")
+
+    monkeypatch.setattr(executor, "run", ends)
+    monkeypatch.setattr(Silent, "closed", [])
+    with pytest.raises(BadEnvironment, match="gone away"):
+        search.run()
+    assert Silent.closed == ["FAILED"]

@@ -84,7 +84,7 @@ def test_the_processes_share_all_of_the_timed_runs_however_long_they_load(
     pids.unlink()
     job = {"records": [record.to_json()], "run": str(bench.folder)}
     answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
-    assert answer["processes"] == len(set(processes(pids))) == loads
+    assert answer["facts"]["processes"] == len(set(processes(pids))) == loads
     assert len(processes(pids)) == confirm.ROUNDS
 
 
