@@ -42,6 +42,7 @@ def states(run: Path) -> list[tuple[int, str]]:
     return [(r["trial"], r["state"]) for r in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_name_goes_on_where_it_stopped(project: Path) -> None:
     text = (project / "experiment.toml").read_text()
     (project / "mine.toml").write_text(text.replace('name = "tiny"', ""))
