@@ -88,6 +88,17 @@ def sample(task: Task, batch_size: int, count: int, device: torch.device) -> lis
         return [next(stream) for _ in range(count)]
 
 
+def held_out(task: Task, batch_size: int, count: int, device: torch.device) -> list[Batch]:
+    """Return up to `count` validation batches from all over the split, the same at every call.
+
+    A short batch at its end is left out; there may be none at all.
+    """
+    with seeded(1):
+        whole = [b for b in task.batches("validation", batch_size) if length(b[0]) == batch_size]
+    places = np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(int)
+    return [_placed(inputs, targets, device) for inputs, targets in (whole[p] for p in places)]
+
+
 def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
     while True:
         full = 0

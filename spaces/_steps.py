@@ -10,7 +10,7 @@ from torch import nn
 
 from spaces._automatic import normalised
 from spaces._constraint import Project
-from spaces._feeding import Batch, example, sample
+from spaces._feeding import Batch, example, held_out, sample
 from spaces._lesson import Lesson, Teacher
 from spaces._mixed import scaler
 from spaces._modes import evaluating
@@ -58,7 +58,7 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training did to the loss of the same training samples, in evaluation mode."""
+    """What a training did to the loss of the same samples, in evaluation mode."""
 
     before: float
     after: float
@@ -97,8 +97,7 @@ def run(course: Course) -> Outcome:
     batches = min(
         max(1, round(CHECK_SHARE * recovery.steps)), -(-CHECK_SAMPLES // recovery.batch_size)
     )
-    check = sample(course.task, recovery.batch_size, batches, course.device)
-    before = _loss(course, check)
+    check, before = _judged(course, batches)
     state = [(t, t.detach().clone()) for t in (*trained.parameters(), *trained.buffers())]
     _all_steps(course, trained)
     outcome = Outcome(before=before, after=_loss(course, check))
@@ -107,6 +106,23 @@ def run(course: Course) -> Outcome:
             for tensor, old in state:
                 tensor.copy_(old)
     return outcome
+
+
+def _judged(course: Course, batches: int) -> tuple[Sequence[Batch], float]:
+    """Return the batches on which a training is judged, and the loss on them before it.
+
+    They are of the validation split: training batches may be augmented at random, so that a few
+    of them say little, and what was fitted to them flatters the untrained model. A task whose
+    loss cannot take that split, whose targets may be of another form, is judged on training
+    batches.
+    """
+    size = course.recovery.batch_size
+    with contextlib.suppress(Exception):
+        check = held_out(course.task, size, batches, course.device)
+        if check and math.isfinite(before := _loss(course, check)):
+            return check, before
+    check = sample(course.task, size, batches, course.device)
+    return check, _loss(course, check)
 
 
 def _loss(course: Course, batches: Sequence[Batch]) -> float:

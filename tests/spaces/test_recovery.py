@@ -193,6 +193,39 @@ class TestRecover:
         assert outcomes[0].kept
         assert not equal(before, weights(model))
 
+    def test_a_training_that_helps_only_its_own_samples_is_taken_back(self) -> None:
+        class Apart(Blobs):
+            """Blobs whose validation split knows nothing better than the untrained model."""
+
+            def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
+                first = self.model().eval()
+                for x, y in super().batches(split, batch_size):
+                    yield x, (y if split == "train" else first(x).argmax(1))
+
+        task, outcomes = Apart(), []
+        model, plan = task.model(), Recovery(steps=40, batch_size=32)
+        before = weights(model)
+        recover(model, nn.Identity(), task, plan, seed=0, progress=quiet, ended=outcomes.append)
+        assert not outcomes[0].kept
+        assert equal(before, weights(model))
+
+    def test_a_loss_that_cannot_take_the_validation_split_is_no_error(self) -> None:
+        class Soft(Blobs):
+            """Blobs with soft targets where they are trained and names where they are scored."""
+
+            def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
+                for x, y in super().batches(split, batch_size):
+                    yield (
+                        x,
+                        (F.one_hot(y, BLOBS).float() if split == "train" else list(map(str, y))),
+                    )
+
+        outcomes: list[Any] = []
+        model, plan = Blobs().model(), Recovery(steps=20, batch_size=32)
+        recover(model, nn.Identity(), Soft(), plan, seed=0, progress=quiet, ended=outcomes.append)
+        assert outcomes[0].kept
+        assert accuracy(Blobs(), model) > 0.5
+
     def test_recovers_a_damaged_model(self) -> None:
         task = Blobs()
         reference = trained(task)
