@@ -230,6 +230,7 @@ def batches(split, batch_size):
 """
 
 
+@pytest.mark.slow
 def test_a_front_that_cannot_be_confirmed_is_kept_and_marked(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
