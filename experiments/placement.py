@@ -147,7 +147,8 @@ def _artifact(
         target=target,
         folder=folder,
     )
-    return write(folder, "eager", Eager(), export, {"placement": dataclasses.asdict(placement)})
+    write(folder, "eager", Eager(), export, {"placement": dataclasses.asdict(placement)})
+    return folder
 
 
 def _measured(

@@ -64,10 +64,10 @@ def _identifiers(kind: str, leaves: list[str]) -> tuple[str, ...]:
 
 def write(
     folder: Path, runtime_name: str, runtime: Runtime, export: Export, facts: Mapping[str, Any]
-) -> Path:
+) -> dict[str, Any]:
     """Export into `folder` atomically: a draft folder, flushed, with the manifest last, renamed.
 
-    `export.folder` is replaced by the draft; `facts` go into the manifest. Returns `folder`.
+    `export.folder` is replaced by the draft; `facts` go into the manifest, which is returned.
     """
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -92,7 +92,7 @@ def write(
         draft.replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
+    return manifest
 
 
 def annotate(folder: Path, **facts: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from objectives import Export
-from objectives._artifact import manifest_of, signature_of, write, write_json
+from objectives._artifact import signature_of, write, write_json
 from search.cache import Cache
 from search.experiment import Experiment
 from search.folder import processor
@@ -205,10 +205,10 @@ def _exported(
             folder=folder,
         )
         try:
-            write(folder, runtime, experiment.runtime(runtime), export, {})
+            manifest = write(folder, runtime, experiment.runtime(runtime), export, {})
         except Infeasible:
             return None
-        if manifest_of(folder)["notes"].get("unpacked_layers"):
+        if manifest["notes"].get("unpacked_layers"):
             unpacked.append(bits)
     return unpacked
 

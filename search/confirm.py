@@ -46,19 +46,20 @@ def measure(experiment: Experiment, job: Mapping[str, Any], lane: Lane) -> dict[
     when it cannot be measured: the fault is then not in the members.
     """
     baseline, *others = [Record.from_json(r) for r in job["records"]]
-    bench = _Bench(experiment=experiment, run=Path(job["run"]), lane=lane, baseline=baseline)
+    work = _Confirmation(experiment=experiment, run=Path(job["run"]), lane=lane, baseline=baseline)
     timed: dict[int, Turns | str] = {}
     for start in range(0, max(1, len(others)), GROUP - 1):
-        timed = bench.timed(others[start : start + GROUP - 1]) | timed
+        # of the baseline the values beside the first group stay
+        timed = work.timed(others[start : start + GROUP - 1]) | timed
     own = timed[baseline.trial]
     assert isinstance(own, Turns)
     asked = pending([baseline, *others], baseline)
     reference = own.found if baseline in asked else baseline.measurements
-    return {str(r.trial): bench.answer(r, timed[r.trial], reference) for r in asked}
+    return {str(r.trial): work.answer(r, timed[r.trial], reference) for r in asked}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Bench:
+class _Confirmation:
     """What artifacts of a run are measured with, and beside what."""
 
     experiment: Experiment

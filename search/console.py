@@ -12,7 +12,7 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.record import Record
 from search.study import Asked, Study
-from search.summary import UNCONFIRMED, Summary, change
+from search.summary import UNCONFIRMED, Summary, words_of
 from search.wording import quantity, short
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
@@ -91,8 +91,8 @@ class Console:
         point = short(record.point, self._neutral, taken_back=record.taken_back)
         outcome = _outcome(record, summary)
         self.say(
-            f"{self._paid:>3}/{self._total} {mark} {record.runtime:<11} {point:<44} {outcome}"
-            f"  {record.seconds:.0f} s"
+            f"{self._paid:>3}/{self._total} {mark} {f't{record.trial}':<4} {record.runtime:<11} "
+            f"{point:<44} {outcome}  {record.seconds:.0f} s"
         )
         self._warn_of_others(record)
 
@@ -138,12 +138,13 @@ class Console:
 
 
 def _best(summary: Summary) -> str:
+    """Return what the fastest member of the front gains, or the first of the usual picks."""
     picked = summary.picked
-    record = picked.get("fastest") or next(iter(picked.values()), None)
-    if record is None:
+    word = "fastest" if "fastest" in picked else next(iter(picked), None)
+    if word is None:
         return ""
-    gains = ", ".join(change(record, axis, summary.baseline) for axis in summary.axes)
-    return f", best so far {gains}"
+    gains = ", ".join(words_of(picked[word], axis, summary.baseline) for axis in summary.axes)
+    return f", {word.replace('-', ' ')} so far: {gains}"
 
 
 def _outcome(record: Record, summary: Summary | None) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from objectives.placement._graph import RECORDED
 from search.experiment import Experiment
 from search.shaping import sentences
 from spaces import Plan, Point
@@ -13,7 +14,7 @@ def note(facts: Mapping[str, Any]) -> str | None:
     """Return what whoever reads of this trial should know, in whole sentences."""
     found = sentences(facts)
     found += [facts[k] for k in ("zeros", "remark") if k in facts]
-    if (how := facts.get("conditions", {}).get("execution", "")).startswith("no "):
+    if (how := facts.get("conditions", {}).get("execution", RECORDED)) != RECORDED:
         found.append(f"Its kernels are launched one by one: {how}.")
     trained = facts.get("recovery", {"kept": True})
     if not trained["kept"]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from objectives import Export
-from objectives._artifact import identity, manifest_of, signature_of, write
+from objectives._artifact import identity, signature_of, write
 from objectives._data import Examples, cached, calibration
 from search import allotting
 from search.bench import Bench
@@ -154,7 +154,7 @@ class Stages:
             whole = encoded(model, self.experiment.task, encoding, device)
             model, codes = whole.model, whole.codes
             self.facts |= whole.facts()
-        write(
+        manifest = write(
             folder,
             self.plan.runtime,
             self.experiment.runtime(self.plan.runtime),
@@ -171,7 +171,6 @@ class Stages:
             ),
             provenance(self.experiment, self.bench.trial, self.point, self.plan, self.facts),
         )
-        manifest = manifest_of(folder)
         self.facts["identity"] = identity(manifest)
         if remark := manifest["notes"].get("remark"):
             self.facts["remark"] = remark

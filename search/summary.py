@@ -128,13 +128,14 @@ def title(summary: Summary) -> str:
     if not picked:
         return headline(summary)[0]
     record = picked.get("knee", next(iter(picked.values())))
-    gains = [_words_of(record, axis, summary.baseline) for axis in summary.axes]
+    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
     positive = [g for g, axis in zip(gains, summary.axes, strict=True) if axis.positive]
     rest = [g for g, axis in zip(gains, summary.axes, strict=True) if not axis.positive]
     return _joined([*positive, *rest])
 
 
-def _words_of(record: Record, axis: Axis, baseline: Record) -> str:
+def words_of(record: Record, axis: Axis, baseline: Record) -> str:
+    """Return how the record compares on an axis, in words that stand alone."""
     words = change(record, axis, baseline)
     if words == "same":
         return f"{axis.name} unchanged"
@@ -142,7 +143,7 @@ def _words_of(record: Record, axis: Axis, baseline: Record) -> str:
 
 
 def _sentence(record: Record, summary: Summary) -> str:
-    gains = [_words_of(record, axis, summary.baseline) for axis in summary.axes]
+    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
     return f"trial {record.trial} ({record.runtime}, {summary.short(record)}): {', '.join(gains)}"
 
 

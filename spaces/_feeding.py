@@ -91,12 +91,19 @@ def sample(task: Task, batch_size: int, count: int, device: torch.device) -> lis
 def held_out(task: Task, batch_size: int, count: int, device: torch.device) -> list[Batch]:
     """Return up to `count` validation batches from all over the split, the same at every call.
 
-    A short batch at its end is left out; there may be none at all.
+    A short batch at its end is left out; there may be none at all. Of a long split no more than
+    twice as many are held at a time.
     """
+    kept: list[tuple[Inputs, Targets]] = []
+    apart = 1
     with seeded(1):
-        whole = [b for b in task.batches("validation", batch_size) if length(b[0]) == batch_size]
-    places = np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(int)
-    return [_placed(inputs, targets, device) for inputs, targets in (whole[p] for p in places)]
+        for place, batch in enumerate(task.batches("validation", batch_size)):
+            if place % apart == 0 and length(batch[0]) == batch_size:
+                kept.append(batch)
+            if len(kept) > 2 * count:
+                kept, apart = kept[::2], 2 * apart
+    places = np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)
+    return [_placed(inputs, targets, device) for inputs, targets in (kept[p] for p in places)]
 
 
 def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:

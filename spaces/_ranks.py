@@ -171,7 +171,7 @@ def _follow(ranks: Sequence[_Rank], progress: Progress) -> Outcome:
 
     Raises the clearest reason when one fails.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     working = {rank.line: rank for rank in ranks}
     failures: list[tuple[int, Exception]] = []
     deadline: float | None = None

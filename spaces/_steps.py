@@ -15,7 +15,7 @@ from spaces._lesson import Lesson, Teacher
 from spaces._mixed import scaler
 from spaces._modes import evaluating
 from spaces._plan import Recovery
-from spaces._task import Task
+from spaces._task import Split, Task
 from spaces._world import World
 
 Progress = Callable[[int, int, float], None]
@@ -31,6 +31,8 @@ CHECK_SHARE = 0.1
 """Batches on which a training is judged, as a share of its steps."""
 CHECK_SAMPLES = 256
 """Samples that suffice to judge a training."""
+UNSUITED = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
+"""What a loss raises on targets of another form than those it is made for."""
 CLIP = 1.0
 """Largest L2 norm of a step's gradient; a longer one is scaled down to it."""
 
@@ -62,11 +64,23 @@ class Outcome:
 
     before: float
     after: float
+    split: Split
+    """Whose samples they are."""
 
     @property
     def kept(self) -> bool:
         """Whether the trained weights are kept; otherwise the model is as it was."""
         return self.after < self.before
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a training is judged on."""
+
+    batches: Sequence[Batch]
+    split: Split
+    before: float
+    """The mean loss before the training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,10 +111,10 @@ def run(course: Course) -> Outcome:
     batches = min(
         max(1, round(CHECK_SHARE * recovery.steps)), -(-CHECK_SAMPLES // recovery.batch_size)
     )
-    check, before = _judged(course, batches)
+    check = _checked(course, batches)
     state = [(t, t.detach().clone()) for t in (*trained.parameters(), *trained.buffers())]
     _all_steps(course, trained)
-    outcome = Outcome(before=before, after=_loss(course, check))
+    outcome = Outcome(before=check.before, after=_loss(course, check.batches), split=check.split)
     if not outcome.kept:
         with torch.no_grad():
             for tensor, old in state:
@@ -108,8 +122,8 @@ def run(course: Course) -> Outcome:
     return outcome
 
 
-def _judged(course: Course, batches: int) -> tuple[Sequence[Batch], float]:
-    """Return the batches on which a training is judged, and the loss on them before it.
+def _checked(course: Course, batches: int) -> Check:
+    """Return what a training is judged on, measured before it.
 
     They are of the validation split: training batches may be augmented at random, so that a few
     of them say little, and what was fitted to them flatters the untrained model. A task whose
@@ -117,12 +131,16 @@ def _judged(course: Course, batches: int) -> tuple[Sequence[Batch], float]:
     batches.
     """
     size = course.recovery.batch_size
-    with contextlib.suppress(Exception):
+    try:
         check = held_out(course.task, size, batches, course.device)
         if check and math.isfinite(before := _loss(course, check)):
-            return check, before
+            return Check(batches=check, split="validation", before=before)
+    except torch.OutOfMemoryError:
+        raise
+    except UNSUITED:
+        pass
     check = sample(course.task, size, batches, course.device)
-    return check, _loss(course, check)
+    return Check(batches=check, split="train", before=_loss(course, check))
 
 
 def _loss(course: Course, batches: Sequence[Batch]) -> float:

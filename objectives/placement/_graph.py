@@ -11,6 +11,10 @@ WARM_UP = 3
 """Runs before recording: libraries choose kernels and make their workspaces in the first ones."""
 
 
+RECORDED = "CUDA graph"
+"""What is said of a function that was recorded."""
+
+
 class Replayed:
     """A function whose kernels, collectives included, are launched as one CUDA graph.
 
@@ -51,7 +55,7 @@ class Replayed:
             generator.graphsafe_set_state(spare)
             self.said = f"no CUDA graph: {(str(error).splitlines() or ['?'])[0][:120]}"
             return
-        self._graph, self.said = graph, "CUDA graph"
+        self._graph, self.said = graph, RECORDED
 
     def _index(self) -> int:
         index = self._device.index

@@ -62,7 +62,7 @@ def prepared(export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
 def loaded(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return the package as a function of tensors on the current GPU."""
     index = torch.cuda.current_device()
-    # its bookkeeping for several threads asks for events, which ends the recording of a CUDA graph
+    # torch documents that its bookkeeping for several threads conflicts with CUDA graphs
     package_of = inductor.aoti_load_package(
         str(package), run_single_threaded=True, device_index=index
     )

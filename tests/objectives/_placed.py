@@ -135,7 +135,8 @@ def artifact(
         target=target,
         folder=folder,
     )
-    return write(folder, type(runtime).__name__.lower(), runtime, export, {"placement": placement})
+    write(folder, type(runtime).__name__.lower(), runtime, export, {"placement": placement})
+    return folder
 
 
 def shipped(

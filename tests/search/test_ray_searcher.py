@@ -30,15 +30,21 @@ from search.executors._ray_losses import KILLED
 from search.executors._ray_searcher import Asking
 from search.rungs import Rung
 from search.signals import Stopped
-from search.study import Asked
+from search.study import Asked, Study
+from spaces import Point
 
 
-def test_a_large_point_gets_its_turn_before_small_ones_that_keep_coming(project: Path) -> None:
+def placed(project: Path) -> tuple[Study, Point, Point]:
+    """Return a study of points on one and on two devices, and one of each."""
     file = project / "experiment.toml"
     file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
     study = opened(project, parallel=True)
     small = study.experiment.space.neutral()
-    large = small | {"placement.devices.count": 2}
+    return study, small, small | {"placement.devices.count": 2}
+
+
+def test_a_large_point_gets_its_turn_before_small_ones_that_keep_coming(project: Path) -> None:
+    study, small, large = placed(project)
     searcher = Asking(Points(study, [small, large, small]), Cluster(experiment=study.experiment))
     assert config_of(searcher, "a")["point"] == small
     assert config_of(searcher, "b")["point"] == large  # a small one that waits holds nobody up
@@ -51,11 +57,7 @@ def test_a_large_point_gets_its_turn_before_small_ones_that_keep_coming(project:
 
 
 def test_a_large_point_that_ends_before_it_starts_holds_nobody_up(project: Path) -> None:
-    file = project / "experiment.toml"
-    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
-    study = opened(project, parallel=True)
-    small = study.experiment.space.neutral()
-    large = small | {"placement.devices.count": 2}
+    study, small, large = placed(project)
     searcher = Asking(Points(study, [large, small]), Cluster(experiment=study.experiment))
     config_of(searcher, "a")
     searcher.on_trial_complete("a", error=True)
@@ -63,11 +65,7 @@ def test_a_large_point_that_ends_before_it_starts_holds_nobody_up(project: Path)
 
 
 def test_a_large_point_whose_machines_have_left_holds_nobody_up(project: Path) -> None:
-    file = project / "experiment.toml"
-    file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
-    study = opened(project, parallel=True)
-    small = study.experiment.space.neutral()
-    large = small | {"placement.devices.count": 2}
+    study, small, large = placed(project)
     gone = Cluster(experiment=study.experiment, refusal="It asks for more than is left.")
     searcher = Asking(Points(study, [large, small]), gone)
     config_of(searcher, "a")

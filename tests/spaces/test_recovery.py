@@ -207,6 +207,7 @@ class TestRecover:
         before = weights(model)
         recover(model, nn.Identity(), task, plan, seed=0, progress=quiet, ended=outcomes.append)
         assert not outcomes[0].kept
+        assert outcomes[0].split == "validation"
         assert equal(before, weights(model))
 
     def test_a_loss_that_cannot_take_the_validation_split_is_no_error(self) -> None:
@@ -224,6 +225,7 @@ class TestRecover:
         model, plan = Blobs().model(), Recovery(steps=20, batch_size=32)
         recover(model, nn.Identity(), Soft(), plan, seed=0, progress=quiet, ended=outcomes.append)
         assert outcomes[0].kept
+        assert outcomes[0].split == "train"
         assert accuracy(Blobs(), model) > 0.5
 
     def test_recovers_a_damaged_model(self) -> None:
