@@ -18,9 +18,9 @@ SPOTS = tuple(
     for dy in (0, 14, -14, 34, -34, 60, -60, 90, -90, 130, -130, 170, -170)
 )
 """Where a name may stand, in typographic points from what it names."""
-OUTSIDE, OVER, CROSSING, DOT = 10_000.0, 1_000.0, 30.0, 8.0
-"""What it costs to leave the frame, to cover a name, that a name and a line to one meet, and that
-either covers a dot; STEP pixels of a line cost 1."""
+OUTSIDE, OVER, FOREIGN, CROSSING, DOT = 10_000.0, 1_000.0, 100.0, 30.0, 8.0
+"""What it costs to leave the frame, to cover a name, to stand nearer to what another name is of,
+that a name and a line to one meet, and that either covers a dot; STEP pixels of a line cost 1."""
 SAME, NEAR = 3.0, 9.0
 """Pixels up to which two dots are one, and a line to a name covers a dot."""
 
@@ -41,6 +41,7 @@ def write(
     """
     marks = [_pixel(axes, dot) for dot in dots]
     strokes = [dot for line in lines for dot in _along([_pixel(axes, end) for end in line])]
+    owners = [_pixel(axes, at) for at, _ in names]
     boxes: list[Bbox] = []
     leaders: list[list[Dot]] = []
     for at, text in names:
@@ -62,8 +63,17 @@ def write(
             over = sum(bool(box.overlaps(other)) for other in boxes)
             hidden = DOT * (_inside(box.padded(4), marks) + _passed(here, leader[1:], marks))
             hidden += _inside(box, strokes)
+            own = _apart(box, here)
+            foreign = sum(_apart(box, other) < own for other in owners if other != here)
             far = math.hypot(*spot) / 40
-            return OUTSIDE * (not inside) + OVER * over + CROSSING * met + hidden + far
+            return (
+                OUTSIDE * (not inside)
+                + OVER * over
+                + FOREIGN * foreign
+                + CROSSING * met
+                + hidden
+                + far
+            )
 
         spot = min(SPOTS, key=cost)
         note.set_position(spot)
@@ -112,6 +122,12 @@ def _passed(here: Dot, leader: Sequence[Dot], marks: Sequence[Dot]) -> int:
     """Return how many dots besides the one at `here` a line to a name covers."""
     others = [mark for mark in marks if math.dist(here, mark) > SAME]
     return sum(any(math.dist(mark, dot) < NEAR for dot in leader) for mark in others)
+
+
+def _apart(box: Bbox, dot: Dot) -> float:
+    """Return how far a dot is from a box."""
+    across = max(box.x0 - dot[0], 0.0, dot[0] - box.x1)
+    return math.hypot(across, max(box.y0 - dot[1], 0.0, dot[1] - box.y1))
 
 
 def _meets(box: Bbox, line: Sequence[Dot]) -> bool:

@@ -122,7 +122,12 @@ def render(summary: Summary) -> str:
 
 
 def _opening(summary: Summary) -> str:
-    counts = [f"{len(summary.records)} trials, {len(summary.front)} on the front."]
+    built = sum(record.state != "infeasible" for record in summary.records)
+    refused = len(summary.records) - built
+    told = f"{built} trials, {len(summary.front)} on the front"
+    counts = [
+        told + (f"; {refused} point{'s' * (refused != 1)} could not be built." if refused else ".")
+    ]
     goal = " ".join([summary.goal, *counts]).strip()
     said = headline(summary)
     lines = [] if summary.picked else said
