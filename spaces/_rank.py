@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from spaces import _surgery as surgery
 from spaces._plain import decode
 from spaces._ranks import JOB, MODEL, REFERENCE, RESULT
+from spaces._reasons import said
 from spaces._recovery import train
 from spaces._seeding import seeded
 from spaces._steps import Diverged
@@ -46,7 +47,7 @@ def main(folder: Path, rank: int, connection: Connection) -> None:
         _send(connection, diverged=[error.step, error.loss, error.learning_rate])
     except Exception as error:  # the boundary where a rank fails
         traceback.print_exc()
-        _send(connection, error=f"{type(error).__name__}: {(str(error) or ' ').splitlines()[0]}")
+        _send(connection, error=said(error))
     sys.stdout.flush()
     sys.stderr.flush()
     # At once: libraries wait at exit for peers that may be gone.

@@ -22,6 +22,7 @@ from objectives.placement._share import Replica, Share
 from objectives.placement._stages import prepare
 from objectives.placement._tensor import Tensors
 from spaces import Infeasible
+from spaces._reasons import said
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 COLLECTIVE_SECONDS = 120.0
@@ -59,8 +60,7 @@ def main(
         except Infeasible as error:
             answer = {"infeasible": str(error)}, []
         except Exception as error:  # the boundary: one line for the parent, the rest for the log
-            line = (str(error).strip().splitlines() or ["no message"])[0]
-            told = f"device {rank}: {type(error).__name__}: {line[:300]}"
+            told = f"device {rank}: {said(error)}"
             answer = {"error": told, "trace": traceback.format_exc()}, []
         try:
             send(connection, *answer)
