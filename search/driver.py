@@ -19,7 +19,7 @@ from search.errors import (
     SearchError,
 )
 from search.experiment import Experiment
-from search.feasibility import kinds_of, refusal
+from search.feasibility import kinds_of
 from search.feed import Feed
 from search.points import require_executable
 from search.record import Record
@@ -41,8 +41,11 @@ class Executor(Protocol):
     def prepare(self) -> None:
         """Start what the first trial needs; returns at once where it can."""
 
-    def refuses(self, plan: Plan) -> str | None:
-        """Return why the resources that a plan asks for can never be given, None if they can."""
+    def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
+        """Return why a plan can never be executed where trials run, None if it can.
+
+        `kinds` are the class names of the model's layers.
+        """
 
     def run(self, feed: Feed) -> None:
         """Evaluate what the feed asks, and tell it, until it is finished."""
@@ -219,8 +222,7 @@ class Search:
             plan = self.experiment.space.plan(point)
             key = (plan.runtime, plan.encoding, plan.placement, plan.recovery.dtype)
             if key not in known:
-                own = refusal(self.experiment, plan, kinds)
-                known[key] = own or self.executor.refuses(plan)
+                known[key] = self.executor.refusal(plan, kinds)
             return known[key]
 
         return refuse

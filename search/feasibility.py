@@ -15,7 +15,8 @@ MINOR = 0.02
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a plan cannot be executed, before anything is paid for it; None if it can.
 
-    Whether there are as many devices as it asks for is the executor's to say.
+    Whether there are as many devices as it asks for is the executor's to say. What has kernels is
+    asked of the machine that this is called on.
     """
     runtime, target = experiment.runtime(plan.runtime), experiment.target
     return (

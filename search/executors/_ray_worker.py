@@ -1,9 +1,11 @@
 """What runs on the workers of a Ray cluster: trials, and the measurements that confirm a front."""
 
+import functools
 import json
 import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,7 +13,10 @@ import ray
 from search.executors._process import PATIENCE, Child, Failed, Killed, job
 from search.executors._shipping import Station, shipped
 from search.executors.local import Local
+from search.experiment import Experiment
+from search.feasibility import refusal
 from search.record import Record
+from spaces import Plan
 
 TELL = 1.0
 """Seconds between two messages about the same stage of a trial."""
@@ -95,6 +100,24 @@ def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
                 file.write_bytes(content)
     local = Local(experiment=experiment, folder=run, threads=threads)
     return local.confirm(records, lambda stage, done, of, detail: None)
+
+
+# Trials may hold all GPUs while it is asked, so it claims none; Ray is told not to hide them then.
+SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+
+
+@ray.remote(num_cpus=0, runtime_env=SEES_GPUS)  # type: ignore[untyped-decorator]
+def refused(text: str, plan: Plan, kinds: frozenset[str]) -> str | None:
+    """Return why a machine of the cluster cannot execute a plan, None if it can.
+
+    `text` is the experiment's; the user's files lie in the current folder, where Ray has put them.
+    """
+    return refusal(_parsed(text), plan, kinds)
+
+
+@functools.cache
+def _parsed(text: str) -> Experiment:
+    return Experiment.parse(text, Path.cwd())
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]

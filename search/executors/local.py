@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from objectives.placement._limits import lacks
 from search.errors import BadEnvironment
 from search.executors._forking import context_for
 from search.executors._process import Failed, child, job
 from search.experiment import Experiment
+from search.feasibility import refusal_here
 from search.feed import Feed
 from search.record import Record
 from search.rungs import Rung
@@ -44,9 +44,9 @@ class Local:
         """Start importing the libraries now, beside whatever comes before the first trial."""
         context_for(self.experiment.target.threads)
 
-    def refuses(self, plan: Plan) -> str | None:
-        """Return why this machine can never give what a plan needs, None if it can."""
-        return lacks(self.experiment.target, plan.placement)
+    def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
+        """Return why this machine can never execute a plan, None if it can."""
+        return refusal_here(self.experiment, plan, kinds)
 
     def run(self, feed: Feed) -> None:
         """Evaluate one point after another until there is none."""

@@ -18,10 +18,11 @@ from search.errors import BadEnvironment
 from search.executors._ray_control import Stopping, Watching
 from search.executors._ray_searcher import Asking
 from search.executors._ray_trial import Trial
-from search.executors._ray_worker import clear, confirm
+from search.executors._ray_worker import clear, confirm, refused
 from search.executors._shipping import Depot, Station
 from search.executors.local import Local
 from search.experiment import Experiment
+from search.feasibility import refusal
 from search.feed import Feed
 from search.record import Record
 from search.study import Asked
@@ -71,6 +72,28 @@ class RayTune:
         most = {k: max((n.get(k, 0) for n in machines()), default=0) for k in wanted}
         asked, given = (" and ".join(f"{v:g} {k}" for k, v in d.items()) for d in (wanted, most))
         return f"It asks for {asked} on one machine; the cluster's largest has {given}."
+
+    def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
+        """Return why no machine of the cluster can ever execute a plan, None if one can.
+
+        What has kernels is asked of a machine that trials with such a plan can run on: the
+        driver's often has no GPU.
+        """
+        if reason := self.refuses(plan):
+            return reason
+        able = self._able(plan)
+        if self._here in able:
+            return refusal(self.experiment, plan, kinds)
+        there = NodeAffinitySchedulingStrategy(min(filter(None, able)), soft=False)
+        asked = refused.options(scheduling_strategy=there)
+        try:
+            found: str | None = ray.get(asked.remote(self.experiment.text, plan, kinds))
+        except ray.exceptions.RayError as error:
+            reason = last_line(error)
+            raise BadEnvironment(
+                f"a machine of the cluster could not be asked: {reason}"
+            ) from error
+        return found
 
     def run(self, feed: Feed) -> None:
         """Evaluate what the feed asks on all workers until it is finished."""
@@ -187,6 +210,11 @@ class RayTune:
         return PlacementGroupFactory([bundle], bundle_label_selector=elsewhere)
 
     @functools.cached_property
+    def _here(self) -> str:
+        """Ray's id of the driver's machine."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    @functools.cached_property
     def _station(self) -> Station:
         return Station.of(self.experiment, self.folder, remote=len(machines()) > 1)
 
@@ -195,7 +223,7 @@ class RayTune:
         """The actor that receives files here, None where all workers share the disk."""
         if self._station.shared_by_all:
             return None
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = NodeAffinitySchedulingStrategy(self._here, soft=False)
         options = {"name": self._station.depot, "num_cpus": 0, "scheduling_strategy": here}
         return ray.remote(Depot).options(**options).remote(self._station.run)
 

@@ -80,8 +80,8 @@ class Imagined:
     def prepare(self) -> None:
         pass
 
-    def refuses(self, plan: Plan) -> str | None:
-        del plan
+    def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
+        del plan, kinds
 
     def run(self, feed: Feed) -> None:
         while asked := feed.ask():

@@ -14,7 +14,6 @@ from search.executors.ray_tune import RayTune  # isort: skip  # before Ray itsel
 from ray.cluster_utils import Cluster
 
 from search.experiment import Experiment
-from search.feasibility import refusal
 from search.feed import Feed
 from search.record import Record
 from search.study import Study
@@ -57,8 +56,7 @@ def opened(
 
     def refuse(point: Point) -> str | None:
         plan = executor.experiment.space.plan(point)
-        kinds = frozenset({"Linear", "ReLU"})
-        return refusal(executor.experiment, plan, kinds) or executor.refuses(plan)
+        return executor.refusal(plan, frozenset({"Linear", "ReLU"}))
 
     study = Study.open(executor.folder, executor.experiment, refuse, parallel=True)
     feed = kind(

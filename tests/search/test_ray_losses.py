@@ -23,7 +23,6 @@ from search.executors._shipping import Station
 from search.executors.local import Local
 from search.executors.ray_tune import RayTune
 from search.experiment import Experiment
-from search.feasibility import refusal
 from search.study import Asked, Study
 from spaces import Placement, Plan
 
@@ -185,9 +184,9 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     monkeypatch.setattr(_limits, "cores", lambda: 1)
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
-    assert refusal(experiment, plan, frozenset({"Linear"})) is None
     assert executor_of(project, experiment).refuses(plan) is None
-    reason = Local(experiment=experiment, folder=project, threads=1).refuses(plan)
+    local = Local(experiment=experiment, folder=project, threads=1)
+    reason = local.refusal(plan, frozenset({"Linear"}))
     assert reason == "4 devices were asked for, with 1 core each, and this host has 1 core"
 
 

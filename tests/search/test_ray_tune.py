@@ -1,5 +1,6 @@
 """Trials on Ray: all that is asked is told, whatever happens to workers and machines."""
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -21,16 +22,19 @@ from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from objectives import Target
+from objectives.runtimes import inductor
 from search.errors import BadEnvironment
 from search.executors._shipping import MARK
 from search.executors.ray_tune import RayTune
 from search.experiment import Experiment
+from search.feasibility import refusal
 from search.feed import Feed
 from search.record import Record
 from search.rungs import Rung
 from search.signals import Stopped
 from search.study import Asked
-from spaces import Placement, Plan
+from spaces import Encoding, Placement, Plan
 
 # Ray's own processes and sockets outlive its shutdown by moments.
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
@@ -168,6 +172,25 @@ def test_an_interrupt_ends_trials_that_say_nothing_and_leaves_nothing_behind(
         assert not executor._station.scratch.exists()
     assert not psutil.pid_exists(int(marker.read_text()))
     assert 1 not in {r.trial for r in study.records}
+
+
+def test_what_the_drivers_machine_cannot_execute_another_may(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's machine gives no core to trials, and has no compiler; the other one has."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.add_node(num_cpus=1)
+    plan, kinds = Plan(runtime="inductor"), frozenset({"Linear"})
+    assert inductor.Inductor().refuses(plan.encoding, Target(), kinds) is None
+    monkeypatch.setattr(inductor, "_compiler", lambda: None)
+    try:
+        with connected(project, made, 1, 1) as executor:
+            assert "C++ compiler" in str(refusal(executor.experiment, plan, kinds))
+            assert executor.refusal(plan, kinds) is None
+            both = dataclasses.replace(plan, encoding=Encoding(weight_bits=3))
+            assert "save nothing" in str(executor.refusal(both, kinds))
+    finally:
+        made.shutdown()
 
 
 @ray.remote
