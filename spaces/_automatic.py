@@ -57,6 +57,25 @@ def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) ->
     return max(low, min(high, int(2 ** math.floor(math.log2(affordable)))))
 
 
+def automatic_type(model: nn.Module, inputs: Any) -> str:
+    """Return "bfloat16" where the device of `model` gains from it and its code can, or "float32".
+
+    `inputs` are a few samples. Code that puts what one layer computes into a tensor of its own
+    making, as mixtures of experts do, may expect one type throughout, which autocast does not give.
+    """
+    device = next(model.parameters()).device
+    if not native_bfloat16(device):
+        return "float32"
+    try:
+        with torch.no_grad(), evaluating(model), torch.autocast(device.type, torch.bfloat16):
+            call(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return "float32"
+    return "bfloat16"
+
+
 def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
     if device.type == "cuda":

@@ -84,10 +84,9 @@ def lesson(
     task: Task,
     recovery: Recovery,
     match: Match | None,
-    device: torch.device,
 ) -> Iterator[tuple[Lesson, Teacher | None]]:
     """Give the lesson and its teacher; inside the block both models' features are watched."""
-    dtype = autocast_type(recovery.dtype, device)
+    dtype = autocast_type(recovery.dtype)
     with contextlib.ExitStack() as held:
         mine = theirs = None
         if match is not None and teacher is not None:

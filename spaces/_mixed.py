@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from spaces._automatic import native_bfloat16
 from spaces._plan import Recovery
 from spaces._technique import Infeasible
 
@@ -42,10 +41,8 @@ def refusal(recovery: Recovery, kind: str) -> str | None:
     return None
 
 
-def autocast_type(dtype: str, device: torch.device) -> torch.dtype | None:
+def autocast_type(dtype: str) -> torch.dtype | None:
     """Return the type that autocast computes in; None is float32 throughout."""
-    if dtype == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else None
     kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float8": torch.bfloat16}
     return kinds.get(dtype)
 

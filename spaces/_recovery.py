@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from spaces._automatic import automatic_batch, automatic_rate
+from spaces._automatic import automatic_batch, automatic_rate, automatic_type
 from spaces._features import Match, matched
 from spaces._feeding import example
 from spaces._lesson import lay_out, lesson, teacher_of
@@ -97,12 +97,14 @@ def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recove
     device = next(model.parameters()).device
     if reason := refusal(recovery, device.type):
         raise Infeasible(reason)
+    few = example(task, 2, device).inputs
     size = recovery.batch_size
     if size == 0:
         teacher = teacher_of(reference, device) if _taught(recovery) else None
-        size = automatic_batch(model, teacher, example(task, 2, device).inputs)
+        size = automatic_batch(model, teacher, few)
     rate = recovery.learning_rate or automatic_rate(model, size)
-    return dataclasses.replace(recovery, learning_rate=rate, batch_size=size)
+    dtype = automatic_type(model, few) if recovery.dtype == "auto" else recovery.dtype
+    return dataclasses.replace(recovery, learning_rate=rate, batch_size=size, dtype=dtype)
 
 
 def train(
@@ -132,7 +134,7 @@ def train(
         held.enter_context(world.joined(model))
         if teacher is not None:
             world.shard(teacher, device)
-        given, taught = held.enter_context(lesson(model, teacher, task, recovery, match, device))
+        given, taught = held.enter_context(lesson(model, teacher, task, recovery, match))
         return run(
             Course(
                 lesson=given,

@@ -66,6 +66,8 @@ class Outcome:
     after: float
     split: Split
     """Whose samples they are."""
+    dtype: str
+    """Type of the arithmetic."""
 
     @property
     def kept(self) -> bool:
@@ -114,7 +116,12 @@ def run(course: Course) -> Outcome:
     check = _checked(course, batches)
     state = [(t, t.detach().clone()) for t in (*trained.parameters(), *trained.buffers())]
     _all_steps(course, trained)
-    outcome = Outcome(before=check.before, after=_loss(course, check.batches), split=check.split)
+    outcome = Outcome(
+        before=check.before,
+        after=_loss(course, check.batches),
+        split=check.split,
+        dtype=recovery.dtype,
+    )
     if not outcome.kept:
         with torch.no_grad():
             for tensor, old in state:

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from spaces import _automatic
 from spaces._automatic import (
     RATE,
     RATE_BATCH,
@@ -13,6 +14,7 @@ from spaces._automatic import (
     RATE_TRANSFORMER,
     automatic_batch,
     automatic_rate,
+    automatic_type,
 )
 
 
@@ -52,3 +54,27 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     automatic_batch(model, None, torch.randn(2, 2))
     assert [m.training for m in model.modules()] == [True, True, True, False, False]
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class Collecting(nn.Module):
+    """Puts what a layer computes into a tensor of the type of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.zeros_like(x)
+        found[torch.arange(len(x))] = self.layer(x)
+        return found
+
+
+def test_types_are_mixed_where_the_processor_gains_and_the_models_code_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = torch.zeros(2, 4)
+    monkeypatch.setattr(_automatic, "native_bfloat16", lambda device: True)
+    assert automatic_type(nn.Linear(4, 4), inputs) == "bfloat16"
+    assert automatic_type(Collecting(), inputs) == "float32"
+    monkeypatch.setattr(_automatic, "native_bfloat16", lambda device: False)
+    assert automatic_type(nn.Linear(4, 4), inputs) == "float32"
