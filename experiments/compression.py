@@ -24,6 +24,7 @@ import os
 import sys
 import tempfile
 import tomllib
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ from search.lane import Lane
 from search.record import Record
 from search.trial import Bench, evaluate
 from spaces import Point, Space, Technique
+from spaces._reasons import said
 
 STRENGTHS = 3
 ELSEWHERE = ("deploy.runtime", "distill.logits")
@@ -174,7 +176,17 @@ def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point:
             print(f"\r{stage} {done}/{of} {detail}", end="", file=sys.stderr, flush=True)
 
     bench = Bench(experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told)
-    return evaluate(bench, point)
+    try:
+        return evaluate(bench, point)
+    except Exception as error:  # a runtime that crashes is a row of the table; others follow
+        traceback.print_exc()
+        return Record(
+            trial=trial,
+            point=point,
+            runtime=experiment.space.plan(point).runtime,
+            state="failed",
+            reason=said(error),
+        )
 
 
 def _line(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
