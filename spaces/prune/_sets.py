@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from spaces.prune._family import Coupled
-from spaces.prune._flow import LAYERS, Layer, Stream, streams
+from spaces.prune._flow import LAYERS, Layer, Stream, mixes, streams
 from spaces.prune._linear import inputs, linear, transposed
 from spaces.prune._units import ways
 
@@ -74,13 +74,13 @@ def _cuttable(module: nn.Module) -> bool:
 
 
 def _hidden(stream: Stream, owners: Owners) -> bool:
-    """Whether a stream is a transformer's hidden state: embedded, or normalised and a sum.
+    """Whether a stream is a transformer's hidden state: embedded, or normalised and a residual sum.
 
     A norm of fewer channels than any layer reads is not the hidden state's, but one of each head's.
     """
     widths = {_outputs(layer) for layer in stream.writers}
     least = min((inputs(layer.module) for layer in stream.readers), default=0)
-    terms, normalised = len(stream.writers), False
+    normalised = False
     for parameter in stream.parameters:
         kinds = owners.kinds(parameter)
         unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
@@ -89,9 +89,7 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
             return True
         if whole and (_any(kinds, *_MIXING) or (parameter.dim() == 1 and unknown)):
             normalised = True
-        else:
-            terms += 1
-    return normalised and terms > 1
+    return normalised and stream.returns
 
 
 def _outputs(layer: Layer) -> int:
@@ -115,6 +113,8 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
         return Coupled(name=name, ways=(), reason=reason)
     width = min(inputs(reader.module) for reader in stream.readers)
     large = [p for p in stream.parameters if p.numel() >= width]
+    if (norm := _over_all(large, owners)) and mixes(stream):
+        return Coupled(name=name, ways=(), reason=f"{norm} normalises over all heads together")
     known = all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p))
     if known and (large or stream.statistics):
         return None
@@ -124,3 +124,16 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
     if found := ways(stream):
         return Coupled(name=name, ways=found)
     return Coupled(name=name, ways=(), reason="its channels do not divide into independent units")
+
+
+def _over_all(large: Sequence[nn.Parameter], owners: Owners) -> str:
+    """Return the name of a norm with a scale for all channels, of torch or the user's own.
+
+    A scale of (heads, channels of a head) may be that of a norm of each head.
+    """
+    for parameter in large:
+        for name, module in zip(owners.names(parameter), owners.kinds(parameter), strict=True):
+            own = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
+            if parameter.dim() == 1 and (own or isinstance(module, _MIXING)):
+                return name
+    return ""
