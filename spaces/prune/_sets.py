@@ -105,7 +105,7 @@ def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module]) -> bool:
 def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
     """Return the units of a stream between linear layers; None where others have to search."""
     layers = [*stream.writers, *stream.readers]
-    plain = all(linear(x.module) and len(x.written) == 1 for x in layers)
+    plain = all(linear(x.module) for x in layers)
     if stream.ends or not stream.readers or not plain:
         return None
     name = stream.writers[0].name
