@@ -80,7 +80,7 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
     """
     widths = {_outputs(layer) for layer in stream.writers}
     least = min((inputs(layer.module) for layer in stream.readers), default=0)
-    normalised = False
+    normalised, sums = False, stream.returns
     for parameter in stream.parameters:
         kinds = owners.kinds(parameter)
         unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
@@ -89,7 +89,9 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
             return True
         if whole and (_any(kinds, *_MIXING) or (parameter.dim() == 1 and unknown)):
             normalised = True
-    return normalised and stream.returns
+        elif _any(kinds, nn.MultiheadAttention):  # it reads and adds without a layer of its own
+            sums = True
+    return normalised and sums
 
 
 def _outputs(layer: Layer) -> int:
@@ -127,13 +129,16 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
 
 
 def _over_all(large: Sequence[nn.Parameter], owners: Owners) -> str:
-    """Return the name of a norm with a scale for all channels, of torch or the user's own.
+    """Return the name of a norm with a scale for all channels; nothing if there is more than norms.
 
     A scale of (heads, channels of a head) may be that of a norm of each head.
     """
-    for parameter in large:
-        for name, module in zip(owners.names(parameter), owners.kinds(parameter), strict=True):
-            own = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
-            if parameter.dim() == 1 and (own or isinstance(module, _MIXING)):
-                return name
-    return ""
+    if not all(p.dim() == 1 and all(map(_norm, owners.kinds(p))) for p in large):
+        return ""
+    return next((owners.names(parameter)[0] for parameter in large), "")
+
+
+def _norm(module: nn.Module) -> bool:
+    """Whether a module normalises across channels: one of torch, or the user's own by its name."""
+    own = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
+    return own or isinstance(module, _MIXING)

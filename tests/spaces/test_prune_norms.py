@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from _models import Made
 from _sentences import VOCABULARY, Logits, Sentences, outputs
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -105,7 +106,7 @@ def attending(
     )
 
 
-def prune(task: Sentences, **settings: Any) -> nn.Module:
+def prune(task: Made | Sentences, **settings: Any) -> nn.Module:
     return Channels(ratio=0.5, **settings).apply(task.model(), task)
 
 
@@ -169,6 +170,32 @@ def test_neurons_under_a_norm_of_torch_go_in_a_gated_perceptron() -> None:
     pruned = prune(Sentences(lambda: Network(attention, Perceptron(nn.LayerNorm))))
     assert pruned.perceptron.norm.normalized_shape == (pruned.perceptron.down.in_features,)
     assert pruned.perceptron.down.in_features < 48
+
+
+class Around(nn.Module):
+    """A layer, what a module of torch makes of all positions, a norm, and a classifier."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(12, WIDTH), inner
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if isinstance(self.inner, nn.MultiheadAttention):
+            return self.head(self.norm(x + self.inner(x, x, x)[0])[:, -1])
+        return self.head(self.norm(self.inner(x)[0])[:, -1])
+
+
+def test_nothing_is_said_of_a_hidden_width_that_an_attention_of_torch_adds_to() -> None:
+    task = Made(lambda: Around(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)), 5, 12)
+    assert prune(task, widths="uniform").inner.num_heads == 2  # a warning would be an error
+
+
+def test_where_positions_meet_without_heads_no_heads_are_spoken_of() -> None:
+    task = Made(lambda: Around(nn.LSTM(WIDTH, WIDTH, batch_first=True)), 5, 12)
+    with pytest.raises(Infeasible, match="because inner has parameters for its channels"):
+        prune(task)
 
 
 def olmo2(**sizes: Any) -> nn.Module:
