@@ -14,7 +14,7 @@ from spaces.prune._surgeon import Curve
 
 SMALLEST = 0.125
 """Share of its units that a family keeps at least."""
-MARKS = 4
+MARKS = 2
 """Widths of a family at which the damage is measured."""
 
 

@@ -177,13 +177,7 @@ def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterato
     others = [m for m in model.modules() if isinstance(m, LAYERS) and m not in wanted]
     for group in graph.get_all_groups(ignored_layers=others, root_module_types=LAYERS):
         targets = [item.dep.target.module for item in group]
-        outputs = {
-            id(i.dep.target.module) for i in group if graph.is_out_channel_pruning_fn(i.dep.handler)
-        }
-        residual = len([m for m in targets if isinstance(m, LAYERS) and id(m) in outputs]) > 1
-        if any(isinstance(m, torch_pruning.ops._OutputOp | nn.Embedding) for m in targets) or (
-            residual and any(isinstance(m, nn.LayerNorm) for m in targets)
-        ):
+        if any(isinstance(m, torch_pruning.ops._OutputOp | nn.Embedding) for m in targets):
             continue  # outputs and a transformer's hidden width stay
         items = [item for g in group if (item := _item(graph, g, names)) is not None]
         if not items:

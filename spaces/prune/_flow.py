@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,22 @@ class Stream:
     readers: tuple[Layer, ...]
     ends: bool
     """Whether the model's outputs depend on it directly."""
+    returns: bool
+    """Whether a writer depends on what its readers make of it, as around residual connections."""
     parameters: tuple[nn.Parameter, ...]
     """What the model computes with between the writers and the readers."""
     statistics: bool
     """Whether it is normalised by statistics of each channel, without parameters."""
+
+    @property
+    def read(self) -> list[Tensor]:
+        """What the readers were given, call by call."""
+        return [tensor for reader in self.readers for tensor in reader.read]
+
+    @property
+    def written(self) -> list[Tensor]:
+        """What the writers returned, call by call."""
+        return [tensor for writer in self.writers for tensor in writer.written]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +69,26 @@ def streams(model: nn.Module, example: Any, kinds: Callable[[nn.Module], bool]) 
     found = [_sources(layer.read, layers, wanted) for layer in layers]
     ends = _sources(outputs, layers, wanted).layers
     counted = _sources(normalised, layers, []).layers
-    return [_stream(layers, part, found, ends, counted) for part in _parts(len(layers), found)]
+    readers_of = _readers_of(found)
+    parts = _parts(len(layers), found, readers_of)
+    return [_stream(layers, part, found, readers_of, ends, counted) for part in parts]
+
+
+def mixes(stream: Stream) -> bool:
+    """Whether one position of what linear layers write arrives at several, as in attention.
+
+    Positions are those of the last dimension but the channels'. Asked is who arrives at the last
+    position and who at the others.
+    """
+    if any(tensor.dim() == 1 for tensor in stream.read):
+        return False
+    last = [torch.arange(t.shape[-2])[:, None] == t.shape[-2] - 1 for t in stream.read]
+    there = gradients(stream.read, stream.written, last)
+    elsewhere = gradients(stream.read, stream.written, [~mask for mask in last])
+    return any(
+        a is not None and b is not None and bool((a.ne(0).any(-1) & b.ne(0).any(-1)).any())
+        for a, b in zip(there, elsewhere, strict=True)
+    )
 
 
 def _cut(
@@ -135,12 +166,19 @@ def gradients(
     return torch.autograd.grad(roots, sources, weights, retain_graph=True, allow_unused=True)
 
 
-def _parts(count: int, found: Sequence[_Sources]) -> Iterator[tuple[set[int], set[int]]]:
-    """Yield writers and readers, as numbers, that are connected, in the writers' order."""
+def _readers_of(found: Sequence[_Sources]) -> Mapping[int, set[int]]:
+    """Return which layers read each layer, as numbers; nothing for those that none reads."""
     readers_of: dict[int, set[int]] = collections.defaultdict(set)
     for reader, sources in enumerate(found):
         for writer in sources.layers:
             readers_of[writer].add(reader)
+    return readers_of
+
+
+def _parts(
+    count: int, found: Sequence[_Sources], readers_of: Mapping[int, set[int]]
+) -> Iterator[tuple[set[int], set[int]]]:
+    """Yield writers and readers, as numbers, that are connected, in the writers' order."""
     left = dict.fromkeys(range(count))
     while left:
         writers: set[int] = set()
@@ -148,17 +186,30 @@ def _parts(count: int, found: Sequence[_Sources]) -> Iterator[tuple[set[int], se
         new = {next(iter(left))}
         while new:
             writers |= new
-            readers |= {r for w in new for r in readers_of[w]}
+            readers |= {r for w in new for r in readers_of.get(w, ())}
             new = {w for r in readers for w in found[r].layers} - writers
         for writer in writers:
             del left[writer]
         yield writers, readers
 
 
+def _returns(part: tuple[set[int], set[int]], readers_of: Mapping[int, set[int]]) -> bool:
+    """Whether a writer of `part` is one of its readers, or depends on one."""
+    writers, new = part
+    reached: set[int] = set()
+    while new:
+        reached |= new
+        if not writers.isdisjoint(new):
+            return True
+        new = {r for layer in new for r in readers_of.get(layer, ())} - reached
+    return False
+
+
 def _stream(
     layers: Sequence[Layer],
     part: tuple[set[int], set[int]],
     found: Sequence[_Sources],
+    readers_of: Mapping[int, set[int]],
     ends: frozenset[int],
     counted: frozenset[int],
 ) -> Stream:
@@ -168,6 +219,7 @@ def _stream(
         writers=tuple(layers[i] for i in writers),
         readers=tuple(layers[i] for i in readers),
         ends=not ends.isdisjoint(writers),
+        returns=_returns(part, readers_of),
         parameters=tuple(parameters),
         statistics=not counted.isdisjoint(writers),
     )

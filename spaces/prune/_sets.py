@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from spaces.prune._family import Coupled
-from spaces.prune._flow import LAYERS, Layer, Stream, streams
+from spaces.prune._flow import LAYERS, Layer, Stream, mixes, streams
 from spaces.prune._linear import inputs, linear, transposed
 from spaces.prune._units import ways
 
@@ -74,13 +74,13 @@ def _cuttable(module: nn.Module) -> bool:
 
 
 def _hidden(stream: Stream, owners: Owners) -> bool:
-    """Whether a stream is a transformer's hidden state: embedded, or normalised and a sum.
+    """Whether a stream is a transformer's hidden state: embedded, or normalised and a residual sum.
 
     A norm of fewer channels than any layer reads is not the hidden state's, but one of each head's.
     """
     widths = {_outputs(layer) for layer in stream.writers}
     least = min((inputs(layer.module) for layer in stream.readers), default=0)
-    terms, normalised = len(stream.writers), False
+    normalised, sums = False, stream.returns
     for parameter in stream.parameters:
         kinds = owners.kinds(parameter)
         unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
@@ -89,9 +89,9 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
             return True
         if whole and (_any(kinds, *_MIXING) or (parameter.dim() == 1 and unknown)):
             normalised = True
-        else:
-            terms += 1
-    return normalised and terms > 1
+        elif _any(kinds, nn.MultiheadAttention):  # it reads and adds without a layer of its own
+            sums = True
+    return normalised and sums
 
 
 def _outputs(layer: Layer) -> int:
@@ -107,7 +107,7 @@ def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module]) -> bool:
 def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
     """Return the units of a stream between linear layers; None where others have to search."""
     layers = [*stream.writers, *stream.readers]
-    plain = all(linear(x.module) and len(x.written) == 1 for x in layers)
+    plain = all(linear(x.module) for x in layers)
     if stream.ends or not stream.readers or not plain:
         return None
     name = stream.writers[0].name
@@ -115,6 +115,8 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
         return Coupled(name=name, ways=(), reason=reason)
     width = min(inputs(reader.module) for reader in stream.readers)
     large = [p for p in stream.parameters if p.numel() >= width]
+    if (norm := _over_all(large, owners)) and mixes(stream):
+        return Coupled(name=name, ways=(), reason=f"{norm} normalises over all heads together")
     known = all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p))
     if known and (large or stream.statistics):
         return None
@@ -124,3 +126,19 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
     if found := ways(stream):
         return Coupled(name=name, ways=found)
     return Coupled(name=name, ways=(), reason="its channels do not divide into independent units")
+
+
+def _over_all(large: Sequence[nn.Parameter], owners: Owners) -> str:
+    """Return the name of a norm with a scale for all channels; nothing if there is more than norms.
+
+    A scale of (heads, channels of a head) may be that of a norm of each head.
+    """
+    if not all(p.dim() == 1 and all(map(_norm, owners.kinds(p))) for p in large):
+        return ""
+    return next((owners.names(parameter)[0] for parameter in large), "")
+
+
+def _norm(module: nn.Module) -> bool:
+    """Whether a module normalises across channels: one of torch, or the user's own by its name."""
+    own = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
+    return own or isinstance(module, _MIXING)

@@ -1,6 +1,7 @@
 """Optimal brain surgery on whole units: which go first, and what the model misses without them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -29,11 +30,31 @@ class Curve:
     """(units gone, damage), ascending, from (0, 0) on; empty if none was measured."""
 
     def damage(self, gone: int) -> float:
-        """Return the damage when `gone` units are gone, between measurements a straight line."""
-        for (a, low), (b, high) in zip(self.measured, self.measured[1:], strict=False):
-            if a <= gone <= b:
-                return low + (high - low) * (gone - a) / (b - a)
-        return float("inf")
+        """Return the damage when `gone` units are gone; it never falls with their number.
+
+        Up to the first measurement it grows with the square of their number, between two with a
+        power of it; infinity beyond the last.
+        """
+        if gone == 0:
+            return 0.0
+        before, low = 0, 0.0
+        for at, found in self.measured[1:]:
+            high = max(low, found)
+            if gone <= at:
+                return _between(gone, (before, low), (at, high))
+            before, low = at, high
+        return math.inf
+
+
+def _between(gone: int, first: tuple[int, float], second: tuple[int, float]) -> float:
+    """Return the damage from one measurement (units gone, damage) to the next."""
+    (a, low), (b, high) = first, second
+    if a == 0:
+        # outputs move with what they miss, and a divergence of them with its square
+        return high * (gone / b) ** 2
+    if low == 0:
+        return high * (gone - a) / (b - a)
+    return low * math.pow(high / low, math.log(gone / a) / math.log(b / a))
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)

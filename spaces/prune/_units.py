@@ -60,14 +60,16 @@ def _written(stream: Stream, blocks: Sequence[Tensor], units: int) -> list[Tenso
     None where a channel arrives at several blocks or at none. Asked is, for each binary digit of
     the blocks' numbers, who arrives at blocks with a zero there, and who at blocks with a one.
     """
-    reads = [reader.read[0] for reader in stream.readers]
-    leaves = [writer.written[0] for writer in stream.writers]
-    codes = [torch.zeros(leaf.shape[-1], dtype=torch.int64) for leaf in leaves]
+    reads, leaves = stream.read, stream.written
+    owners = [number for number, writer in enumerate(stream.writers) for _ in writer.written]
+    calls = [len(reader.read) for reader in stream.readers]
+    codes = [torch.zeros(_channels(writer), dtype=torch.int64) for writer in stream.writers]
     shared: list[Tensor] = []
     for digit in range((units - 1).bit_length()):
+        ones = [b >> digit & 1 == 1 for b, n in zip(blocks, calls, strict=True) for _ in range(n)]
         zero, one = (
-            _arrives(gradients(reads, leaves, [(b >> digit & 1) == value for b in blocks]), codes)
-            for value in (0, 1)
+            _arrives(gradients(reads, leaves, masks), owners, codes)
+            for masks in ([~m for m in ones], ones)
         )
         both = [a & b for a, b in zip(zero, one, strict=True)]
         shared = shared or both
@@ -81,14 +83,19 @@ def _written(stream: Stream, blocks: Sequence[Tensor], units: int) -> list[Tenso
     return codes if _even(codes, units) else None
 
 
-def _arrives(found: Sequence[Tensor | None], codes: Sequence[Tensor]) -> list[Tensor]:
-    """Return of each leaf's channels whether they have a gradient anywhere."""
-    return [
-        torch.zeros_like(code, dtype=torch.bool)
-        if gradient is None
-        else gradient.flatten(0, -2).ne(0).any(0).cpu()
-        for gradient, code in zip(found, codes, strict=True)
-    ]
+def _channels(writer: Layer) -> int:
+    return writer.written[0].shape[-1]
+
+
+def _arrives(
+    found: Sequence[Tensor | None], owners: Sequence[int], codes: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return of each writer's channels whether they have a gradient in any call."""
+    arrived = [torch.zeros_like(code, dtype=torch.bool) for code in codes]
+    for gradient, owner in zip(found, owners, strict=True):
+        if gradient is not None:
+            arrived[owner] |= gradient.flatten(0, -2).ne(0).any(0).cpu()
+    return arrived
 
 
 def _even(codes: Sequence[Tensor], units: int) -> bool:
