@@ -89,8 +89,8 @@ def radii(here: Plane, records: Sequence[Record], low: float, high: float) -> di
 def frame(summary: Summary, here: Plane) -> tuple[tuple[float, float], tuple[float, float], int]:
     """Return the x range, the y range and how many records lie outside it.
 
-    The vertical range shows the front, the baseline and the bound, with some room below: one
-    ruined model must not flatten everything that matters.
+    The vertical range shows the front with its intervals, the baseline and the bound, with some
+    room below: one ruined model must not flatten everything that matters.
     """
     records = [r for r, _ in placed(summary)]
     kept = [here.y.value(r) for r in (*summary.front, summary.baseline)]
@@ -101,8 +101,21 @@ def frame(summary: Summary, here: Plane) -> tuple[tuple[float, float], tuple[flo
     every = [here.y.value(r) for r in records] + kept
     low = max(min(kept) - below, min(every) - room)
     high = min(max(kept) + above, max(every) + room)
+    bars = _ends(here.y, summary.front)
+    low, high = (
+        min([low, *(b - room / 2 for b in bars)]),
+        max([high, *(b + room / 2 for b in bars)]),
+    )
     hidden = sum(not low <= here.y.value(r) <= high for r in records)
-    return _across([here.at(r)[0] for r in (*records, summary.baseline)], here), (low, high), hidden
+    across = [here.at(r)[0] for r in (*records, summary.baseline)]
+    across += _ends(here.x, summary.front) if here.x else []
+    return _across([x for x in across if x > 0 or not here.log], here), (low, high), hidden
+
+
+def _ends(axis: Axis, members: Sequence[Record]) -> list[float]:
+    """Return the ends of the members' intervals on an axis."""
+    found = [record.measurements[axis.name] for record in members]
+    return [end for measurement in found for end in (measurement.low, measurement.high)]
 
 
 def _across(values: Sequence[float], here: Plane) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from search import charts, report
 from search.console import front_table
 from search.front import Axis, front
 from search.picture import draw, picture
-from search.plane import placed, plane, staircase, ticks
+from search.plane import frame, placed, plane, staircase, ticks
 from search.summary import headline, title
 from search.wording import quantity, short
 
@@ -205,6 +205,26 @@ def test_plane_takes_quality_upwards_and_latency_across():
 def test_outline_leaves_out_members_that_are_there_for_the_third_axis():
     members = [record(1, 0.9, 2.0, 9), record(2, 0.8, 1.0, 9), record(3, 0.7, 3.0, 1)]
     assert staircase(plane(AXES), members) == [(1.0, 0.8), (2.0, 0.9)]
+
+
+def test_intervals_of_the_front_lie_in_the_frame():
+    wide = [
+        dataclasses.replace(r, measurements={k: widened(m) for k, m in r.measurements.items()})
+        for r in study()
+    ]
+    told = summary(tuple(wide))
+    here = plane(told.axes)
+    (left, right), (low, high), _ = frame(told, here)
+    assert told.front
+    for member in told.front:
+        across, up = (member.measurements[axis.name] for axis in (here.x, here.y))
+        assert left < across.low < across.high < right
+        assert low < up.low < up.high < high
+
+
+def widened(measurement):
+    low, high = 0.8 * measurement.value, 1.2 * measurement.value
+    return dataclasses.replace(measurement, low=low, high=high)
 
 
 def test_ticks_are_round_and_few():
