@@ -1,6 +1,7 @@
 """What values a searched field may take, with its unit and the value at which nothing changes."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -29,10 +30,7 @@ class Interval:
 
     def values(self) -> tuple[float, ...] | None:
         """Return the grid from low to high, rounded to 10 digits; None when it is continuous."""
-        if self.step is None:
-            return None
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return tuple(round(self.low + i * self.step, 10) for i in range(count))
+        return None if self.step is None else _grid(self.low, self.high, self.step)
 
     def holds(self, value: Value) -> bool:
         """Whether `value` is allowed."""
@@ -42,6 +40,13 @@ class Interval:
         if grid is None:
             return self.low <= value <= self.high
         return any(math.isclose(value, v, abs_tol=1e-9) for v in grid)
+
+
+@functools.lru_cache(64)
+def _grid(low: float, high: float, step: float) -> tuple[float, ...]:
+    """Return low, low + step, ... up to high; fine ones are asked for thousands of times."""
+    count = math.floor((high - low) / step + 1e-9) + 1
+    return tuple(round(low + i * step, 10) for i in range(count))
 
 
 @dataclasses.dataclass(frozen=True)
