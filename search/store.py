@@ -60,8 +60,15 @@ def ui_page(server: str, experiment: str, run: str | None = None) -> str:
 
 
 def ui_environment() -> dict[str, str]:
-    """Return the variables under which the page is served: no telemetry, no background jobs."""
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    """Return the variables under which the page is served.
+
+    No telemetry, no background jobs, no deprecations inside MLflow's own libraries.
+    """
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
     return quiet | dict(os.environ)
 
 
