@@ -38,7 +38,7 @@ from objectives._artifact import versions
 from search import catalogue
 from search.executors._forking import FORKABLE
 from search.experiment import Experiment
-from search.lane import Lane
+from search.lane import Crashed, Lane
 from search.record import Record
 from search.trial import Bench, evaluate
 from spaces import Point, Space, Technique
@@ -178,7 +178,7 @@ def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point:
     bench = Bench(experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told)
     try:
         return evaluate(bench, point)
-    except Exception as error:  # a runtime that crashes is a row of the table; others follow
+    except Crashed as error:  # a row of the table; others follow
         traceback.print_exc()
         return Record(
             trial=trial,

@@ -71,7 +71,7 @@ def automatic_type(model: nn.Module, inputs: Any) -> str:
             call(model, inputs)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # the latter where numpy, which has no bfloat16, is asked
         return "float32"
     return "bfloat16"
 

@@ -38,7 +38,7 @@ class Cluster(Protocol):
     def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
         """Return what a worker needs to know of a trial; `avoid` is a machine it was lost on."""
 
-    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+    def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
         """Return why no machine, or none but the one to avoid, can give what a plan asks for."""
 
 
@@ -144,7 +144,7 @@ class Asking(Searcher):  # type: ignore[misc]
             raise self.error
         for trial_id in self._waiting:
             asked = self._asked[trial_id]
-            reason = self._cluster.refuses(self._plan(asked))
+            reason = self._cluster.lacks(self._plan(asked))
             if reason and time.monotonic() - self._begun[trial_id] > STARVED:
                 raise BadEnvironment(
                     f"trial {asked.trial} cannot start: {reason} All measurements are kept; "
@@ -160,7 +160,7 @@ class Asking(Searcher):  # type: ignore[misc]
         if avoid is None or trial_id not in self._waiting:
             return False
         plan = self._plan(self._asked[trial_id])
-        alone = bool(self._cluster.refuses(plan, avoid)) and not self._cluster.refuses(plan)
+        alone = bool(self._cluster.lacks(plan, avoid)) and not self._cluster.lacks(plan)
         if alone:
             self._cornered.add(trial_id)
         return alone
@@ -202,7 +202,7 @@ class Asking(Searcher):  # type: ignore[misc]
         """
         plan = self._plan(self._asked[trial_id])
         large = plan.placement.count > 1
-        return large and not self._cluster.refuses(plan, self._avoided[trial_id])
+        return large and not self._cluster.lacks(plan, self._avoided[trial_id])
 
     def _record(
         self,

@@ -62,7 +62,7 @@ class RayTune:
         if not ray.is_initialized():
             connect(self.address, self.cores, self.experiment)
 
-    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+    def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
         """Return why no machine of the cluster, or no other one, can ever give what is asked."""
         wanted, able = self._request(plan), self._able(plan)
         if able - {avoid}:
@@ -74,26 +74,27 @@ class RayTune:
         return f"It asks for {asked} on one machine; the cluster's largest has {given}."
 
     def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
-        """Return why no machine of the cluster can ever execute a plan, None if one can.
+        """Return why the cluster can never execute a plan, None if it can.
 
-        What has kernels is asked of a machine that trials with such a plan can run on: the
-        driver's often has no GPU.
+        What has kernels is asked of one machine that can give what the plan asks for: the driver's
+        own often has no GPU. Raises BadEnvironment when none of them answers.
         """
-        if reason := self.refuses(plan):
+        if reason := self.lacks(plan):
             return reason
         able = self._able(plan)
         if self._here in able:
             return refusal(self.experiment, plan, kinds)
-        there = NodeAffinitySchedulingStrategy(min(filter(None, able)), soft=False)
-        asked = refused.options(scheduling_strategy=there)
-        try:
-            found: str | None = ray.get(asked.remote(self.experiment.text, plan, kinds))
-        except ray.exceptions.RayError as error:
-            reason = last_line(error)
-            raise BadEnvironment(
-                f"a machine of the cluster could not be asked: {reason}"
-            ) from error
-        return found
+        lost = ""
+        for machine in sorted(filter(None, able)):
+            there = NodeAffinitySchedulingStrategy(machine, soft=False)
+            asked = refused.options(scheduling_strategy=there)
+            try:
+                found: str | None = ray.get(asked.remote(self.experiment.text, plan, kinds))
+            except ray.exceptions.RayError as error:  # it may have been lost meanwhile
+                lost = last_line(error)
+            else:
+                return found
+        raise BadEnvironment(f"no machine of the cluster says what it can execute: {lost}")
 
     def run(self, feed: Feed) -> None:
         """Evaluate what the feed asks on all workers until it is finished."""

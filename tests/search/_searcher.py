@@ -29,7 +29,7 @@ class Cluster:
     def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
         return {"trial": asked.trial, "point": asked.point, "avoid": avoid}
 
-    def refuses(self, plan: Plan, avoid: str | None = None) -> str | None:
+    def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
         del plan
         alone = avoid is not None and avoid == self.left
         return self.refusal or ("Only one machine is left." if alone else None)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from _answers import answer, opened
@@ -11,7 +11,7 @@ from _searcher import PLACED, Cluster, config_of, said, searching, task_error
 from search.executors import _ray_cluster, _ray_searcher, ray_tune  # isort: skip
 
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
 from objectives import Target
@@ -144,8 +144,8 @@ def test_a_lost_trial_avoids_its_machine_where_another_can_run_it(
     assert selector == [{"ray.io/node-id": "!one"}]
     assert executor.config(asked, None)["avoid"] is None
     nodes(monkeypatch, one=2)
-    assert executor.refuses(Plan()) is None
-    assert "Only the machine on which it was lost" in str(executor.refuses(Plan(), "one"))
+    assert executor.lacks(Plan()) is None
+    assert "Only the machine on which it was lost" in str(executor.lacks(Plan(), "one"))
 
 
 def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
@@ -156,15 +156,13 @@ def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
     file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
     experiment = Experiment.load(file)
     executor = dataclasses.replace(executor_of(project, experiment), wanted=1)
-    assert executor.refuses(Plan(placement=Placement(count=3))) is None
+    assert executor.lacks(Plan(placement=Placement(count=3))) is None
     reason = "It asks for 4 CPU on one machine; the cluster's largest has 3 CPU."
-    assert executor.refuses(Plan(placement=Placement(count=4))) == reason
+    assert executor.lacks(Plan(placement=Placement(count=4))) == reason
     nodes(monkeypatch, one=1, two=1)
     (project / "run").mkdir()
     limited = dataclasses.replace(experiment, trials=8)
-    study = Study.open(
-        project / "run", limited, lambda p: executor.refuses(experiment.space.plan(p))
-    )
+    study = Study.open(project / "run", limited, lambda p: executor.lacks(experiment.space.plan(p)))
     while asked := study.ask():
         assert asked.point["placement.devices.count"] == 1
         study.tell(asked, answer(asked))
@@ -184,10 +182,49 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     monkeypatch.setattr(_limits, "cores", lambda: 1)
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
-    assert executor_of(project, experiment).refuses(plan) is None
+    assert executor_of(project, experiment).lacks(plan) is None
     local = Local(experiment=experiment, folder=project, threads=1)
     reason = local.refusal(plan, frozenset({"Linear"}))
     assert reason == "4 devices were asked for, with 1 core each, and this host has 1 core"
+
+
+class Remote:
+    """Stands for a remote function that nobody runs; notes where it was to run."""
+
+    asked: ClassVar[list[Any]] = []
+
+    @classmethod
+    def options(cls, **options: Any) -> "type[Remote]":
+        cls.asked.append(options["scheduling_strategy"].node_id)
+        return cls
+
+    @staticmethod
+    def remote(*arguments: Any) -> None:
+        del arguments
+
+
+def test_another_machine_is_asked_what_it_executes_where_one_is_lost(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = "1" * 56, "2" * 56  # as Ray's ids are
+    nodes(monkeypatch, head=0, **{one: 2, two: 2})
+    monkeypatch.setattr(RayTune, "_here", "head")
+    monkeypatch.setattr(ray_tune, "refused", Remote)
+    monkeypatch.setattr(Remote, "asked", [])
+    executor = executor_of(project, Experiment.load(project / "experiment.toml"))
+    answers: list[Any] = [NodeDiedError("gone"), "it has no kernels", *[NodeDiedError("gone")] * 2]
+
+    def get(reference: Any) -> Any:
+        del reference
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ray, "get", get)
+    assert executor.refusal(Plan(), frozenset()) == "it has no kernels"
+    assert Remote.asked == [one, two]
+    with pytest.raises(BadEnvironment, match=r"no machine of the cluster says .*: gone"):
+        executor.refusal(Plan(), frozenset())
 
 
 def test_a_front_is_confirmed_with_what_its_largest_member_needs(
@@ -206,17 +243,13 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
     ]
     wanted: list[dict[str, Any]] = []
 
-    class Remote:
-        @staticmethod
-        def options(**resources: Any) -> "type[Remote]":
+    class Confirm(Remote):
+        @classmethod
+        def options(cls, **resources: Any) -> type[Remote]:
             wanted.append(resources)
-            return Remote
+            return cls
 
-        @staticmethod
-        def remote(*arguments: Any) -> None:
-            del arguments
-
-    monkeypatch.setattr(ray_tune, "confirm", Remote)
+    monkeypatch.setattr(ray_tune, "confirm", Confirm)
     monkeypatch.setattr(ray, "get", lambda reference: {})
     assert executor.confirm(records, None) == {}
     assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]

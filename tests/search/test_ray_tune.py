@@ -75,9 +75,9 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
 
 
 def test_what_no_machine_can_give_is_refused(prepared: RayTune) -> None:
-    reason = prepared.refuses(Plan(placement=Placement(count=3)))
+    reason = prepared.lacks(Plan(placement=Placement(count=3)))
     assert reason == "It asks for 3 CPU on one machine; the cluster's largest has 2 CPU."
-    assert prepared.refuses(Plan()) is None
+    assert prepared.lacks(Plan()) is None
 
 
 def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(

@@ -41,6 +41,17 @@ class Logits(nn.Module):
         return logits
 
 
+class OwnNorm(nn.Module):
+    """As models bring their own: no module of torch; a scale of `shape` for its last dimensions."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(shape) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
 def outputs(model: nn.Module) -> Tensor:
     """Return what a model makes of four sentences that no task shows."""
     ids = torch.randint(VOCABULARY, (4, TOKENS), generator=torch.Generator().manual_seed(9))

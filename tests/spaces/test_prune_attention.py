@@ -1,19 +1,20 @@
 """Heads that share keys and values, rotary embeddings, transposed weights, sizes in the code."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _sentences import OwnNorm, Sentences
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives import Export, Target
 from objectives._artifact import signature_of
 from objectives.runtimes._onnx import exported
-from spaces import Encoding, Left, Split, Task
+from spaces import Encoding, Left
 from spaces._surgery import achieved, describe, rebuild, tensors
 from spaces.prune._linear import weight
 from spaces.prune.channels import Channels
@@ -153,36 +154,8 @@ def gpt2() -> nn.Module:
     return Last(transformers.GPT2Model(config))
 
 
-class Made(Task):
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        self.build = build
-
-    def model(self) -> nn.Module:
-        torch.manual_seed(0)
-        return self.build().eval()
-
-    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-        generator = torch.Generator().manual_seed(len(split))
-        for rows in torch.randint(50, (64, 7), generator=generator).split(batch_size):
-            yield rows, torch.zeros(len(rows), dtype=torch.int64)
-
-    def describe(self) -> dict[str, str]:
-        return {"name": "made"}
-
-
-def grouped(shared: int, fused: bool, rotary: bool = False, **options: Any) -> Made:
-    return Made(lambda: Network(lambda: Attention(shared, fused, rotary, **options)))
-
-
-class OwnNorm(nn.Module):
-    """As models bring their own: no module of torch."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(length) + 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+def grouped(shared: int, fused: bool, rotary: bool = False, **options: Any) -> Sentences:
+    return Sentences(lambda: Network(lambda: Attention(shared, fused, rotary, **options)))
 
 
 # what reads heads, with how many channels a unit has there, and what reads neurons
@@ -200,17 +173,17 @@ CASES = {
     "normalised, one of keys": (grouped(1, False, norm=nn.RMSNorm), {"attention.o": 8}, ("down",)),
     "own norm, one of keys": (grouped(1, False, norm=OwnNorm), {"attention.o": 8}, ("down",)),
     "llama": (
-        Made(lambda: llama(4)),
+        Sentences(lambda: llama(4)),
         {f"body.layers.{i}.self_attn.o_proj": 8 for i in LAYERS},
         tuple(f"body.layers.{i}.mlp.down_proj" for i in LAYERS),
     ),
     "llama, grouped": (
-        Made(lambda: llama(2)),
+        Sentences(lambda: llama(2)),
         {f"body.layers.{i}.self_attn.o_proj": 16 for i in LAYERS},
         tuple(f"body.layers.{i}.mlp.down_proj" for i in LAYERS),
     ),
     "gpt2": (
-        Made(gpt2),
+        Sentences(gpt2),
         {f"body.h.{i}.attn.c_proj": 8 for i in LAYERS},
         tuple(f"body.h.{i}.mlp.c_proj" for i in LAYERS),
     ),
@@ -218,7 +191,7 @@ CASES = {
 everywhere = pytest.mark.parametrize("name", CASES)
 
 
-def idle(name: str) -> Made:
+def idle(name: str) -> Sentences:
     """Return a task whose model does not read every second unit, nor half of the neurons."""
     task, heads, neurons = CASES[name]
 
@@ -232,10 +205,10 @@ def idle(name: str) -> Made:
                 weight(model.get_submodule(reader))[:, 1::2] = 0
         return model
 
-    return Made(build)
+    return Sentences(build)
 
 
-def prune(task: Made, **settings: Any) -> nn.Module:
+def prune(task: Sentences, **settings: Any) -> nn.Module:
     technique = Channels(ratio=0.5, **{"widths": "uniform", **settings})
     return technique.apply(task.model(), task)
 
@@ -283,7 +256,7 @@ def test_the_pruned_model_runs_in_onnxruntime_where_the_whole_one_does(
             assert path.stat().st_size > 0  # it compares the outputs with the model's
 
 
-def asked(model: nn.Module, reference: nn.Module, task: Made, folder: Path) -> Export:
+def asked(model: nn.Module, reference: nn.Module, task: Sentences, folder: Path) -> Export:
     example, target = next(task.batches("validation", 4))[0], Target(batch_size=4)
     return Export(
         model=model,
@@ -311,7 +284,7 @@ def test_the_head_that_all_ask_stays() -> None:
 
 
 def test_what_the_code_does_not_let_go_is_told_and_the_rest_is_pruned() -> None:
-    task = Made(lambda: Network(Sized))
+    task = Sentences(lambda: Network(Sized))
     reason = r"^1 of 2 sets .* left whole: attention\.c_attn, because what is left does not run"
     with pytest.warns(Left, match=reason):
         model = prune(task)
@@ -337,7 +310,7 @@ class Scaled(nn.Module):
 
 def test_parameters_of_a_module_of_the_users_own_are_told() -> None:
     with pytest.warns(Left, match=r"attention\.up, because attention has parameters for its chan"):
-        model = prune(Made(lambda: Network(Scaled)))
+        model = prune(Sentences(lambda: Network(Scaled)))
     assert (model.attention.up.out_features, model.down.in_features) == (48, 24)
 
 
@@ -355,5 +328,5 @@ class Plain(nn.Module):
 
 
 def test_of_an_embedded_hidden_state_nothing_is_told() -> None:
-    pruned = prune(Made(Plain))  # a warning would be an error
+    pruned = prune(Sentences(Plain))  # a warning would be an error
     assert pruned.attention.o.in_features == 16

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from _models import Made
-from _sentences import VOCABULARY, Logits, Sentences, outputs
+from _sentences import VOCABULARY, Logits, OwnNorm, Sentences, outputs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,17 +17,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Norm = Callable[[int], nn.Module]
 WIDTH, HEADS, LENGTH = 32, 4, 8
-
-
-class OwnNorm(nn.Module):
-    """As models bring their own: no module of torch; a scale of `shape` for its last dimensions."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(shape) + 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 def bare(width: int) -> nn.Module:
