@@ -16,6 +16,10 @@ from search.summary import UNCONFIRMED, Summary, words_of
 from search.wording import quantity, short
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
+LEGEND = (
+    "★ on the front so far  ✓ measured  - stopped  ∅ cannot run  ✗ failed  "
+    "8/32 bit: weights/activations  T4: temperature"
+)
 BUSY = 0.25
 """Share of the cores in use by others from which on it is said."""
 QUIET_SECONDS = 15.0
@@ -52,6 +56,7 @@ class Console:
             self.say(f"note: {notice}")
         if study.paid:
             self.say(f"continuing after {study.paid} trials")
+        self.say(LEGEND)
         if self._terminal.is_terminal:
             self._live = Live(self._status, console=self._terminal, transient=True)
             self._live.start()

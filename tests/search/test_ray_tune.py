@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from objectives import Target
 from objectives.runtimes import inductor
+from search.console import LEGEND
 from search.errors import BadEnvironment
 from search.executors._shipping import MARK
 from search.executors.ray_tune import RayTune
@@ -312,9 +313,10 @@ def test_an_interrupted_search_says_nothing_of_rays_and_leaves_no_trial_running(
     assert process.returncode == 130, said
     assert out == ""
     assert "search resume runs/tiny" in said
-    first, note, *lines, last = said.splitlines()
+    first, note, legend, *lines, last = said.splitlines()
     assert first.startswith("tiny: ")
     assert note.startswith("note: ")
+    assert legend == LEGEND
     assert last.startswith("error: stopped, all measurements are kept")
     assert all(re.match(r"  \d/8 | {4}\w|note: other processes", line) for line in lines), said
     file = project / "runs" / "tiny" / "study.db"
