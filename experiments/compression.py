@@ -34,15 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from objectives._artifact import versions
+from objectives.artifacts import versions
 from search import catalogue
-from search.executors._forking import FORKABLE
+from search.evaluation import Bench, evaluate
 from search.experiment import Experiment
-from search.lane import Crashed, Lane
-from search.record import Record
-from search.trial import Bench, evaluate
-from spaces import Point, Space, Technique
-from spaces._reasons import said
+from search.measuring import Crashed, Lane
+from search.processes import FORKABLE
+from search.study import Record
+from spaces import Point, Space, Technique, said
 
 STRENGTHS = 3
 ELSEWHERE = ("deploy.runtime", "distill.logits")
@@ -91,11 +90,11 @@ def _arguments() -> argparse.Namespace:
 
 def _points(asked: argparse.Namespace) -> Iterator[tuple[str, Point]]:
     """Yield points by title: each technique alone, then those of the file."""
-    wanted = asked.only or [n for n in catalogue.names("spaces") if n not in ELSEWHERE]
+    wanted = asked.only or [n for n in catalogue.names("technique") if n not in ELSEWHERE]
     for name in wanted:
         if name == "no-technique":
             continue
-        for title, values in _strengths(catalogue.find("spaces", name, Technique)):
+        for title, values in _strengths(catalogue.find("technique", name, Technique)):
             yield f"{name} {title}", {f"{name}.{field}": v for field, v in values.items()}
     if asked.points:
         yield from tomllib.loads(asked.points.read_text()).items()

@@ -21,11 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from objectives import Runtime
-from objectives._statistics import of_processes
+from objectives import Runtime, of_processes
 from search import catalogue
-from search.lane import Lane
-from search.subject import checked
+from search.measuring import Lane, checked
 
 Series = Sequence[Sequence[float]]
 Interval = tuple[float, float, float]
@@ -98,7 +96,7 @@ def _measured(artifacts: Sequence[Path], times: int) -> dict[str, list[Series]]:
     """Return the latencies in each process of each measurement of each artifact."""
     places = [artifact.resolve() for artifact in artifacts]
     for place in places:  # once, rather than in every process
-        catalogue.find("objectives.runtimes", checked(place)["runtime"], Runtime)
+        catalogue.find("runtime", checked(place)["runtime"], Runtime)
     found: dict[str, list[Series]] = {place.name: [] for place in places}
     lane = Lane()
     try:

@@ -20,12 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from objectives.placement._graph import Replayed
-from objectives.runtimes import _stored
-from objectives.runtimes._low_bits import EightBitLinear, FourBitLinear
-from objectives.runtimes._tensor_cores import Float8Linear
+from objectives.exporting import Replayed, stored_modules
+from objectives.kernels import EightBitLinear, Float8Linear, FourBitLinear
 from spaces import Encoding
-from spaces.quantize._encode import encoded
+from spaces.quantization import encoded
 
 CALLS = 10
 GROUP = 64
@@ -72,7 +70,7 @@ def _layers(outputs: int, inputs: int, device: torch.device) -> Iterator[tuple[s
     for bits, kind in ((8, EightBitLinear), (4, FourBitLinear)):
         whole = encoded(between, None, Encoding(weight_bits=bits))
         yield f"{bits} bits", kind(whole.codes["1.weight"], None, dense.weight)
-    weight = _stored.rounded(layer.weight, torch.float8_e4m3fn)
+    weight = stored_modules.rounded(layer.weight, torch.float8_e4m3fn)
     yield "float8", Float8Linear(weight, layer.bias).to(device)
 
 

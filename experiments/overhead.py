@@ -25,13 +25,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from search import folder  # noqa: E402
+from search import run_folder  # noqa: E402
 from search.executors.local import Local  # noqa: E402
-from search.experiment import Experiment  # noqa: E402
-from search.feasibility import kinds_of, refusal  # noqa: E402
-from search.record import Record  # noqa: E402
-from search.study import Asked, Study  # noqa: E402
-from search.summarize import summary_of  # noqa: E402
+from search.experiment import (  # noqa: E402
+    Experiment,
+    kinds_of,
+    refusal,
+)
+from search.reporting import summary_of  # noqa: E402
+from search.study import (  # noqa: E402
+    Asked,
+    Record,
+    Study,
+)
 from search.tracking import Tracker  # noqa: E402
 
 COMMAND = "python experiments/overhead.py"
@@ -40,10 +46,10 @@ STARTS = {
     "process: python itself": "pass",
     "process: and import torch": "import torch",
     "process: and the worker's imports": (
-        "import search.executors._worker, torch, search.experiment, search.trial"
+        "import search.processes.main, torch, search.experiment, search.evaluation"
     ),
     "process: and onnxruntime, openvino": (
-        "import search.executors._worker, torch, search.experiment, search.trial, "
+        "import search.processes.main, torch, search.experiment, search.evaluation, "
         "objectives.runtimes.onnxruntime, objectives.runtimes.openvino"
     ),
 }
@@ -94,10 +100,10 @@ def main() -> int:
 
 
 def _bench(run: Path) -> Bench:
-    experiment = Experiment.load(ROOT / "experiments" / "digits.toml")
+    experiment = Experiment.load(ROOT / "search" / "experiment" / "digits.toml")
     experiment = dataclasses.replace(experiment, trials=10_000)
     run.mkdir()
-    folder.begin(run, experiment, COMMAND)
+    run_folder.begin(run, experiment, COMMAND)
     kinds = kinds_of(experiment.task.model())
     study = Study.open(
         run, experiment, lambda point: refusal(experiment, experiment.space.plan(point), kinds)
@@ -186,7 +192,7 @@ def _figures(values: Sequence[float]) -> str:
 
 def _store(file: Path, seconds: dict[str, list[float]]) -> None:
     content = {
-        "machine": {"cpu": folder.processor(), "cores": folder.cores()},
+        "machine": {"cpu": run_folder.processor(), "cores": run_folder.cores()},
         "python": platform.python_version(),
         "seconds": {what: [round(v, 4) for v in values] for what, values in seconds.items()},
     }

@@ -30,17 +30,23 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from objectives import Export, Objective, Program, Target  # noqa: E402
-from objectives._artifact import load, signature_of, versions, write  # noqa: E402
-from objectives._data import Examples, read  # noqa: E402
-from objectives._lane import exclusive  # noqa: E402
-from objectives.cost import Cost  # noqa: E402
-from objectives.latency import Latency  # noqa: E402
-from objectives.memory import Memory  # noqa: E402
-from objectives.placement._limits import devices, lacks, refuses  # noqa: E402
-from objectives.placement._ranks import DeviceFailed  # noqa: E402
+from objectives import (  # noqa: E402  # noqa: E402
+    Examples,
+    Export,
+    Objective,
+    Program,
+    Target,
+    artifacts,
+    read,
+)
+from objectives.artifacts import signature_of, versions  # noqa: E402
+from objectives.host import exclusive  # noqa: E402
+from objectives.metrics.cost import Cost  # noqa: E402
+from objectives.metrics.latency import Latency  # noqa: E402
+from objectives.metrics.memory import Memory  # noqa: E402
+from objectives.metrics.throughput import Throughput  # noqa: E402
+from objectives.placement import DeviceFailed, limits  # noqa: E402
 from objectives.runtimes.eager import Eager  # noqa: E402
-from objectives.throughput import Throughput  # noqa: E402
 from spaces import Encoding, Infeasible, Placement, Split, Task  # noqa: E402
 
 TIMED: dict[str, Objective] = {"latency": Latency(), "throughput": Throughput(), "cost": Cost()}
@@ -102,7 +108,9 @@ def _row(
     """Return what was measured of one placement, beside one device; or why it cannot be had."""
     row: dict[str, Any] = {"batch": target.batch_size, **dataclasses.asdict(placement)}
     encoding = Encoding(dtype=asked.dtype)
-    reason = lacks(target, placement) or refuses(placement, encoding, "eager", Eager())
+    reason = limits.lacks(target, placement) or limits.refuses(
+        placement, encoding, "eager", Eager()
+    )
     if reason:
         return row | {"reason": reason}
     examples = read(_Whole(task, target.batch_size), "validation")
@@ -147,7 +155,7 @@ def _artifact(
         target=target,
         folder=folder,
     )
-    write(folder, "eager", Eager(), export, {"placement": dataclasses.asdict(placement)})
+    artifacts.write(folder, "eager", Eager(), export, {"placement": dataclasses.asdict(placement)})
     return folder
 
 
@@ -158,7 +166,7 @@ def _measured(
     try:
         with exclusive():
             for folder in sorted(folders, key=lambda f: int(f.name)):
-                programs[int(folder.name)] = load(folder, Eager(), task, apart=True)
+                programs[int(folder.name)] = artifacts.load(folder, Eager(), task, apart=True)
             seen = _in_turns(programs, examples, asked)
         memory = {n: Memory().measure(p, examples).value for n, p in programs.items()}
         told = programs[placement.count].placement()
@@ -212,7 +220,7 @@ def _facts(asked: Any) -> dict[str, Any]:
         "command": "python experiments/placement.py " + " ".join(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name(0) if gpu else platform.processor(),
-        "devices": devices(Target(device=asked.device, threads=asked.threads)),
+        "devices": limits.devices(Target(device=asked.device, threads=asked.threads)),
         "load": os.getloadavg(),
         "versions": versions(),
     }

@@ -28,11 +28,10 @@ from torch import nn
 
 from objectives.tasks.digits import Digits
 from objectives.tasks.python import Python
-from spaces import Recovery, Task, _recovery
-from spaces import _surgery as surgery
-from spaces._inputs import call, concatenate
-from spaces._seeding import seeded
-from spaces.prune.channels import Channels
+from spaces import Recovery, Task
+from spaces.modules import call, concatenate, seeded, surgery
+from spaces.techniques.prune.channels import Channels
+from spaces.training import recovery
 
 PLAIN = Recovery(teacher_weight=0.9, temperature=4.0, batch_size=128)
 SOFT = {
@@ -81,7 +80,7 @@ def seconds(
 
 def speed(task: Task, before: str, rounds: int, steps: int) -> None:
     """Print the median step of both loops, and the ratio with its range over the rounds."""
-    loops = {"before": earlier(before), "now": _recovery.recover}
+    loops = {"before": earlier(before), "now": recovery.recover}
     recipe = dataclasses.replace(PLAIN, steps=steps)
     medians: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds):
@@ -109,9 +108,9 @@ def quality(task: Task, asked: argparse.Namespace) -> None:
                 RECIPES[key], steps=asked.steps, batch_size=asked.batch, learning_rate=rate
             )
             model = surgery.load(folder, task.model().eval())
-            outcomes: list[_recovery.Outcome] = []
+            outcomes: list[recovery.Outcome] = []
             start = time.perf_counter()
-            _recovery.recover(
+            recovery.recover(
                 model,
                 reference,
                 task,

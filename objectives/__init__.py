@@ -1,11 +1,15 @@
 """What is measured, where and on what: objectives, runtimes and tasks."""
 
-from objectives._objective import Direction, Measurement, Objective
-from objectives._target import Target
-from objectives.runtimes._runtime import Export, Program, Runtime, Signature
+from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
+from objectives.intervals import error_of_median, of_processes
+from objectives.objective import Direction, Measurement, Objective
+from objectives.runtime import Export, Program, Runtime, Signature
+from objectives.target import Target
 
 __all__ = [
+    "READ_BATCH",
     "Direction",
+    "Examples",
     "Export",
     "Measurement",
     "Objective",
@@ -13,4 +17,10 @@ __all__ = [
     "Runtime",
     "Signature",
     "Target",
+    "cached",
+    "calibration",
+    "error_of_median",
+    "fingerprint",
+    "of_processes",
+    "read",
 ]

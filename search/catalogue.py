@@ -1,4 +1,4 @@
-"""Names of what can be searched, measured and run: the path of a file is the name of its class."""
+"""Names of what an experiment can name: the path of an entry is the name of its class."""
 
 import importlib
 import importlib.util
@@ -9,21 +9,23 @@ from typing import TypeVar
 from search.errors import BadEnvironment, UnknownName
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parent.parent
-KINDS = {
-    "spaces": "technique",
-    "objectives": "objective",
-    "objectives.runtimes": "runtime",
-    "objectives.tasks": "task",
+PACKAGES = {
+    "technique": "spaces.techniques",
+    "objective": "objectives.metrics",
+    "runtime": "objectives.runtimes",
+    "task": "objectives.tasks",
 }
+"""The catalogues by what their entries are. A technique's name has its family before a dot."""
 
 
-def names(package: str) -> list[str]:
-    """Return what a package offers, e.g. "prune.channels", without importing any of it."""
-    folder = home(package)
-    pattern = "*/*.py" if package == "spaces" else "*.py"
-    files = (path.relative_to(folder).with_suffix("") for path in folder.glob(pattern))
-    return sorted(".".join(f.parts) for f in files if not any(p.startswith("_") for p in f.parts))
+def names(kind: str) -> list[str]:
+    """Return the names of a catalogue, e.g. "prune.channels", without importing any entry."""
+    folder = home(PACKAGES[kind])
+    depth = "*/*" if kind == "technique" else "*"
+    files = [f.with_suffix("") for f in folder.glob(f"{depth}.py")]
+    packages = [f.parent for f in folder.glob(f"{depth}/__init__.py")]
+    found = (entry.relative_to(folder).parts for entry in (*files, *packages))
+    return sorted(".".join(parts) for parts in found if parts[-1] != "__init__")
 
 
 def home(package: str) -> Path:
@@ -35,19 +37,19 @@ def home(package: str) -> Path:
     return Path(spec.submodule_search_locations[0], *rest)
 
 
-def find(package: str, name: str, base: type[T]) -> type[T]:
-    """Return the one subclass of `base` that the file of `name` defines.
+def find(kind: str, name: str, base: type[T]) -> type[T]:
+    """Return the one subclass of `base` that the entry of a name defines.
 
     Raises UnknownName with the nearest name, BadEnvironment when its library is not installed.
     """
-    if name not in (known := names(package)):
-        raise UnknownName(KINDS[package], name, known)
+    if name not in (known := names(kind)):
+        raise UnknownName(kind, name, known)
     try:
-        module = importlib.import_module(f"{package}.{name}")
+        module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         raise BadEnvironment(
-            f"the {KINDS[package]} {name!r} needs the package {missing!r}, which is not installed: "
+            f"the {kind} {name!r} needs the package {missing!r}, which is not installed: "
             f"pip install {missing.replace('_', '-')}"
         ) from error
     (found,) = [
@@ -56,6 +58,6 @@ def find(package: str, name: str, base: type[T]) -> type[T]:
         if inspect.isclass(item)
         and issubclass(item, base)
         and not inspect.isabstract(item)
-        and item.__module__ == module.__name__
+        and f"{item.__module__}.".startswith(f"{module.__name__}.")
     ]
     return found

@@ -8,26 +8,14 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from search import confirm, folder
-from search.checking import informed
-from search.console import Console
-from search.errors import (
-    BadEnvironment,
-    BadTask,
-    Interrupted,
-    NothingSucceeded,
-    SearchError,
-)
-from search.experiment import Experiment
-from search.feasibility import kinds_of
-from search.feed import Feed
-from search.points import require_executable
-from search.record import Record
-from search.rehearsal import rehearsed
+from search import run_folder
+from search.checks import informed, rehearsed, require_executable
+from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
+from search.evaluation import confirm
+from search.experiment import Experiment, kinds_of
+from search.reporting import Console, Summary, summary_of
 from search.signals import Signals
-from search.study import Study
-from search.summarize import summary_of
-from search.summary import Summary
+from search.study import Feed, Record, Study
 from spaces import Plan, Point
 
 
@@ -97,11 +85,11 @@ class Search:
         rehearsed(experiment, model)
         refuse = self._refuser(model)
         require_executable(experiment, refuse)
-        folder.begin(self.folder, self.experiment, self.command)
+        run_folder.begin(self.folder, self.experiment, self.command)
         parallel = self.executor.workers > 1
         study = Study.open(self.folder, experiment, refuse, parallel=parallel)
         study.close_stale()
-        folder.store_records(self.folder, study.records)
+        run_folder.store_records(self.folder, study.records)
         self.console.begin(study.experiment, study, self.folder)
         with Signals() as signals:
             try:
@@ -115,7 +103,7 @@ class Search:
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def told(record: Record) -> None:
-            folder.append_record(self.folder, record)
+            run_folder.append_record(self.folder, record)
             summary = self.summary(study)
             self.console.trial(record, study, summary)
             if summary:
@@ -151,20 +139,22 @@ class Search:
 
     def _finish(self, study: Study, signals: Signals) -> Summary:
         """Confirm the front until its members stay on it, then write and mirror the report."""
-        from search import report  # a second of imports that the first trial need not wait for
+        from search.reporting import (
+            html,  # a second of imports that the first trial need not wait for
+        )
 
         if study.baseline is None:
             raise NothingSucceeded(_why_nothing(study.records))
         confirmed = self._confirmed(study, signals)
         summary = self.summary(study, confirmed=confirmed)
         assert summary is not None  # a baseline that cannot be confirmed stays as it is
-        folder.store_records(self.folder, study.records)
+        run_folder.store_records(self.folder, study.records)
         if confirmed:  # else a later confirmation may bring others back
-            folder.discard_artifacts(self.folder, [*summary.front, *study.baselines()])
-        report.write(self.folder, summary)
+            run_folder.discard_artifacts(self.folder, [*summary.front, *study.baselines()])
+        html.write(self.folder, summary)
         tracker = self.tracker()
         seen = tracker.finish(summary, self.folder)
-        folder.store_tracked(self.folder, tracker.address, tracker.location())
+        run_folder.store_tracked(self.folder, tracker.address, tracker.location())
         self.console.finish(summary, self.folder, tracker.address if seen else None)
         return summary
 

@@ -1,11 +1,12 @@
 """What may change: techniques with their dimensions, and the space they span."""
 
-from spaces._dimension import Choice, Dimension, Interval, Value, axis, choice
-from spaces._outputs import Outputs
-from spaces._plan import Encoding, Placement, Plan, Precision, Recovery
-from spaces._space import Point, Slot, Space
-from spaces._task import Inputs, Split, Targets, Task
-from spaces._technique import Infeasible, Left, Scope, Stage, Technique
+from spaces.dimension import Choice, Dimension, Interval, Value, axis, choice
+from spaces.messages import first_line, said, sentence, untraced
+from spaces.outputs import Outputs
+from spaces.plan import Encoding, Placement, Plan, Precision, Recovery
+from spaces.space import Point, Slot, Space, drawn, rounded, widened
+from spaces.task import Inputs, Split, Targets, Task, Unsuited
+from spaces.technique import Infeasible, Left, Scope, Stage, Technique
 
 __all__ = [
     "Choice",
@@ -29,7 +30,15 @@ __all__ = [
     "Targets",
     "Task",
     "Technique",
+    "Unsuited",
     "Value",
     "axis",
     "choice",
+    "drawn",
+    "first_line",
+    "rounded",
+    "said",
+    "sentence",
+    "untraced",
+    "widened",
 ]

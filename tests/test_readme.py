@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search import catalogue, cli
+from search import catalogue
+from search.cli import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ def test_it_is_short() -> None:
 def test_every_command_parses(command: str) -> None:
     words = shlex.split(command)[3:]
     assert words, "a bare `python -m search` is no command"
-    parsed = cli.parser().parse_args(words)
+    parsed = parser.parser().parse_args(words)
     assert callable(parsed.do)
 
 
@@ -37,7 +38,7 @@ def test_every_picture_and_technique_it_names_exists() -> None:
     for path in re.findall(r"\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file(), path
     for name in re.findall(r"^\| `([\w.]+)`", README, flags=re.MULTILINE):
-        assert name in catalogue.names("spaces"), name
+        assert name in catalogue.names("technique"), name
 
 
 def test_nothing_else_lies_at_the_top() -> None:

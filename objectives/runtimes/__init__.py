@@ -1,1 +1,1 @@
-"""Programs that execute artifacts: one file each."""
+"""The catalogue of runtimes: each executes artifacts of its own kind of files."""

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives._target import Target
-from objectives.runtimes import _stored
-from objectives.runtimes._codes import coded_weights
-from objectives.runtimes._runtime import Export, Program, Runtime, Signature
-from objectives.runtimes._torch import ModuleProgram, converted, dtype_of, inputs_as, rehearse
+from objectives.exporting import coded_weights, stored_modules, torch_modules
+from objectives.runtime import Export, Program, Runtime, Signature
+from objectives.target import Target
 from spaces import Encoding, Task
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,11 +43,13 @@ class Null(Runtime):
         """Write weights and architecture, and note the seconds that a run is said to take."""
         encoding = export.encoding
         whole = coded_weights(export) if encoding.packed else None
-        model = converted(whole.model if whole else export.model, encoding.dtype)
+        model = torch_modules.converted(whole.model if whole else export.model, encoding.dtype)
         layers = _layers(model) if encoding.weight_bits == 8 else []
         codes, coder = whole.codes if whole else None, encoding.coding
-        _stored.write(export.folder, export.reference, model, layers, codes=codes, coder=coder)
-        rehearse(model, inputs_as(export.example, encoding.dtype))
+        stored_modules.write(
+            export.folder, export.reference, model, layers, codes=codes, coder=coder
+        )
+        torch_modules.rehearse(model, torch_modules.inputs_as(export.example, encoding.dtype))
         weights = sum(p.numel() for p in model.parameters())
         seconds = self.ns_per_weight * 1e-9 * weights * export.target.batch_size * _share(encoding)
         return {
@@ -63,8 +63,8 @@ class Null(Runtime):
     ) -> Program:
         """Rebuild the model from the task's code."""
         torch.set_num_threads(target.threads)
-        dtype = dtype_of(notes["dtype"])
-        model = _stored.read(folder, task.model()).model
+        dtype = torch_modules.dtype_of(notes["dtype"])
+        model = stored_modules.read(folder, task.model()).model
         model = model.eval().requires_grad_(False).to(dtype)
         if notes["rounds"]:
             for name in _layers(model):
@@ -72,7 +72,7 @@ class Null(Runtime):
         return _Null(signature, target, folder, model=model, dtype=dtype, taken=notes["seconds"])
 
 
-class _Null(ModuleProgram):
+class _Null(torch_modules.ModuleProgram):
     def __init__(self, *args: Any, taken: float, **options: Any) -> None:
         super().__init__(*args, **options)
         self._taken = taken

@@ -1,1 +1,1 @@
-"""Trained models with their data: one file each."""
+"""The catalogue of tasks: `[task.NAME]` is the file NAME.py."""

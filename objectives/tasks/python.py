@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Inputs, Split, Targets, Task
-from spaces._inputs import flatten, transform
+from spaces.modules import flatten, transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

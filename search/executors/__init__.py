@@ -1,1 +1,1 @@
-"""Ways to run trials: one file each."""
+"""The catalogue of executors: where trials run."""

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import BadEnvironment
-from search.executors._forking import context_for
-from search.executors._process import Failed, child, job
-from search.experiment import Experiment
-from search.feasibility import refusal_here
-from search.feed import Feed
-from search.record import Record
-from search.rungs import Rung
-from search.study import Asked
+from search.experiment import Experiment, refusal_here
+from search.processes import Failed, child, context_for, job
+from search.study import Asked, Feed, Record, Rung
 from spaces import Plan
 
 Judge = Callable[[Rung], str | None]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives import Export, Target
-from objectives._artifact import signature_of
+from objectives.artifacts.artifact import signature_of
 from spaces import Encoding
-from spaces._inputs import rows
+from spaces.modules.trees import rows
 
 
 class Convolutions(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Signature, Target
 from spaces import Encoding, Split, Task
-from spaces._inputs import call, flatten, names
+from spaces.modules.trees import call, flatten, names
 
 ROOT = Path(__file__).parents[2]
 INTEGERS = Encoding(weight_bits=8, activation_bits=8)

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from objectives import Program
-from objectives._artifact import Altered, load, write
-from objectives._coding import Undecodable, code_files, coded, decoded, decoded_files
-from objectives.runtimes._codes import layout
+from objectives.artifacts.artifact import Altered, load, write
+from objectives.exporting.codes import layout
+from objectives.exporting.lzma_files import Undecodable, code_files, coded, decoded, decoded_files
+from objectives.metrics.size import Size
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.onnxruntime import Onnxruntime
 from objectives.runtimes.openvino import Openvino
-from objectives.size import Size
 from spaces import Plan, Task
-from spaces.deploy.coding import Coding
-from spaces.quantize._codes import Codes
+from spaces.modules.codes import Codes
+from spaces.techniques.deploy.coding import Coding
 
 
 class Owner:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectives._data import read
+from objectives.examples import read
 from spaces import Split, Task
 
 

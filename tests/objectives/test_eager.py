@@ -10,7 +10,7 @@ from _runtimes import INTEGERS, ROOT, Images, Mixed, Tiny, asked, elsewhere, shi
 from torch import nn
 
 from objectives import Target
-from objectives.runtimes import eager
+from objectives.exporting import in_turns
 from objectives.runtimes.eager import Eager
 from spaces import Encoding, Infeasible
 
@@ -125,7 +125,7 @@ def test_what_is_timed_is_in_the_format_that_is_shipped(tmp_path, monkeypatch):
         formats.append([m.first.weight.is_contiguous() for m in models])
         return [1.0, 2.0]  # the second is slower: the first format stays
 
-    monkeypatch.setattr(eager, "medians", medians)
+    monkeypatch.setattr(in_turns, "medians", medians)
     notes = Eager().export(asked(Tiny(Images), tmp_path, Encoding(weight_bits=8), Target()))
     assert notes["channels_last"] is False
     assert formats == [[True, False], [True, True]]

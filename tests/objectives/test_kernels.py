@@ -11,22 +11,17 @@ from _networks import Convolutions, Transformer, built, images, request
 from torch import Tensor, nn
 
 from objectives import Runtime, Target
-from objectives.runtimes import _stored
-from objectives.runtimes._low_bits import EightBitLinear, FourBitLinear, with_codes
-from objectives.runtimes._tensor_cores import (
-    Float8Linear,
-    IntegerLinear,
-    RowScaled,
-    lacks_float8,
-)
+from objectives.exporting import stored_modules
+from objectives.kernels.low_bits import EightBitLinear, FourBitLinear, with_codes
+from objectives.kernels.tensor_cores import Float8Linear, IntegerLinear, RowScaled, lacks_float8
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
 from objectives.runtimes.null import Null
 from objectives.runtimes.onnxruntime import Onnxruntime
 from objectives.runtimes.openvino import Openvino
 from spaces import Encoding, Infeasible, Task
-from spaces._inputs import call
-from spaces.quantize._encode import encoded
+from spaces.modules.trees import call
+from spaces.quantization.encode import encoded
 
 
 class Feed(nn.Module):
@@ -157,7 +152,7 @@ def test_eight_bit_products_are_a_few_percent_from_exact(
 ) -> None:
     layer = linear(64, 128)
     assert layer_of.fits(layer)
-    model = cast(Any, layer_of)(_stored.rounded(layer.weight, kind), layer.bias).to(device)
+    model = cast(Any, layer_of)(stored_modules.rounded(layer.weight, kind), layer.bias).to(device)
     x = torch.randn(2, 9, 128, generator=torch.Generator().manual_seed(1))
     x[0, 0] *= 1e4  # rows have scales of their own
     x[1, 1] = 0
@@ -173,8 +168,8 @@ def test_eight_bit_products_are_a_few_percent_from_exact(
 
 def test_a_weight_in_float8_is_stored_in_a_byte_each(tmp_path: Path) -> None:
     reference, edited = nn.Sequential(linear(64, 128)), nn.Sequential(linear(64, 128))
-    _stored.write(tmp_path, reference, edited, ["0"], kind=torch.float8_e4m3fn)
-    stored = _stored.read(tmp_path, nn.Sequential(linear(64, 128)))
+    stored_modules.write(tmp_path, reference, edited, ["0"], kind=torch.float8_e4m3fn)
+    stored = stored_modules.read(tmp_path, nn.Sequential(linear(64, 128)))
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.4 * 64 * 128
     assert stored.layers["0"].values.dtype is torch.float8_e4m3fn
     assert distance(cast(nn.Linear, stored.model[0]).weight, linear(64, 128).weight) < 0.05  # type: ignore[index]

@@ -16,7 +16,7 @@ from objectives.runtimes.eager import Eager
 from objectives.runtimes.onnxruntime import Onnxruntime
 from objectives.runtimes.openvino import Openvino
 from spaces import Encoding, Task
-from spaces.quantize._encode import encoded
+from spaces.quantization.encode import encoded
 
 RUNTIMES: tuple[Callable[[], Runtime], ...] = (Eager, Onnxruntime, Openvino)
 

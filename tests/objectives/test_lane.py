@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from objectives._lane import exclusive, others, revive
+from objectives.host.lane import exclusive, others, revive
 
 ROOT = Path(__file__).parents[2]
 CODE = """
 import os, sys, time
 os.setsid()
-from objectives._lane import enrolled
+from objectives.host import enrolled
 with enrolled():
     print("ready", flush=True)
     time.sleep(60)

@@ -13,17 +13,16 @@ from _networks import Convolutions, Transformer, Wide, built, images, request, s
 from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Target
-from objectives.runtimes import _nbits
-from objectives.runtimes._codes import rows_matched
+from objectives.exporting.codes import rows_matched
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
 from objectives.runtimes.null import Null
-from objectives.runtimes.onnxruntime import Onnxruntime
+from objectives.runtimes.onnxruntime import Onnxruntime, low_bits
 from objectives.runtimes.openvino import Openvino
 from spaces import Encoding, Task
-from spaces._inputs import call
-from spaces.quantize._codes import Codes
-from spaces.quantize._encode import encoded
+from spaces.modules.codes import Codes
+from spaces.modules.trees import call
+from spaces.quantization.encode import encoded
 
 RUNTIMES: tuple[Callable[[], Runtime], ...] = (Eager, Onnxruntime, Openvino)
 MIXED = frozenset({"Conv2d", "Linear"})
@@ -136,7 +135,7 @@ def test_zero_points_of_a_row_start_on_a_byte_of_their_own() -> None:
         scale=torch.ones(2, 1, 1),
         zero=torch.full((2, 1, 1), 3.0),
     )
-    packed, scales, zeros = _nbits.matmul_constants(codes)
+    packed, scales, zeros = low_bits.matmul_constants(codes)
     assert packed.shape == (2, 1, 8)
     assert packed[0, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
     assert (scales.tolist(), zeros.tolist()) == ([1.0, 1.0], [3, 3])

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from objectives import Export, Program, Target
-from objectives.runtimes import _calibrated, _onnx
-from objectives.runtimes.onnxruntime import Onnxruntime
+from objectives.exporting import onnx_graphs
+from objectives.runtimes.onnxruntime import Onnxruntime, int8
 from spaces import Encoding, Infeasible, Task
-from spaces._inputs import Fields, call
+from spaces.modules.trees import Fields, call
 
 NO_TASK = cast(Task, None)
 CONVOLUTIONAL = frozenset({"Conv2d", "BatchNorm2d"})
@@ -101,7 +101,7 @@ def test_weights_use_eight_bits_only_where_sums_cannot_saturate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for able, largest in ((True, 127), (False, 64)):
-        monkeypatch.setattr(_calibrated, "dot_products", lambda able=able: able)
+        monkeypatch.setattr(int8, "dot_products", lambda able=able: able)
         folder = tmp_path / str(able)
         folder.mkdir()
         export = request(built(Convolutions), images(16), folder, weight_bits=8, activation_bits=8)
@@ -132,7 +132,7 @@ def test_a_choice_that_depends_on_the_data_is_not_frozen(tmp_path: Path) -> None
 
 def test_shuffled_examples_hold_the_same_values() -> None:
     batch = [torch.arange(12).reshape(3, 4)]
-    (shuffled,) = _onnx._shuffled(batch)
+    (shuffled,) = onnx_graphs._shuffled(batch)
     assert sorted(shuffled.flatten().tolist()) == list(range(12))
     assert not torch.equal(shuffled, batch[0])
 

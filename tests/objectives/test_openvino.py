@@ -14,10 +14,9 @@ from _networks import Convolutions, Transformer, built, decibels, images, reques
 from torch import nn
 
 from objectives import Export, Program, Target
-from objectives.runtimes import openvino as runtime
-from objectives.runtimes.openvino import Openvino
+from objectives.runtimes.openvino import Openvino, runtime
 from spaces import Encoding, Infeasible, Task
-from spaces._inputs import Fields, call
+from spaces.modules.trees import Fields, call
 
 NO_TASK = cast(Task, None)
 MIXED = frozenset({"Conv2d", "Linear"})

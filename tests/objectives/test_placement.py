@@ -25,22 +25,22 @@ from _placed import (
 from torch import nn
 
 from objectives import Target
-from objectives._artifact import load
-from objectives._data import read
-from objectives.cost import Cost
-from objectives.latency import Latency
-from objectives.memory import Memory
-from objectives.placement import _auto, _ranks
-from objectives.placement._auto import Trial, decide
-from objectives.placement._limits import devices, lacks, refuses
-from objectives.placement._placed import Placed
-from objectives.placement._ranks import DeviceFailed
-from objectives.placement._stages import prepare
+from objectives.artifacts.artifact import load
+from objectives.examples import read
+from objectives.metrics.cost import Cost
+from objectives.metrics.latency import Latency
+from objectives.metrics.memory import Memory
+from objectives.metrics.throughput import Throughput
+from objectives.placement import auto, processes
+from objectives.placement.auto import Trial, decide
+from objectives.placement.limits import devices, lacks, refuses
+from objectives.placement.processes import DeviceFailed
+from objectives.placement.program import Placed
+from objectives.placement.stages import prepare
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.null import Null
-from objectives.throughput import Throughput
 from spaces import Encoding, Infeasible, Placement
-from spaces._inputs import call, flatten
+from spaces.modules.trees import call, flatten
 
 ROOT = Path(__file__).parents[2]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -152,8 +152,8 @@ def test_replicas_of_any_runtime_add_up_and_cost_the_same(tmp_path: Path) -> Non
 def test_auto_measures_every_strategy_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_auto, "SHORTEST", {"cpu": 0.0, "cuda": 0.0})
-    monkeypatch.setattr(_auto, "SECONDS", 0.05)
+    monkeypatch.setattr(auto, "SHORTEST", {"cpu": 0.0, "cuda": 0.0})
+    monkeypatch.setattr(auto, "SECONDS", 0.05)
     task = Random(Perceptron)
     inputs = next(task.batches("test", 4))[0]
     with shipped(tmp_path / "a", task, "auto") as program:
@@ -235,7 +235,7 @@ def test_a_device_that_ends_or_hangs_ends_all(
 ) -> None:
     program = shipped(tmp_path / "a", Random(Perceptron), "tensor")
     feed = program.feed([torch.zeros(4, 96)])
-    monkeypatch.setattr(_ranks, "SECONDS", 0.5)
+    monkeypatch.setattr(processes, "SECONDS", 0.5)
     victim = next(p for p in multiprocessing.active_children() if p.name == "device-1")
     assert victim.pid is not None
     os.kill(victim.pid, number)
@@ -278,7 +278,7 @@ def test_devices_die_with_their_parent(tmp_path: Path) -> None:
 def test_devices_can_be_started_beside_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ranks, "how", lambda: "spawn")
+    monkeypatch.setattr(processes, "how", lambda: "spawn")
     task = Random(Perceptron)
     inputs = next(task.batches("test", 4))[0]
     with shipped(tmp_path / "a", task, "tensor") as program:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from objectives.tasks.python import Python
 from spaces import Encoding, Recovery
-from spaces._recovery import recover
-from spaces.quantize._encode import encoded
+from spaces.quantization.encode import encoded
+from spaces.training.recovery import recover
 
 TASK = """
 import torch

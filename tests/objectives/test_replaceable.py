@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,8 @@ from _networks import request
 from torch import Tensor, nn
 
 from objectives import Target
-from objectives.runtimes import eager
-from objectives.runtimes._replaceable import linears
+from objectives.exporting import torch_modules
+from objectives.kernels.replaceable import linears
 from objectives.runtimes.eager import Eager
 from spaces import Infeasible, Task
 
@@ -161,7 +162,9 @@ def test_kernels_that_do_not_run_leave_unpacked_weights(
         raise Infeasible("no")
 
     calls = iter((lambda *_: None, refuse))  # the model itself runs, its copy with kernels does not
-    monkeypatch.setattr(eager, "rehearse", lambda *given: next(calls)(*given))
+    changed = vars(torch_modules) | {"rehearse": lambda *given: next(calls)(*given)}
+    shown = types.SimpleNamespace(**changed)  # to the runtime alone: kernels rehearse as well
+    monkeypatch.setattr("objectives.runtimes.eager.runtime.torch_modules", shown)
     export = request(Owner(Mixer).model(), positions(16), tmp_path, weight_bits=8)
     notes = Eager().export(export)
     assert notes["kernels"] is False

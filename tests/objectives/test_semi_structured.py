@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from objectives.runtimes._semi_structured import (
+from objectives.kernels.semi_structured import (
     lacks_semi_structured,
     two_of_four,
     with_semi_structured,

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from objectives.runtimes._sparse import packed, unpacked
+from objectives.exporting.sparse_tensors import packed, unpacked
 
 
 def sparse(share: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

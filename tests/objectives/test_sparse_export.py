@@ -14,7 +14,7 @@ from torch import nn
 
 from objectives import Runtime, Target
 from objectives.runtimes.eager import Eager
-from objectives.runtimes.onnxruntime import FILE, Onnxruntime
+from objectives.runtimes.onnxruntime.runtime import FILE, Onnxruntime
 from objectives.runtimes.openvino import Openvino
 from spaces import Encoding, Split, Task
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from objectives._statistics import of_processes, of_score
-from objectives.latency import Latency
+from objectives.intervals import of_processes, of_score
+from objectives.metrics.latency import Latency
 
 Random = np.random.Generator
 

@@ -10,11 +10,11 @@ from _networks import request
 from torch import Tensor, nn
 
 from objectives import Runtime
-from objectives.runtimes import _stored
+from objectives.exporting import stored_modules
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.null import Null
 from spaces import Encoding, Task
-from spaces.quantize._encode import encoded
+from spaces.quantization.encode import encoded
 
 
 class Inner(nn.Module):
@@ -80,8 +80,8 @@ def test_tensors_may_have_any_names(tmp_path: Path, runtime: Runtime, bits: dict
 def test_a_stored_model_comes_back_exactly(tmp_path: Path, bits: int) -> None:
     reference = Owner().model()
     whole = encoded(copy.deepcopy(reference), None, Encoding(weight_bits=bits))
-    _stored.write(tmp_path, reference, whole.model, ["sparse"] * (bits == 8), codes={})
-    found = _stored.read(tmp_path, Owner().model()).model.state_dict()
+    stored_modules.write(tmp_path, reference, whole.model, ["sparse"] * (bits == 8), codes={})
+    found = stored_modules.read(tmp_path, Owner().model()).model.state_dict()
     for name, tensor in whole.model.state_dict().items():
         close = 0.01 * float(tensor.abs().max()) if name == "sparse.weight" else 0.0
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=close)

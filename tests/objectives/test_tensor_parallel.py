@@ -5,7 +5,7 @@ import torch
 from _placed import SHAPES, Block, Mean, Random, Turned
 from torch import nn
 
-from objectives.placement._tensor import split
+from objectives.placement.tensor_parallel import split
 from spaces import Infeasible
 
 

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Any, cast
 
+import openvino
 import pytest
 import torch
 from _networks import Convolutions, Wide, built, images, request
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from objectives.runtimes import onnxruntime, openvino
+from objectives.exporting import in_turns
 from objectives.runtimes.onnxruntime import Onnxruntime
 from objectives.runtimes.openvino import Openvino
 from spaces import Task
-from spaces.quantize._encode import encoded
+from spaces.quantization.encode import encoded
 
 
 def test_the_record_says_that_unpacked_weights_are_not_faster(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_onnxruntime_takes_the_faster_of_kernels_and_unpacked_weights(
     kernels: int,
     wording: str,
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "in_turns", lambda *_, **__: seconds)
+    monkeypatch.setattr(in_turns, "in_turns", lambda *_, **__: seconds)
     inputs = torch.randn(16, 16)
     export = request(built(Wide), inputs, tmp_path, weight_bits=4)
     notes = Onnxruntime().export(export)
@@ -86,7 +87,7 @@ def test_openvino_says_which_layers_are_unpacked(
 
     # what it says is what the plugin does
     precise = {"INFERENCE_PRECISION_HINT": "f32"}  # as the runtime loads it, on any processor
-    core = openvino.openvino.Core()
+    core = openvino.Core()
     compiled = core.compile_model(str(tmp_path / "model.xml"), "CPU", precise)
     layers = [
         node.input_value(1).get_element_type().get_type_name()

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from objectives import Measurement
-from search.experiment import Experiment
-from search.record import Record
-from search.study import Asked, Refuse, Study
+from search.experiment.experiment import Experiment
+from search.study.record import Record
+from search.study.study import Asked, Refuse, Study
 from spaces import Point
 
 

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from objectives import Direction, Measurement
-from search.front import Axis, front
-from search.record import Record, State
-from search.summary import Summary
+from search.reporting.summary import Summary
+from search.study.front import Axis, front
+from search.study.record import Record, State
 from spaces import Value
 
 ACCURACY = Axis("accuracy", Direction.MAXIMIZE, "score")

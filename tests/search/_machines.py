@@ -10,11 +10,11 @@ from typing import Any
 from _answers import answer, measured
 
 from objectives import Measurement
-from search import confirm
-from search.experiment import Experiment
-from search.feed import Feed
-from search.lane import Crashed
-from search.record import Record
+from search.evaluation import confirm
+from search.experiment.experiment import Experiment
+from search.measuring.server import Crashed
+from search.study.queue import Feed
+from search.study.record import Record
 from spaces import Plan
 
 

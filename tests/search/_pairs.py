@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search import catalogue
-from search.experiment import Experiment
-from search.feasibility import kinds_of, refusal
+from search.experiment.experiment import Experiment
+from search.experiment.feasibility import kinds_of, refusal
 from spaces import Point
-from spaces._mixed import refusal as refusal_to_train
-from spaces._plan import Recovery
+from spaces.plan import Recovery
+from spaces.training.mixed_precision import refusal as refusal_to_train
 
 TASK = """
 import torch
@@ -70,7 +70,7 @@ def experiment(folder: Path) -> Experiment:
     (folder / "task.py").write_text(TASK)
     lines = ['name = "pairs"\n[task.python]\nfile = "task.py"\n[target]\nbatch_size = 32']
     for name, setting in SETTINGS.items():
-        kind = catalogue.find("spaces", name, object)
+        kind = catalogue.find("technique", name, object)
         lines.append(f"[space.{name}]")
         for field, value in setting.items():
             lines.append(f"{field} = {[getattr(kind(), field), value]}".replace("'", '"'))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
 
-from search.executors.ray_tune import RayTune  # isort: skip  # before Ray itself
+from search.executors.ray.executor import RayTune  # isort: skip  # before Ray itself
 
 from ray.cluster_utils import Cluster
 
-from search.experiment import Experiment
-from search.feed import Feed
-from search.record import Record
-from search.study import Study
+from search.experiment.experiment import Experiment
+from search.study.queue import Feed
+from search.study.record import Record
+from search.study.study import Study
 from spaces import Point
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import optuna
 
-from search.executors._ray_searcher import Asking  # isort: skip  # before Ray itself
+from search.executors.ray.searcher import Asking  # isort: skip  # before Ray itself
 
-from search.experiment import Experiment
-from search.feed import Feed
-from search.study import Asked, Study
+from search.experiment.experiment import Experiment
+from search.study.queue import Feed
+from search.study.study import Asked, Study
 from spaces import Plan
 
 PLACED = '[space.placement.devices]\ncount = [1, 2]\nstrategy = ["auto", "data"]\n'

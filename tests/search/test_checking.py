@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from search import checking, folder
-from search.checking import informed
-from search.cli import main
+from search import run_folder
+from search.checks import check
+from search.checks.check import informed
+from search.checks.count_points import COUNTED, counted, require_executable
+from search.cli.parser import main
 from search.errors import BadExperiment, BadTask
-from search.experiment import Experiment
-from search.opening import opening
-from search.points import COUNTED, counted, require_executable
+from search.experiment.experiment import Experiment
+from search.study.opening import opening
 from spaces import Point
 
 TEACHING = {"distill.logits.steps": 3, "distill.logits.temperature": 4.0}
@@ -95,7 +96,7 @@ def target(field: str) -> tuple[str, str]:
 
 
 def checked(project: Path) -> list[str]:
-    return checking.check(Experiment.load(project / "experiment.toml"))
+    return check.check(Experiment.load(project / "experiment.toml"))
 
 
 NO_TEST = (
@@ -246,10 +247,10 @@ def test_a_front_that_cannot_be_confirmed_is_kept_and_marked(
     run = project / "runs" / "tiny"
     assert json.loads((run / "front.json").read_text())["front"]
     assert "has NOT been measured again" in (run / "report.html").read_text()
-    assert folder.read_front(run)[2] is False
+    assert run_folder.read_front(run)[2] is False
     # resumed where it can be confirmed, it is, without another trial
     count = (run / "records.jsonl").read_text().count("\n")
     (project / "task.py").write_text(whole)
     assert main(("resume", "runs/tiny", "--trials", "3")) == 0
-    assert folder.read_front(run)[2] is True
+    assert run_folder.read_front(run)[2] is True
     assert (run / "records.jsonl").read_text().count("\n") == count

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from search.cli import main
+from search.cli.parser import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ import pytest
 from _answers import measured
 from _machines import Machine, artifact, manifest
 
-from search import confirm
-from search.experiment import Experiment
-from search.lane import Crashed
-from search.record import Record
+from search.evaluation import confirm
+from search.experiment.experiment import Experiment
+from search.measuring.server import Crashed
+from search.study.record import Record
 
 MEMBERS = 20
 """More than two groups."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from _examples import record
 
-from search.console import Console
-from search.experiment import Experiment
-from search.study import Study
+from search.experiment.experiment import Experiment
+from search.reporting.console import Console
+from search.study.study import Study
 
 
 def test_cores_that_others_use_are_said_once(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.default import default_for
 from search.errors import BadExperiment
+from search.experiment.from_task import default_for
 
 TASK = "def model(): ...\ndef batches(split, batch_size): ...\n"
 

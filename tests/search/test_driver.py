@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 import pytest
 from _machines import Imagined, Machine
 
-from search import confirm, folder
-from search.console import Console
+from search import run_folder
 from search.driver import Search
 from search.errors import BadEnvironment, BadTask
-from search.experiment import Experiment
-from search.feed import Feed
-from search.record import Record
-from search.summary import Summary
+from search.evaluation import confirm
+from search.experiment.experiment import Experiment
+from search.reporting.console import Console
+from search.reporting.summary import Summary
+from search.study.queue import Feed
+from search.study.record import Record
 
 
 class Silent:
@@ -81,7 +82,7 @@ def test_a_front_is_called_confirmed_only_when_each_member_is(make: Make, projec
     assert summary.confirmed
     assert summary.front
     assert not confirm.pending(summary.front, summary.baseline)
-    assert folder.read_front(project / "run")[2] is True
+    assert run_folder.read_front(project / "run")[2] is True
 
 
 def test_what_is_confirmed_is_not_measured_again_also_without_a_score(
@@ -107,7 +108,7 @@ def test_a_confirmation_that_fails_for_a_passing_reason_is_made_up_for(make: Mak
 
     def crash(records: list[Record], listener: Any) -> dict[str, Any]:
         from search.errors import BadEnvironment
-        from search.lane import Crashed
+        from search.measuring.server import Crashed
 
         try:
             return Imagined.confirm(executor, records, listener)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectives._data import read
-from search.estimate import estimated
-from search.experiment import Experiment
+from objectives.examples import read
+from search.evaluation.estimate import estimated
+from search.experiment.experiment import Experiment
 
 GPU = pytest.param(
     "cuda",

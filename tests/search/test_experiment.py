@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import BadExperiment, SearchError, UnknownName
-from search.experiment import Experiment, _slot, duration
+from search.experiment.experiment import Experiment, _slot, duration
 from spaces import Choice, Interval
 
 WORKLOADS = Path(__file__).parents[2].parent / "shared" / "workloads"

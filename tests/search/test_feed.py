@@ -9,10 +9,10 @@ from _answers import answer, measured, opened
 
 from objectives import Measurement
 from search.executors.local import failed
-from search.feed import Feed
-from search.record import Record
-from search.rungs import PROBE, Rung
-from search.study import Asked, Study
+from search.study.queue import Feed
+from search.study.record import Record
+from search.study.stopping import PROBE, Rung
+from search.study.study import Asked, Study
 
 
 def fed(study: Study, seconds: float | None = None) -> tuple[Feed, list[Record]]:

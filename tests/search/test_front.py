@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from objectives import Direction
 from search.errors import BadRun, SearchError, UnknownName
-from search.front import (
+from search.study.front import (
     Axis,
     dominates,
     feasible,

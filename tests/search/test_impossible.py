@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from _answers import answer
 
-from search.experiment import Experiment
-from search.impossible import fact, implied
-from search.record import Record
-from search.study import Asked, Study
+from search.experiment.experiment import Experiment
+from search.study.known_impossible import fact, implied
+from search.study.record import Record
+from search.study.study import Asked, Study
 from spaces import Infeasible, Point, Scope
-from spaces._space import Space
+from spaces.space import Space
 
 EXPERIMENT = """
 name = "tiny"

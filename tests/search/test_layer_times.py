@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from search.allotting import Setup, _exported, _untimed, allot
-from search.cache import Cache
-from search.experiment import Experiment
-from search.lane import Crashed, Lane
-from search.trial import Bench, evaluate
+from search.evaluation.cache import Cache
+from search.evaluation.trial import Bench, evaluate
+from search.evaluation.widths import Setup, _exported, _untimed, allot
+from search.experiment.experiment import Experiment
+from search.measuring.server import Crashed, Lane
 from spaces import Encoding, Placement
-from spaces.quantize._allocation import WIDTHS
-from spaces.quantize._kinds import kinds
+from spaces.quantization.allocation import WIDTHS
+from spaces.quantization.kinds import kinds
 
 MIXED = """
 name = "tiny"

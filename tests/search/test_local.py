@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from search.executors.local import Local
-from search.experiment import Experiment
-from search.study import Asked
+from search.experiment.experiment import Experiment
+from search.study.study import Asked
 
 
 def evaluated(project: Path, model_code: str = "", limit: float = 60.0) -> tuple[Local, Asked]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from search.executors.local import Local
-from search.experiment import Experiment
-from search.study import Asked
+from search.experiment.experiment import Experiment
+from search.study.study import Asked
 
 ROOT = Path(__file__).parents[2]
 

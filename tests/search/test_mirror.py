@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from search.mirror import Mirror
-from search.summary import Summary
+from search.reporting.summary import Summary
+from search.tracking.background import Mirror
 
 
 class Slow:

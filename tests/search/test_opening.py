@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from _answers import measured
 
-from search.experiment import Experiment
-from search.opening import baselines, opening
-from search.record import Record
-from search.study import Study
+from search.experiment.experiment import Experiment
+from search.study.opening import baselines, opening
+from search.study.record import Record
+from search.study.study import Study
 
 RUNTIMES = ("eager", "onnxruntime", "openvino", "null")
 NAMES = ", ".join(f'"{name}"' for name in RUNTIMES)

@@ -10,9 +10,9 @@ import torch
 from _pairs import RUNTIMES, SETTINGS, experiment, matrix, pairs, point, refused
 
 from search import catalogue
-from search.experiment import Experiment
-from search.lane import Lane
-from search.trial import Bench, evaluate
+from search.evaluation.trial import Bench, evaluate
+from search.experiment.experiment import Experiment
+from search.measuring.server import Lane
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 Shared = tuple[Experiment, Path, Callable[[str], Lane]]
@@ -75,7 +75,7 @@ def test_a_pair_reaches_its_measurements_or_is_refused_with_a_reason(
 
 
 def test_every_technique_is_in_the_matrix() -> None:
-    assert sorted([*SETTINGS, "deploy.runtime"]) == sorted(catalogue.names("spaces"))
+    assert sorted([*SETTINGS, "deploy.runtime"]) == sorted(catalogue.names("technique"))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the README's matrix is of x86 CPUs")

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from objectives.latency import Latency
-from search import confirm, measuring
-from search.experiment import Experiment
-from search.lane import Crashed, Lane
-from search.record import Record
-from search.trial import Bench, evaluate
+from objectives.metrics.latency import Latency
+from search.evaluation import confirm
+from search.evaluation.trial import Bench, evaluate
+from search.experiment.experiment import Experiment
+from search.measuring import worker
+from search.measuring.server import Crashed, Lane
+from search.study.record import Record
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 Bed = tuple[Bench, Path]
@@ -70,7 +71,7 @@ def seconds(pids: Path) -> float:
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let loading take long; return in how many processes is then timed."""
     taken, count = request.param
-    monkeypatch.setattr(measuring, "_charged", lambda loading, target: taken)
+    monkeypatch.setattr(worker, "_charged", lambda loading, target: taken)
     return int(count)
 
 
@@ -98,9 +99,9 @@ def test_a_trial_is_timed_in_several_processes_and_says_in_how_many(
     bench, pids = bed()
     record = trial(bench)
     assert (record.state, record.reason) == ("complete", None)
-    assert len(processes(pids)) == len(set(processes(pids))) == measuring.PROCESSES
-    assert record.facts["processes"] == measuring.PROCESSES
-    assert record.measurements["latency"].samples == 3 * measuring.PROCESSES
+    assert len(processes(pids)) == len(set(processes(pids))) == worker.PROCESSES
+    assert record.facts["processes"] == worker.PROCESSES
+    assert record.measurements["latency"].samples == 3 * worker.PROCESSES
     assert set(record.measurements["latency"].to_json()) == {
         "value", "unit", "low", "high", "samples",
     }  # fmt: skip
@@ -109,13 +110,13 @@ def test_a_trial_is_timed_in_several_processes_and_says_in_how_many(
 def test_what_loads_slowly_is_timed_in_one_process_and_its_interval_is_wider(
     bed: Callable[[], Bed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "LOADING", 0.0)
+    monkeypatch.setattr(worker, "LOADING", 0.0)
     bench, pids = bed()
     record = trial(bench)
     assert len(processes(pids)) == 1
     assert record.facts["processes"] == 1
     alone = record.measurements["latency"]
-    several = Latency().summary([[2.0, 3.0, 4.0]] * measuring.PROCESSES)
+    several = Latency().summary([[2.0, 3.0, 4.0]] * worker.PROCESSES)
     assert (alone.value, alone.samples) == (3.0, 3)
     assert alone.low < several.low < several.high < alone.high
 
@@ -142,7 +143,7 @@ def test_a_front_is_confirmed_in_several_processes_that_share_the_rounds(
     answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
     revised = confirm.revised(record, answer)
     assert len(processes(pids)) == confirm.ROUNDS
-    assert len(set(processes(pids))) == measuring.PROCESSES
+    assert len(set(processes(pids))) == worker.PROCESSES
     assert revised.measurements["latency"].samples == 3 * confirm.ROUNDS
-    assert revised.facts["processes"] == measuring.PROCESSES
+    assert revised.facts["processes"] == worker.PROCESSES
     assert revised.test["accuracy"].samples == record.measurements["accuracy"].samples

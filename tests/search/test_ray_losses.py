@@ -8,22 +8,22 @@ import pytest
 from _answers import answer, opened
 from _searcher import PLACED, Cluster, config_of, said, searching, task_error
 
-from search.executors import _ray_cluster, _ray_searcher, ray_tune  # isort: skip
+from search.executors.ray import cluster  # isort: skip
 
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
 from objectives import Target
-from objectives.placement import _limits
+from objectives.placement import limits
 from search.errors import BadEnvironment
-from search.executors._ray_losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
-from search.executors._ray_searcher import Asking
-from search.executors._shipping import Station
 from search.executors.local import Local
-from search.executors.ray_tune import RayTune
-from search.experiment import Experiment
-from search.study import Asked, Study
+from search.executors.ray.executor import RayTune
+from search.executors.ray.losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
+from search.executors.ray.searcher import Asking
+from search.executors.ray.shipping import Station
+from search.experiment.experiment import Experiment
+from search.study.study import Asked, Study
 from spaces import Placement, Plan
 
 
@@ -46,7 +46,7 @@ def test_a_loss_is_told_by_its_one_reason(error: str, reason: str) -> None:
 def test_two_losses_of_different_kinds_are_both_told(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
     study = opened(project, 1, parallel=True)
     searcher, _ = searching(study)
     for name, error in (("a", "its node has died"), ("b", "it died")):
@@ -70,7 +70,7 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tune ends with such an error, and with it all other trials under way."""
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
     study = opened(project, 2, parallel=True)
     executor = executor_of(project, study.experiment)
     rounds: list[dict[str, Any]] = []
@@ -179,7 +179,7 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes(monkeypatch, head=1, large=8)
-    monkeypatch.setattr(_limits, "cores", lambda: 1)
+    monkeypatch.setattr(limits, "cores", lambda: 1)
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
     assert executor_of(project, experiment).lacks(plan) is None
@@ -209,7 +209,7 @@ def test_another_machine_is_asked_what_it_executes_where_one_is_lost(
     one, two = "1" * 56, "2" * 56  # as Ray's ids are
     nodes(monkeypatch, head=0, **{one: 2, two: 2})
     monkeypatch.setattr(RayTune, "_here", "head")
-    monkeypatch.setattr(ray_tune, "refused", Remote)
+    monkeypatch.setattr("search.executors.ray.executor.refused", Remote)
     monkeypatch.setattr(Remote, "asked", [])
     executor = executor_of(project, Experiment.load(project / "experiment.toml"))
     answers: list[Any] = [NodeDiedError("gone"), "it has no kernels", *[NodeDiedError("gone")] * 2]
@@ -249,7 +249,7 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
             wanted.append(resources)
             return cls
 
-    monkeypatch.setattr(ray_tune, "confirm", Confirm)
+    monkeypatch.setattr("search.executors.ray.executor.confirm", Confirm)
     monkeypatch.setattr(ray, "get", lambda reference: {})
     assert executor.confirm(records, None) == {}
     assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]
@@ -264,7 +264,7 @@ def test_a_trial_whose_machines_have_left_ends_the_search(
     searcher = Asking(feed, Cluster(experiment=study.experiment, refusal=reason))
     config_of(searcher, "a")
     searcher.check()  # machines may come back
-    monkeypatch.setattr(_ray_searcher, "STARVED", -1.0)
+    monkeypatch.setattr("search.executors.ray.searcher.STARVED", -1.0)
     with pytest.raises(BadEnvironment, match="trial 0 cannot start: It asks for 2 CPU"):
         searcher.check()
     searcher.started("a")
@@ -284,7 +284,7 @@ def test_a_cluster_without_tokens_is_warned_of_in_one_line(
     monkeypatch: pytest.MonkeyPatch, mode: str, address: str | None, warns: bool
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    warning = _ray_cluster.unguarded(address)
+    warning = cluster.unguarded(address)
     assert (warning is not None) is warns
     if warning:
         assert f"RAY_AUTH_MODE={mode} lets anyone" in warning

@@ -20,17 +20,14 @@ from _searcher import (
     trials,
 )
 from optuna.trial import TrialState
-
-from search.executors import _ray_searcher  # isort: skip
-
 from ray.tune.search import Searcher
 
-from search.executors._ray_control import Stopping
-from search.executors._ray_losses import KILLED
-from search.executors._ray_searcher import Asking
-from search.rungs import Rung
+from search.executors.ray.control import Stopping
+from search.executors.ray.losses import KILLED
+from search.executors.ray.searcher import Asking
 from search.signals import Stopped
-from search.study import Asked, Study
+from search.study.stopping import Rung
+from search.study.study import Asked, Study
 from spaces import Point
 
 
@@ -75,8 +72,8 @@ def test_a_large_point_whose_machines_have_left_holds_nobody_up(project: Path) -
 def test_a_trial_starts_again_where_it_was_lost_if_no_other_machine_is_left(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
-    monkeypatch.setattr(_ray_searcher, "STARVED", -1.0)
+    monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
+    monkeypatch.setattr("search.executors.ray.searcher.STARVED", -1.0)
     study = opened(project, 1, parallel=True)
     feed = searching(study)[1]
     both = Cluster(experiment=study.experiment)
@@ -101,7 +98,7 @@ def test_a_trial_starts_again_where_it_was_lost_if_no_other_machine_is_left(
 def test_every_way_to_end_is_told_to_the_study(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
     study = opened(project, 4, parallel=True)
     searcher, feed = searching(study)
     configs = {name: config_of(searcher, name) for name in ("done", "behind", "broken", "lost")}

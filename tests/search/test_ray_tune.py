@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from _ray import GUARDED, TOKENLESS, clean, connected, in_a_trial, opened, searched
 
-from search.executors import _ray_searcher  # isort: skip  # before Ray itself
+from search.executors.ray import searcher  # isort: skip  # before Ray itself
 
 import optuna
 import psutil
@@ -23,18 +23,18 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from objectives import Target
-from objectives.runtimes import inductor
-from search.console import LEGEND
+from objectives.runtimes.inductor import runtime
 from search.errors import BadEnvironment
-from search.executors._shipping import MARK
-from search.executors.ray_tune import RayTune
-from search.experiment import Experiment
-from search.feasibility import refusal
-from search.feed import Feed
-from search.record import Record
-from search.rungs import Rung
+from search.executors.ray.executor import RayTune
+from search.executors.ray.shipping import MARK
+from search.experiment.experiment import Experiment
+from search.experiment.feasibility import refusal
+from search.reporting.console import LEGEND
 from search.signals import Stopped
-from search.study import Asked
+from search.study.queue import Feed
+from search.study.record import Record
+from search.study.stopping import Rung
+from search.study.study import Asked
 from spaces import Encoding, Placement, Plan
 
 # Ray's own processes and sockets outlive its shutdown by moments.
@@ -85,7 +85,7 @@ def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(
     project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first trial's worker is killed once, the second trial's own process each time."""
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.5)
+    monkeypatch.setattr(searcher, "PAUSE", 0.5)
     marker = project / "marker"
     in_a_trial(
         project,
@@ -182,8 +182,8 @@ def test_what_the_drivers_machine_cannot_execute_another_may(
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     made.add_node(num_cpus=1)
     plan, kinds = Plan(runtime="inductor"), frozenset({"Linear"})
-    assert inductor.Inductor().refuses(plan.encoding, Target(), kinds) is None
-    monkeypatch.setattr(inductor, "_compiler", lambda: None)
+    assert runtime.Inductor().refuses(plan.encoding, Target(), kinds) is None
+    monkeypatch.setattr(runtime, "_compiler", lambda: None)
     try:
         with connected(project, made, 1, 1) as executor:
             assert "C++ compiler" in str(refusal(executor.experiment, plan, kinds))
@@ -205,7 +205,7 @@ class Holder:
 def test_a_trial_lost_once_runs_where_it_was_lost_if_no_other_machine_is_left(
     project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ray_searcher, "PAUSE", 0.0)
+    monkeypatch.setattr(searcher, "PAUSE", 0.0)
     marker = project / "marker"
     in_a_trial(
         project,

@@ -5,7 +5,7 @@ import json
 import pytest
 from _examples import record, study
 
-from search.record import Record
+from search.study.record import Record
 
 
 def test_json_round_trip_of_every_example():

@@ -12,17 +12,17 @@ from _examples import AXES, LATENCY, NEUTRAL, SIZE, measured, record, study, sum
 from matplotlib.text import Text
 
 from objectives import Direction
-from objectives.accuracy import Accuracy
-from objectives.cost import Cost
-from objectives.memory import Memory
-from objectives.throughput import Throughput
-from search import charts, report
-from search.console import front_table
-from search.front import Axis, front
-from search.picture import draw, picture
-from search.plane import frame, placed, plane, staircase, ticks
-from search.summary import headline, title
-from search.wording import quantity, short
+from objectives.metrics.accuracy import Accuracy
+from objectives.metrics.cost import Cost
+from objectives.metrics.memory import Memory
+from objectives.metrics.throughput import Throughput
+from search.reporting import charts, html
+from search.reporting.console import front_table
+from search.reporting.layout import frame, placed, plane, staircase, ticks
+from search.reporting.png import draw, picture
+from search.reporting.summary import headline, title
+from search.reporting.wording import quantity, short
+from search.study.front import Axis, front
 
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
@@ -30,7 +30,7 @@ EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    report.write(folder, summary())
+    html.write(folder, summary())
     return folder
 
 
@@ -59,7 +59,7 @@ def test_every_text_from_outside_is_escaped():
         for r in study()
     ]
     axes = (*AXES[:2], dataclasses.replace(SIZE))
-    page = report.render(
+    page = html.render(
         summary(
             tuple(evil), name=EVIL, goal=EVIL, command=EVIL, run_folder=EVIL, axes=axes,
             limits={EVIL: EVIL}, environment={EVIL: EVIL},
@@ -94,19 +94,19 @@ def test_reasons_are_listed(written):
 
 def test_what_is_to_be_known_of_a_member_stands_beside_it():
     told = "1 of 2 sets of units were left whole."
-    page = report.render(summary(tuple(dataclasses.replace(r, note=told) for r in study())))
+    page = html.render(summary(tuple(dataclasses.replace(r, note=told) for r in study())))
     assert page.count(f"<small>{told}</small>") == page.count('<tr class="member">') + 1
 
 
 def test_unconfirmed_front_says_so():
-    assert "NOT been measured again" in report.render(summary(confirmed=False))
-    assert "NOT been measured again" not in report.render(summary())
+    assert "NOT been measured again" in html.render(summary(confirmed=False))
+    assert "NOT been measured again" not in html.render(summary())
 
 
 def test_times_told_at_the_pace_of_another_group_are_said_to_be():
     paced = (dataclasses.replace(r, facts={"pace": {"latency": 1.02}}) for r in study())
-    assert "baseline's pace" in " ".join(report.trust(summary(tuple(paced))))
-    assert "baseline's pace" not in " ".join(report.trust(summary()))
+    assert "baseline's pace" in " ".join(html.trust(summary(tuple(paced))))
+    assert "baseline's pace" not in " ".join(html.trust(summary()))
 
 
 def test_front_json_is_the_contract(written):
@@ -120,9 +120,9 @@ def test_front_json_is_the_contract(written):
 def test_no_cell_is_a_formula(cell):
     member = record(1, 0.9, 1.0, 10, runtime=cell, point={"prune.channels.ratio": 0.5})
     told = summary((record(0, 0.8, 2.0, 20), member))
-    text = report.front_table(told).to_csv(index=False)
+    text = html.front_table(told).to_csv(index=False)
     assert pd.read_csv(io.StringIO(text))["runtime"].tolist() == [f"'{cell}"]
-    assert report.safe("-") == "'-"
+    assert html.safe("-") == "'-"
 
 
 def test_nothing_satisfied_tells_the_nearest():
@@ -131,12 +131,12 @@ def test_nothing_satisfied_tells_the_nearest():
     assert not told.front
     assert headline(told)[0] == "No trial satisfies every limit: 5 were measured."
     assert "misses latency.most by 1.00" in headline(told)[1]
-    assert "No trial satisfies every limit" in report.render(told)
+    assert "No trial satisfies every limit" in html.render(told)
 
 
 def test_only_failures_still_make_a_page(tmp_path):
     failed = record(0, state="failed", reason="no compiler")
-    paths = report.write(tmp_path, summary((failed,)))
+    paths = html.write(tmp_path, summary((failed,)))
     assert "no compiler" in paths[0].read_text()
     assert not (tmp_path / "pareto.png").exists()
 
@@ -168,7 +168,7 @@ def test_any_number_of_objectives(count, tmp_path):
         more["throughput"] = measured(100 + i, "samples/s")
         records.append(dataclasses.replace(old, measurements={**old.measurements, **more}))
     told = summary(tuple(records), axes=axes, front=tuple(front(records, axes)), bounds={})
-    assert len(report.write(tmp_path, told)) == 4
+    assert len(html.write(tmp_path, told)) == 4
     assert told.front
 
 
@@ -187,7 +187,7 @@ def test_fronts_need_no_latency(tmp_path, names):
         records.append(dataclasses.replace(old, measurements=found, limits={}))
     members = tuple(front(records, axes))
     told = summary(tuple(records), axes=axes, front=members, bounds={}, goal="", limits={})
-    assert len(report.write(tmp_path, told)) == 4
+    assert len(html.write(tmp_path, told)) == 4
     table = pd.read_csv(tmp_path / "front.csv")
     assert len(table) == len(members) > 0
     assert {f"{a.name}_{a.unit}" for a in axes} <= set(table.columns)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives import Measurement
-from search.experiment import Experiment
-from search.rungs import Ladder, Rung, fronts, rungs
+from search.experiment.experiment import Experiment
+from search.study.stopping import Ladder, Rung, fronts, rungs
 
 
 def rung(accuracy: float, latency: float, size: float = 100.0) -> Rung:

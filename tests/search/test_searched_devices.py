@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from search import cli
-from search.experiment import Experiment
-from search.feasibility import refusal_here
-from search.opening import opening
+from search.cli import parser
+from search.experiment.experiment import Experiment
+from search.experiment.feasibility import refusal_here
+from search.study.opening import opening
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -66,7 +66,7 @@ def test_a_search_over_devices_ends_in_a_front_of_three_objectives(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
-    assert cli.main(["run", str(experiment), "--out", str(run), "--trials", "6"]) == 0
+    assert parser.main(["run", str(experiment), "--out", str(run), "--trials", "6"]) == 0
     capsys.readouterr()
     records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     placed = [r for r in records if r["point"]["placement.devices.count"] == 2]
@@ -89,5 +89,5 @@ def test_a_search_over_devices_ends_in_a_front_of_three_objectives(
         rows = list(csv.DictReader(table))
     assert rows
     assert all(float(row["cost_device-s"]) > 0 for row in rows)
-    assert cli.main(["front", str(run)]) == 0
+    assert parser.main(["front", str(run)]) == 0
     assert "2 devices" in capsys.readouterr().out

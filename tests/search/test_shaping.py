@@ -5,12 +5,12 @@ from pathlib import Path
 
 from torch import nn
 
+from search.evaluation.facts import left_whole, removed, sentences
 from search.executors.local import Local
-from search.experiment import Experiment
-from search.shaping import left_whole, removed, sentences
-from search.study import Asked
+from search.experiment.experiment import Experiment
+from search.study.study import Asked
 from spaces import Left
-from spaces._dropped import drop
+from spaces.modules.dropped import drop
 
 TIED = """
 class Tied(nn.Module):

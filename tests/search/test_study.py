@@ -9,10 +9,10 @@ import pytest
 from _answers import answer, measured, no_eager_integers, opened
 from optuna.trial import FrozenTrial, TrialState
 
-from search.codec import Codec
 from search.errors import BadRun
 from search.executors.local import failed
-from search.study import Study
+from search.study.parameters import Codec
+from search.study.study import Study
 from spaces import Point
 
 

@@ -3,10 +3,10 @@
 import pytest
 from _examples import record
 
-from objectives.accuracy import Accuracy
-from objectives.latency import Latency
-from search.goals import Goal
-from search.summarize import limits_in_words
+from objectives.metrics.accuracy import Accuracy
+from objectives.metrics.latency import Latency
+from search.experiment.goals import Goal
+from search.reporting.summarize import limits_in_words
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from _examples import AXES, record, study, summary
 from mlflow import MlflowClient
 
-from search import projection, store
 from search.errors import BadEnvironment
-from search.front import front
-from search.store import EXPERIMENT
-from search.tracking import Tracker
+from search.study.front import front
+from search.tracking import addresses, runs
+from search.tracking.addresses import EXPERIMENT
+from search.tracking.mlflow_store import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
 FEW = study()[:9]
@@ -185,7 +185,7 @@ def test_after_an_outage_everything_is_written(address, monkeypatch):
         patch.setattr(MlflowClient, "log_batch", refuse)
         assert not tracker.sync(summary(records))
     assert not tracker.sync(summary(records))  # It pauses before it asks again.
-    monkeypatch.setattr("search.tracking.PAUSE", 0.0)
+    monkeypatch.setattr("search.tracking.mlflow_store.PAUSE", 0.0)
     tracker._asleep_until = 0.0
     assert tracker.sync(summary(records))
     runs = contents(address)
@@ -197,39 +197,42 @@ def test_after_an_outage_everything_is_written(address, monkeypatch):
 def test_default_store_is_here_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert store.default_store() == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert store.artifact_location(store.default_store()) == (tmp_path / "mlartifacts").as_uri()
+    assert addresses.default_store() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert (
+        addresses.artifact_location(addresses.default_store())
+        == (tmp_path / "mlartifacts").as_uri()
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
-    assert store.default_store() == "http://host"
+    assert addresses.default_store() == "http://host"
 
 
 def test_page_is_served_to_this_machine_only():
-    command = store.ui_command("sqlite:////tmp/a.db", 5001)
+    command = addresses.ui_command("sqlite:////tmp/a.db", 5001)
     assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--workers") + 1] == "1"
     with pytest.raises(BadEnvironment, match=r"http://\*\*\*@host is a server already"):
-        store.ui_command("http://me:pw@host")
+        addresses.ui_command("http://me:pw@host")
 
 
 def test_redaction():
     text = "cannot reach postgresql://u:p@db/x and https://token@host/y but http://plain/z"
-    assert store.redact(text) == (
+    assert addresses.redact(text) == (
         "cannot reach postgresql://***@db/x and https://***@host/y but http://plain/z"
     )
 
 
 def test_note_tells_the_picks_and_escapes():
     told = summary(command="python -m search run https://u:p@host/e.toml", goal="a | b <img>")
-    text = projection.note(told)
+    text = runs.note(told)
     for word in ("**baseline**", "**knee**", "**fastest**", "**most accurate**", "export"):
         assert word in text
     assert "u:p" not in text
     assert r"a \| b \<img\>" in text
     long = dataclasses.replace(told, goal="x" * 20_000)
-    assert len(projection.note(long)) == projection.NOTE_LENGTH
+    assert len(runs.note(long)) == runs.NOTE_LENGTH
 
 
 def test_metric_names_are_allowed_everywhere():
-    assert projection.name("throughput_samples/s") == "throughput_samples_per_second"
-    assert projection.name("cost_€ (1M)") == "cost__ _1M_"
+    assert runs.name("throughput_samples/s") == "throughput_samples_per_second"
+    assert runs.name("cost_€ (1M)") == "cost__ _1M_"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Recovery, Split, Task
-from spaces._constraint import Constraint, Project
-from spaces._recovery import recover
+from spaces.constraint import Constraint, Project
+from spaces.training.recovery import recover
 
 CLASSES = 4
 

@@ -13,13 +13,13 @@ from _blobs import Dicts, Images, blobs, clusters, damaged, train
 from torch import Tensor, nn
 
 from spaces import Plan, Recovery, Split, Task
-from spaces import _mixed as mixed
-from spaces._constraint import Constraint
-from spaces._mixed import in_float8
-from spaces.prune._single import KeepZeros
-from spaces.quantize._activations import Activations, _Round
-from spaces.quantize._straight import Grid
-from spaces.quantize.integer import Integer
+from spaces.constraint import Constraint
+from spaces.pruning.single import KeepZeros
+from spaces.quantization.activations import Activations, _Round
+from spaces.quantization.straight import Grid
+from spaces.techniques.quantize.integer import Integer
+from spaces.training import mixed_precision
+from spaces.training.mixed_precision import in_float8
 
 ROUNDED = Recovery(steps=8, batch_size=50, constraints=(Activations(),))
 
@@ -215,7 +215,7 @@ def test_the_same_seed_trains_the_same_weights() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_trains_in_mixed_precision(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixed, "_native", lambda dtype: True)
+    monkeypatch.setattr(mixed_precision, "_native", lambda dtype: True)
     task = Images()
     model = trained(task, dataclasses.replace(ROUNDED, steps=20, dtype=dtype))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())

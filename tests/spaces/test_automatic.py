@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces import _automatic
-from spaces._automatic import (
+from spaces.training import defaults
+from spaces.training.defaults import (
     RATE,
     RATE_BATCH,
     RATE_NORMALISED,
@@ -73,8 +73,8 @@ def test_types_are_mixed_where_the_processor_gains_and_the_models_code_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = torch.zeros(2, 4)
-    monkeypatch.setattr(_automatic, "native_bfloat16", lambda device: True)
+    monkeypatch.setattr(defaults, "native_bfloat16", lambda device: True)
     assert automatic_type(nn.Linear(4, 4), inputs) == "bfloat16"
     assert automatic_type(Collecting(), inputs) == "float32"
-    monkeypatch.setattr(_automatic, "native_bfloat16", lambda device: False)
+    monkeypatch.setattr(defaults, "native_bfloat16", lambda device: False)
     assert automatic_type(nn.Linear(4, 4), inputs) == "float32"

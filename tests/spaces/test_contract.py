@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from search import catalogue
 from spaces import Plan, Split, Stage, Task, Technique
-from spaces._placing import exact, placed
-from spaces._recovery import recover
-from spaces.quantize._encode import encoded
+from spaces.modules.on_device import exact, placed
+from spaces.quantization.encode import encoded
+from spaces.training.recovery import recover
 
 
 class Small(Task):
@@ -34,9 +34,9 @@ class Small(Task):
         return {"name": "small"}
 
 
-@pytest.fixture(params=catalogue.names("spaces"))
+@pytest.fixture(params=catalogue.names("technique"))
 def technique(request: pytest.FixtureRequest) -> type[Technique]:
-    return catalogue.find("spaces", request.param, Technique)
+    return catalogue.find("technique", request.param, Technique)
 
 
 def searched(technique: type[Technique]) -> dict[str, Any]:

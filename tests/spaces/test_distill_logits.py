@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from spaces import Encoding, Plan, Recovery, Stage
-from spaces.distill.logits import Logits
+from spaces.techniques.distill.logits import Logits
 
 
 def test_neutral_asks_for_nothing() -> None:

@@ -8,8 +8,8 @@ from _blobs import Dicts, Images, Residual, damaged
 from torch import nn
 
 from spaces import Infeasible, Recovery
-from spaces._features import blocks, candidates, matched, tapped
-from spaces._recovery import recover
+from spaces.training.features_term import blocks, candidates, matched, tapped
+from spaces.training.recovery import recover
 
 
 def narrowed(model: nn.Module, width: int) -> nn.Module:

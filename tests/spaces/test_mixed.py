@@ -11,10 +11,10 @@ from _blobs import Dicts, Images, Residual, damaged
 from torch import Tensor, nn
 
 from spaces import Infeasible, Outputs, Plan, Recovery
-from spaces import _mixed as mixed
-from spaces._mixed import in_float8, refusal
-from spaces._recovery import Diverged, recover
-from spaces.precision.training import Training
+from spaces.techniques.precision.training import Training
+from spaces.training import mixed_precision
+from spaces.training.mixed_precision import in_float8, refusal
+from spaces.training.recovery import Diverged, recover
 
 RECIPE = Recovery(steps=12, batch_size=50, teacher_weight=0.5)
 
@@ -51,7 +51,7 @@ class TestTechnique:
 
 class TestRefusal:
     def test_names_the_type_and_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(mixed, "_native", lambda dtype: False)
+        monkeypatch.setattr(mixed_precision, "_native", lambda dtype: False)
         for dtype in ("bfloat16", "float16"):
             reason = refusal(Recovery(steps=1, dtype=dtype), "cpu")
             assert reason is not None
@@ -72,7 +72,7 @@ class TestHalf:
     @pytest.fixture(autouse=True)
     def able(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Emulated types count as native: slow, but the same numbers."""
-        monkeypatch.setattr(mixed, "_native", lambda dtype: True)
+        monkeypatch.setattr(mixed_precision, "_native", lambda dtype: True)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_learns_about_as_in_float32(self, dtype: str) -> None:
@@ -84,7 +84,7 @@ class TestHalf:
     def test_float16_leaves_out_steps_that_overflow_and_scales_less(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mixed, "SCALE", 2.0**24)
+        monkeypatch.setattr(mixed_precision, "SCALE", 2.0**24)
         task, model = Images(), damaged(Images().model())
         before = copy.deepcopy(model.state_dict())
         one = dataclasses.replace(RECIPE, dtype="float16", steps=1)

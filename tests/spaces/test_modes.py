@@ -8,9 +8,9 @@ from _models import Made
 from torch import Tensor, nn
 
 from spaces import Encoding, Task
-from spaces._modes import differentiable
-from spaces.prune.channels import Channels
-from spaces.quantize._allocation import widths
+from spaces.modules.modes import differentiable
+from spaces.quantization.allocation import widths
+from spaces.techniques.prune.channels import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

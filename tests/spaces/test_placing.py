@@ -5,7 +5,7 @@ import torch
 from _blobs import Dicts
 from torch import nn
 
-from spaces._placing import COPIES, exact, placed, workplace
+from spaces.modules.on_device import COPIES, exact, placed, workplace
 
 
 def test_a_model_without_room_on_the_gpu_is_worked_on_by_the_cpu(

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives import Export, Target
-from objectives._artifact import signature_of
-from objectives.runtimes._onnx import exported
+from objectives.artifacts.artifact import signature_of
+from objectives.exporting.onnx_graphs import exported
 from spaces import Encoding, Left
-from spaces._surgery import achieved, describe, rebuild, tensors
-from spaces.prune._linear import weight
-from spaces.prune.channels import Channels
+from spaces.modules.structure.matrices import weight
+from spaces.modules.surgery import achieved, describe, rebuild, tensors
+from spaces.techniques.prune.channels import Channels
 
 WIDTH, LENGTH, QUERIES = 32, 8, 4
 

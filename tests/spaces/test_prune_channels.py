@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Infeasible, Left, Split, Stage, Task
-from spaces._inputs import call, flatten
-from spaces._statistics import reestimate
-from spaces._surgery import achieved
-from spaces.prune._family import keep
-from spaces.prune.channels import Channels
+from spaces.modules.batchnorm_statistics import reestimate
+from spaces.modules.structure.families import keep
+from spaces.modules.surgery import achieved
+from spaces.modules.trees import call, flatten
+from spaces.techniques.prune.channels import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,9 +8,9 @@ from _models import Made
 from torch import Tensor, nn
 
 from spaces import Infeasible
-from spaces._surgery import achieved, describe, rebuild, tensors
-from spaces.prune import _bounds
-from spaces.prune.channels import Channels
+from spaces.modules.structure import bounds
+from spaces.modules.surgery import achieved, describe, rebuild, tensors
+from spaces.techniques.prune.channels import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +93,7 @@ class Circle(nn.Module):
 def test_a_search_that_goes_in_circles_ends_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_bounds, "STEPS", 100)
+    monkeypatch.setattr(bounds, "STEPS", 100)
     task = Made(Circle, 3, 4, 4)
     with pytest.raises(Infeasible, match=r"^the layers cannot be .* did not end in 100 steps"):
         Channels(ratio=0.5).apply(task.model(), task)

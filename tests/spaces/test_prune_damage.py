@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from spaces.prune._surgeon import Curve
+from spaces.pruning.surgeon import Curve
 
 
 def damages(*measured: tuple[int, float], until: int) -> list[float]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Infeasible, Split, Task
-from spaces._dropped import Dropped
-from spaces._inputs import call
-from spaces._surgery import achieved, dropped, load, save
-from spaces.prune.channels import Channels
-from spaces.prune.layers import Layers
+from spaces.modules.dropped import Dropped
+from spaces.modules.surgery import achieved, dropped, load, save
+from spaces.modules.trees import call
+from spaces.techniques.prune.channels import Channels
+from spaces.techniques.prune.layers import Layers
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Infeasible, Left
-from spaces.prune.channels import Channels
+from spaces.techniques.prune.channels import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

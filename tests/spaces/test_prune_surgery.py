@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Split, Task
-from spaces.prune import _readers, channels
-from spaces.prune._damage import Outputs
-from spaces.prune._readers import batches, matrix, pick, read, readable, written
-from spaces.prune.channels import IMPORTANCES, Channels
+from spaces.modules.structure import readers
+from spaces.modules.structure.readers import batches, matrix, pick, read, readable, written
+from spaces.pruning.damage import Outputs
+from spaces.techniques.prune.channels import IMPORTANCES, Channels
 
 
 class Given(Task):
@@ -84,12 +84,13 @@ def test_only_what_layers_read_that_lose_inputs_is_looked_at(
 ) -> None:
     looked: set[str] = set()
 
-    def watched(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, _readers.Reader]:
-        readers = _readers.observe(model, task, names)
-        looked.update(readers)
-        return readers
+    def watched(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, readers.Reader]:
+        found = observe(model, task, names)
+        looked.update(found)
+        return found
 
-    monkeypatch.setattr(channels, "observe", watched)
+    observe = readers.observe
+    monkeypatch.setattr(readers, "observe", watched)
     task = Given(doubled())
     Channels(ratio=0.5).apply(task.model(), task)
     assert looked == {"2"}
@@ -222,9 +223,9 @@ def test_wide_layers_are_pruned_part_by_part(monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad():  # twins stand side by side, hence in one part
         net[0].weight[1::2], net[0].bias[1::2] = net[0].weight[::2], net[0].bias[::2]
     task = Given(net)
-    monkeypatch.setattr(_readers, "WIDEST", 8)
-    monkeypatch.setattr(_readers, "ALIGNED", 4)
-    reader = _readers.observe(net, task, {"2"})["2"]
+    monkeypatch.setattr(readers, "WIDEST", 8)
+    monkeypatch.setattr(readers, "ALIGNED", 4)
+    reader = readers.observe(net, task, {"2"})["2"]
     assert [len(part) for part in reader.parts] == [9, 9, 9, 9]
     assert [m.shape[0] for m in reader.moments] == [9, 9, 9, 9]
     pruned = Channels(ratio=0.5).apply(task.model(), task)

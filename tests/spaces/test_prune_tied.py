@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Left
-from spaces._surgery import WEIGHTS, achieved, load, save
-from spaces.prune.channels import Channels
+from spaces.modules.surgery import WEIGHTS, achieved, load, save
+from spaces.techniques.prune.channels import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Infeasible, Plan, Recovery, Split, Task
-from spaces._recovery import recover
-from spaces.prune._single import KeepZeros, prunable
-from spaces.prune.weights import Weights
+from spaces.pruning.single import KeepZeros, prunable
+from spaces.techniques.prune.weights import Weights
+from spaces.training.recovery import recover
 
 
 class Net(nn.Module):

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spaces import Encoding
-from spaces.quantize._codes import Codes, pack, planes, unpack
-from spaces.quantize._encode import encoded
-from spaces.quantize._gptq import compensated
-from spaces.quantize._grid import fitted, group_of, nearest, recovered
-from spaces.quantize._kmeans import clustered, recovered_book
-from spaces.quantize._layers import layers, uniform
+from spaces.modules.codes import Codes, pack, planes, unpack
+from spaces.quantization.encode import encoded
+from spaces.quantization.gptq import compensated
+from spaces.quantization.grid import fitted, group_of, nearest, recovered
+from spaces.quantization.kmeans import clustered, recovered_book
+from spaces.quantization.layers import layers, uniform
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

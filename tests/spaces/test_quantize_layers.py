@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from spaces import Encoding, Recovery, Split, Task
-from spaces._constraint import Constraint
-from spaces._recovery import recover
-from spaces.quantize._encode import encoded
-from spaces.quantize._layers import layers
-from spaces.quantize._straight import Grid
-from spaces.quantize._tied import Tied
+from spaces.constraint import Constraint
+from spaces.quantization.encode import encoded
+from spaces.quantization.layers import layers
+from spaces.quantization.straight import Grid
+from spaces.quantization.tied import Tied
+from spaces.training.recovery import recover
 
 
 class Cells(nn.Module):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Encoding, Plan
-from spaces._recovery import recover
-from spaces.quantize._allocation import WIDTHS, Sensitivity, allocated, allocation
-from spaces.quantize._encode import encoded
-from spaces.quantize._kinds import WEIGHT, Kind, kinds
-from spaces.quantize._straight import allotted
-from spaces.quantize._times import Time, Times, settled
-from spaces.quantize.mixed import Mixed
+from spaces.quantization.allocation import WIDTHS, Sensitivity, allocated, allocation
+from spaces.quantization.encode import encoded
+from spaces.quantization.kinds import WEIGHT, Kind, kinds
+from spaces.quantization.straight import allotted
+from spaces.quantization.times import Time, Times, settled
+from spaces.techniques.quantize.mixed import Mixed
+from spaces.training.recovery import recover
 
 NAMES = ("a", "b", "c", "d")
 SIZES = dict.fromkeys(NAMES, 100)

@@ -12,14 +12,14 @@ from _blobs import clusters, train
 from torch import Tensor, nn
 
 from spaces import Encoding, Plan, Recovery, Split, Task
-from spaces._constraint import Constraint
-from spaces.quantize._allocation import Sensitivity, allocated, widths
-from spaces.quantize._encode import encoded
-from spaces.quantize._straight import Grid
-from spaces.quantize._tied import Tied
-from spaces.quantize.clusters import Clusters
-from spaces.quantize.integer import Integer
-from spaces.quantize.mixed import Mixed
+from spaces.constraint import Constraint
+from spaces.quantization.allocation import Sensitivity, allocated, widths
+from spaces.quantization.encode import encoded
+from spaces.quantization.straight import Grid
+from spaces.quantization.tied import Tied
+from spaces.techniques.quantize.clusters import Clusters
+from spaces.techniques.quantize.integer import Integer
+from spaces.techniques.quantize.mixed import Mixed
 
 
 @dataclasses.dataclass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spaces._reasons import LONGEST, first_line, said, sentence, untraced
+from spaces.messages import LONGEST, first_line, said, sentence, untraced
 
 
 def raised(message: str, cause: Exception | None = None) -> Exception:

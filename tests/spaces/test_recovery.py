@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Infeasible, Recovery, Split, Task
-from spaces._constraint import Constraint, Project
-from spaces._distillation import distillation
-from spaces._recovery import Diverged, recover, schedule
+from spaces.constraint import Constraint, Project
+from spaces.training.logits_term import distillation
+from spaces.training.recovery import Diverged, recover, schedule
 
 BLOBS = 4
 

@@ -18,12 +18,12 @@ from _blobs import Dicts, Failing, Images, Masked, damaged
 from torch import nn
 
 from spaces import Infeasible, Recovery, Task
-from spaces._batchnorm import batches_joined
-from spaces._feeding import parts
-from spaces._plain import decode, encode
-from spaces._ranks import Broken, sharing
-from spaces._recovery import Diverged, recover
-from spaces.quantize._activations import Activations
+from spaces.quantization.activations import Activations
+from spaces.training.batches import parts
+from spaces.training.distributed.launcher import Broken, sharing
+from spaces.training.distributed.wire import decode, encode
+from spaces.training.recovery import Diverged, recover
+from spaces.training.sync_batchnorm import batches_joined
 
 STEPS = 20
 
@@ -114,7 +114,7 @@ class TestAFailureEndsAll:
         script.write_text(
             "from _blobs import Images\n"
             "from spaces import Recovery\n"
-            "from spaces._recovery import recover\n"
+            "from spaces.training.recovery import recover\n"
             "task = Images()\n"
             "recipe = Recovery(steps=10**9, batch_size=32, devices=2)\n"
             "told = lambda *step: print('step', flush=True)\n"

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces import Recovery, Split, Task
-from spaces._features import matched, tapped
-from spaces._recovery import recover
-from spaces._relations import comparable, distance
+from spaces.training.features_term import matched, tapped
+from spaces.training.recovery import recover
+from spaces.training.relations_term import comparable, distance
 
 
 class SelfAttention(nn.Module):

@@ -1,9 +1,9 @@
 """Points of a space: which of them are the same candidate."""
 
 from spaces import Slot, Space, Technique
-from spaces.distill.features import Features
-from spaces.distill.logits import Logits
-from spaces.precision.training import Training
+from spaces.techniques.distill.features import Features
+from spaces.techniques.distill.logits import Logits
+from spaces.techniques.precision.training import Training
 
 
 def slot(name: str, base: Technique, *fields: str) -> Slot:

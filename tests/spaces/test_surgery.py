@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces._attention import PrunedAttention
-from spaces._surgery import describe, load, rebuild, save, tensors, zeros
+from spaces.modules.pruned_attention import PrunedAttention
+from spaces.modules.surgery import describe, load, rebuild, save, tensors, zeros
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spaces import Inputs, Split, Targets, Task
-from spaces._task import Unsuited
+from spaces.task import Unsuited
 
 
 class Bare(Task):

@@ -1,0 +1,168 @@
+"""Splits as measurements use them: materialised once, read from disk by every measuring process."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from spaces import Split, Task
+from spaces.modules import (
+    concatenate,
+    flatten,
+    length,
+    names,
+    plain,
+    rows,
+    seeded,
+    transform,
+    unflatten,
+)
+
+READ_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """A split of the task's data: inputs and targets with the samples in dimension 0."""
+
+    inputs: Any
+    targets: Any
+    score: Callable[[Any, Any], float]
+    """The task's score: (outputs, targets) of all samples -> float."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return length(self.inputs)
+
+    def thinned(self, count: int) -> "Examples":
+        """Return at most `count` samples, spread evenly: splits may be sorted by class."""
+        every = slice(None, None, -(-len(self) // count))
+        return dataclasses.replace(
+            self, inputs=rows(self.inputs, every), targets=rows(self.targets, every)
+        )
+
+
+def read(task: Task, split: Split) -> Examples:
+    """Return a whole split from the task.
+
+    Raises ValueError when it is empty, when inputs of its batches differ in shape, or when an input
+    does not have the samples in dimension 0.
+    """
+    batches = [
+        (transform(inputs, _detached), transform(targets, _detached))
+        for inputs, targets in task.batches(split, READ_BATCH)
+    ]
+    if not batches:
+        raise ValueError(f'batches("{split}", {READ_BATCH}) yielded nothing')
+    for inputs, _ in batches:
+        _require_samples(split, inputs)
+    shapes = {tuple(t.shape[1:] for t in flatten(inputs)[0]) for inputs, _ in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            f'inputs of batches("{split}", ...) differ in shape beyond the batch: '
+            f"{' and '.join(str([list(s) for s in shape]) for shape in sorted(shapes)[:2])}; "
+            "artifacts have fixed shapes, so pad inputs to one length"
+        )
+    return Examples(
+        inputs=plain(concatenate([i for i, _ in batches])),
+        targets=plain(concatenate([t for _, t in batches])),
+        score=task.score,
+    )
+
+
+def _require_samples(split: Split, inputs: Any) -> None:
+    """Raise ValueError unless every tensor of a batch has as many samples."""
+    tensors, spec = flatten(inputs)
+    count = length(inputs)
+    for name, tensor in zip(names(spec), tensors, strict=True):
+        if tensor.dim() == 0 or len(tensor) != count:
+            raise ValueError(
+                f'batches("{split}", ...) yields an input {name} of shape '
+                f"{list(tensor.shape)} in a batch of {count} samples: dimension 0 of every input "
+                "counts the samples, so repeat what all of them share, or keep it in the model"
+            )
+
+
+def cached(task: Task, split: Split, folder: Path) -> Examples:
+    """Return a split from `folder`, reading it from the task the first time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, spec_file = folder / f"{split}.safetensors", folder / f"{split}.json"
+    if not spec_file.is_file():
+        _store(read(task, split), file, spec_file)
+    spec = json.loads(spec_file.read_text())
+    tensors = load_file(file)
+    parts = {
+        part: plain(
+            unflatten([tensors[f"{part}.{i}"] for i in range(spec[part][1])], spec[part][0])
+        )
+        for part in ("inputs", "targets")
+    }
+    return Examples(inputs=parts["inputs"], targets=parts["targets"], score=task.score)
+
+
+def fingerprint(examples: Examples) -> str:
+    """Return a sha256 over the content of a split."""
+    digest = hashlib.sha256()
+    for tensor in (*flatten(examples.inputs)[0], *flatten(examples.targets)[0]):
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def calibration(
+    task: Task, batch_size: int, samples: int, seed: int, folder: Path
+) -> tuple[Any, ...]:
+    """Return inputs of full training batches, the same at every call, kept in `folder`.
+
+    Raises ValueError when the training split has no full batch.
+    """
+    file = folder / f"calibration-{samples}.safetensors"
+    note = file.with_suffix(".json")
+    if not note.is_file():
+        with seeded(seed):
+            drawn = list(_full_batches(task, batch_size, samples))
+        folder.mkdir(parents=True, exist_ok=True)
+        joined = concatenate(drawn)
+        _store(Examples(inputs=joined, targets=(), score=task.score), file, note)
+    spec, count = json.loads(note.read_text())["inputs"]
+    tensors = load_file(file)
+    columns = [torch.split(tensors[f"inputs.{i}"], batch_size) for i in range(count)]
+    return tuple(plain(unflatten(leaves, spec)) for leaves in zip(*columns, strict=True))
+
+
+def _full_batches(task: Task, batch_size: int, samples: int) -> Iterator[Any]:
+    """Yield inputs of full batches until `samples` samples have been seen."""
+    seen = 0
+    for inputs, _ in task.batches("train", batch_size):
+        if length(inputs) == batch_size:
+            seen += batch_size
+            yield transform(inputs, _detached)
+        if seen >= samples:
+            return
+    if not seen:
+        raise ValueError(f'batches("train", {batch_size}) yields no batch of {batch_size} samples')
+
+
+def _store(examples: Examples, file: Path, spec_file: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    spec = {}
+    for part, tree in (("inputs", examples.inputs), ("targets", examples.targets)):
+        leaves, shape = flatten(tree)
+        spec[part] = [shape, len(leaves)]
+        tensors |= {f"{part}.{i}": t.contiguous().clone() for i, t in enumerate(leaves)}
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    save_file(tensors, draft)
+    draft.replace(file)
+    note = spec_file.with_name(f"{spec_file.name}.{os.getpid()}.tmp")
+    note.write_text(json.dumps(spec))
+    note.replace(spec_file)
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu()

@@ -1,0 +1,134 @@
+"""What the runtimes that call PyTorch share: types, threads, feeding, reading."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from objectives.runtime import Program, Signature
+from objectives.target import Target
+from spaces import Infeasible, Precision, first_line
+from spaces.modules import call, flatten, plain, transform, unflatten
+
+
+def dtype_of(name: Precision) -> torch.dtype:
+    """Return the torch type of a precision; beside the products of float8 all is in bfloat16."""
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float8": torch.bfloat16,
+    }[name]
+
+
+def lacks(name: Precision) -> str | None:
+    """Return in one sentence why the CPU cannot compute in a precision, None if it can.
+
+    Tried on a convolution, a normalisation, an activation and a linear layer, since which
+    operators exist in half precision on a CPU differs from release to release.
+    """
+    if name == "float8":
+        return "PyTorch multiplies in float8 on GPUs only, from Ada and Hopper on."
+    images = torch.full((1, 4, 8, 8), 0.5, dtype=dtype_of(name))
+    weights = torch.full((4, 4, 3, 3), 0.5, dtype=dtype_of(name))
+    try:
+        means = F.conv2d(images, weights).mean((2, 3))
+        outputs = F.linear(F.gelu(F.layer_norm(means, (4,))), weights[:, :, 0, 0])
+    except RuntimeError as error:
+        return f"PyTorch cannot compute in {name} on this CPU ({first_line(error)})."
+    return None if bool(outputs.isfinite().all()) else f"{name} is not computed right on this CPU."
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch use `count` threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def converted(model: nn.Module, name: Precision) -> nn.Module:
+    """Return a copy of `model` for inference whose floating-point tensors are of one type."""
+    return copy.deepcopy(model).eval().requires_grad_(False).to(dtype_of(name))
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a floating-point tensor as `dtype`, any other as it is."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def inputs_as(inputs: Any, name: Precision) -> Any:
+    """Return inputs whose floating-point tensors are of one type."""
+    return transform(inputs, lambda tensor: cast(tensor, dtype_of(name)))
+
+
+def as_function(model: nn.Module, structure: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return a model as a function of its input tensors, whose structure it takes (flatten)."""
+
+    def function(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return flatten(call(model, plain(unflatten(list(tensors), structure))))[0]
+
+    return function
+
+
+def rehearse(model: nn.Module, inputs: Any) -> None:
+    """Run `model` once; raises Infeasible if it cannot run or an output is not finite."""
+    try:
+        with torch.inference_mode():
+            outputs, _ = flatten(call(model, inputs))
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise Infeasible(
+            f"The model does not run at this encoding: {first_line(error)}."
+        ) from error
+    if not all(bool(t.isfinite().all()) for t in outputs if t.is_floating_point()):
+        raise Infeasible("The model's outputs at this encoding are not finite.")
+
+
+def rows_of(inputs: Tensor) -> Tensor:
+    """Return the input (..., inputs) of a linear layer as rows in the order that kernels read."""
+    return inputs.reshape(-1, inputs.shape[-1]).contiguous()
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """Return a float32 (or integer) copy that shares no memory with `tensor`."""
+    return cast(tensor.detach(), torch.float32).clone(memory_format=torch.contiguous_format)
+
+
+class ModuleProgram(Program):
+    """A module that is called in inference mode."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        target: Target,
+        folder: Path,
+        *,
+        model: nn.Module,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(signature, target, folder)
+        self._model = model
+        self._dtype = dtype
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def feed(self, tensors: list[Tensor]) -> Any:
+        """Return the inputs in the structure and the floating-point type of the model."""
+        cast_tensors = [cast(tensor, self._dtype).to(self._device) for tensor in tensors]
+        return plain(unflatten(cast_tensors, self.signature.inputs))
+
+    def run(self, feed: Any) -> Any:
+        """Call the model."""
+        with torch.inference_mode():
+            return call(self._model, feed)
+
+    def read(self, raw: Any) -> list[Tensor]:
+        """Return the outputs, cast back."""
+        return [owned(tensor).cpu() for tensor in flatten(raw)[0]]

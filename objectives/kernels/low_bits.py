@@ -1,0 +1,157 @@
+"""Linear layers that multiply by codes as they are stored: PyTorch's weight-only kernels."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from objectives.exporting import torch_modules
+from spaces.modules import Codes
+
+CAPABILITY = (8, 0)
+"""The first GPUs with these kernels: Ampere."""
+_GROUPS = (256, 128, 64, 32)
+"""Inputs that share a scale in the 4-bit kernel."""
+_TILES = (8, 4, 2)
+"""Tiles of 16 inputs that a GPU's 4-bit kernel takes at once."""
+_CPU_ROWS = 16
+"""The CPU's 4-bit kernel takes outputs in multiples of this, the GPU's in half as many."""
+_TOP = 15
+"""The largest code of 4 bits."""
+
+
+def with_codes(model: nn.Module, codes: Mapping[str, Codes], leave: Collection[str] = ()) -> int:
+    """Let plain linear layers of `model` multiply by their codes, in place; return how many do.
+
+    The model is on its device, in its type and only for inference. Layers whose codes, sizes or
+    type have no kernel stay as they are, and so do those named in `leave`.
+    """
+    count = 0
+    for name, own in codes.items():
+        path, _, field = name.rpartition(".")
+        if not path or path in leave:  # nothing could be put in the place of the model itself
+            continue
+        layer = model.get_submodule(path)
+        if field != "weight" or type(layer) is not nn.Linear:
+            continue
+        if (kernel := _kernel(layer, own)) is not None:
+            model.set_submodule(path, kernel)
+            count += 1
+    return count
+
+
+def _kernel(layer: nn.Linear, codes: Codes) -> nn.Module | None:
+    weight = layer.weight
+    if codes.book is not None or len(codes.shape) != 2:
+        return None
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < CAPABILITY:
+        return None
+    # on GPUs the kernel for 8 bits is slower than a dense layer: 125 and 11 us, 4096 x 4096, H100
+    if codes.bits == 8 and codes.codes.shape[1] == 1 and not weight.is_cuda:
+        return EightBitLinear(codes, layer.bias, weight)
+    # in float32 the CPU's kernel is a plain loop, twenty times slower than a dense layer
+    if codes.bits <= 4 and weight.dtype is torch.bfloat16 and fits(codes, weight.device):
+        return FourBitLinear(codes, layer.bias, weight)
+    return None
+
+
+def fits(codes: Codes, device: torch.device) -> bool:
+    """Whether the 4-bit kernel of a device takes a weight's sizes and its groups."""
+    multiple = _CPU_ROWS // 2 if device.type == "cuda" else _CPU_ROWS
+    tiled = device.type != "cuda" or codes.columns % (16 * _TILES[-1]) == 0
+    return codes.rows % multiple == 0 and tiled and _group(codes) is not None
+
+
+def _group(codes: Codes) -> int | None:
+    """Return the inputs of a group in the kernel; a row with one scale is cut into several."""
+    group = codes.codes.shape[2]
+    if codes.codes.shape[1] > 1:
+        return group if group in _GROUPS else None
+    return next((g for g in _GROUPS if group % g == 0), None)
+
+
+class FourBitLinear(nn.Module):
+    """A linear layer whose weight stays in 4 bits in memory; codes of fewer bits take 4 as well.
+
+    Its kernels multiply in bfloat16 by (code - 8) x scale + offset, both of those in bfloat16.
+    Codes of fewer bits are moved towards 8 first, since the offset loses what its rounding costs.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, codes: Codes, bias: Tensor | None, like: Tensor) -> None:
+        super().__init__()
+        group = _group(codes)
+        assert group is not None
+        self.outputs, self.group = codes.rows, group
+        whole, zero = _centred(codes)
+        device = like.device
+        whole = whole.reshape(codes.rows, codes.columns).to(device)
+        self.register_buffer("packed", _packed(whole))
+        pairs = torch.stack([codes.scale.expand_as(zero), (8 - zero) * codes.scale], -1)
+        pairs = pairs.reshape(codes.rows, -1, 2)
+        pairs = pairs.repeat_interleave(codes.columns // group // pairs.shape[1], dim=1)
+        self.register_buffer("scales", pairs.transpose(0, 1).contiguous().to(like))
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (..., outputs) in bfloat16."""
+        rows = torch_modules.rows_of(inputs)
+        ops = torch.ops.aten
+        product = ops._weight_int4pack_mm if rows.is_cuda else ops._weight_int4pack_mm_for_cpu
+        found: Tensor = product(rows, self.packed, self.group, self.scales)
+        found = found if self.bias is None else found + self.bias
+        return found.reshape(*inputs.shape[:-1], self.outputs)
+
+
+def _centred(codes: Codes) -> tuple[Tensor, Tensor]:
+    """Return codes and zero points, (rows, groups, ...), as near to 8 as 4 bits allow."""
+    zero = codes.zero.expand(*codes.codes.shape[:2], 1)
+    room = _TOP - (2**codes.bits - 1)
+    moved = (8 - zero).round().clamp(0, room)
+    return (codes.codes.float() + moved).to(torch.int32), zero + moved
+
+
+def _packed(codes: Tensor) -> Tensor:
+    """Return (rows, columns) int32 codes 0..15 in the order in which the kernel reads them."""
+    ops = torch.ops.aten
+    if codes.is_cuda:
+        pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
+        tiles = next(t for t in _TILES if codes.shape[1] % (16 * t) == 0)
+        packed: Tensor = ops._convert_weight_to_int4pack(pairs, tiles)
+    else:
+        packed = ops._convert_weight_to_int4pack_for_cpu(codes, 1)
+    return packed
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer whose weight stays in 8 bits in memory, with a scale for each output."""
+
+    values: Tensor
+    scale: Tensor
+    offset: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, codes: Codes, bias: Tensor | None, like: Tensor) -> None:
+        super().__init__()
+        scale = codes.scale.expand(codes.rows, 1, 1).flatten()
+        zero = codes.zero.expand(codes.rows, 1, 1).flatten()
+        values = (codes.codes.reshape(codes.shape).short() - 128).to(torch.int8)
+        self.register_buffer("values", values.to(like.device))
+        self.register_buffer("scale", scale.to(like))
+        # the kernel knows no zero points: they add the same to a row for each of its inputs
+        offset = None if bool((zero == 128).all()) else ((128 - zero) * scale).to(like)
+        self.register_buffer("offset", offset)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (..., outputs) in the type of the inputs."""
+        rows = torch_modules.rows_of(inputs)
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.scale)
+        if self.offset is not None:
+            total = rows.sum(1, keepdim=True, dtype=torch.float32).to(rows.dtype)
+            found = torch.addcmul(found, total, self.offset)
+        found = found if self.bias is None else found + self.bias
+        return found.reshape(*inputs.shape[:-1], -1)

@@ -1,0 +1,33 @@
+"""The task's score of an artifact."""
+
+import dataclasses
+
+from torch import Tensor
+
+from objectives.examples import Examples
+from objectives.intervals import of_score
+from objectives.objective import Direction, Measurement, Objective
+from objectives.runtime import Program
+from spaces.modules import plain, rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy(Objective):
+    """The task's score over a whole split, computed on the artifact through its runtime."""
+
+    unit = "score"
+    direction = Direction.MAXIMIZE
+
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the score with a bootstrap interval over samples.
+
+        Raises ValueError when the score is not finite.
+        """
+        outputs = program(examples.inputs)
+        value = float(examples.score(outputs, plain(examples.targets)))
+
+        def resampled(index: Tensor) -> float:
+            return float(examples.score(rows(outputs, index), plain(rows(examples.targets, index))))
+
+        low, high = of_score(resampled, len(examples), value)
+        return Measurement(value=value, unit=self.unit, low=low, high=high, samples=len(examples))

@@ -1,0 +1,54 @@
+"""The time of one batch at the target."""
+
+import dataclasses
+import time
+from typing import Any
+
+from objectives.examples import Examples
+from objectives.objective import Direction, Measurement, Objective, feeds
+from objectives.runtime import Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency(Objective):
+    """Median time of one batch at the target, in milliseconds.
+
+    On several devices it is the time of a batch that all work on together, or of one replica's
+    batch while the others are working too.
+    """
+
+    unit = "ms"
+    direction = Direction.MINIMIZE
+    trained = False
+    positive = True
+    timed = True
+    seconds: float = 0.8
+    """Time to spend on timed runs, once 20 have been taken; several processes share it."""
+
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the median over timed runs in this process alone."""
+        seen = self.observe(program, examples, self.seconds)
+        return self.summary([seen], program.target.device)
+
+    @property
+    def budget(self) -> float:
+        """Seconds of timed runs."""
+        return self.seconds
+
+    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
+        """Return the milliseconds of single runs after a warm-up: at least 20, or 7 of a part."""
+        batches = feeds(program, examples)
+        least = 20 if seconds >= self.seconds else 7
+        _repeat(program, batches, seconds=min(0.2, seconds), least=5)
+        return _repeat(program, batches, seconds=seconds, least=least)
+
+
+def _repeat(program: Program, feeds: list[Any], *, seconds: float, least: int) -> list[float]:
+    """Return the milliseconds of runs until `least` are taken and `seconds` have passed."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        times.append(1e3 * program.seconds(feeds[len(times) % len(feeds)]))
+        if len(times) >= 20_000:
+            break
+    return times

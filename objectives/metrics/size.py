@@ -1,0 +1,24 @@
+"""The bytes that must be shipped."""
+
+import dataclasses
+
+from objectives.examples import Examples
+from objectives.objective import Direction, Measurement, Objective
+from objectives.runtime import Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size(Objective):
+    """Bytes of the artifact's files, its manifest not counted."""
+
+    unit = "bytes"
+    direction = Direction.MINIMIZE
+    trained = False
+    positive = True
+
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the exact number of bytes."""
+        del examples
+        files = (p for p in program.folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+        total = float(sum(p.stat().st_size for p in files))
+        return Measurement(value=total, unit=self.unit, low=total, high=total, samples=1)

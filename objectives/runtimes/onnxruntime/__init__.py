@@ -1,0 +1,5 @@
+"""ONNX Runtime."""
+
+from objectives.runtimes.onnxruntime.runtime import Onnxruntime
+
+__all__ = ["Onnxruntime"]

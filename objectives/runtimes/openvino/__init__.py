@@ -1,0 +1,5 @@
+"""OpenVINO."""
+
+from objectives.runtimes.openvino.runtime import Openvino
+
+__all__ = ["Openvino"]

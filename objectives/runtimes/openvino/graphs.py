@@ -1,0 +1,74 @@
+"""What an OpenVINO graph holds: which layers, and which constants their weights come from."""
+
+from collections import Counter
+from typing import Any
+
+from objectives.exporting import absent, spelled
+from spaces import Encoding, Infeasible
+
+with absent("openvino_telemetry"):  # it reports every import over the network
+    import openvino
+
+LAYERS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+_INTEGERS = ("i4", "u4", "i8", "u8", "u1", "u2", "u3", "u6")
+_TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
+"""Operations that may stand between a layer and its stored weight."""
+
+
+def weight(node: Any, position: int, *, books: bool = False) -> Any | None:
+    """Return the constant behind a layer's input, through what dequantizes it.
+
+    With `books`, what is looked up in a table counts too: the constant is that of the indices.
+    """
+    source = node.input_value(position).get_node()
+    while (kind := source.get_type_name()) in _TRANSPARENT or (books and kind == "Gather"):
+        source = source.input_value(int(kind == "Gather")).get_node()
+    return source if source.get_type_name() == "Constant" else None
+
+
+def readers(node: Any) -> list[Any]:
+    """Return the nodes that use a constant, behind those that only reshape or split it."""
+    users = [port.get_node() for out in node.outputs() for port in out.get_target_inputs()]
+    shaping = (*_TRANSPARENT, "Split")
+    behind = [readers(user) if user.get_type_name() in shaping else [user] for user in users]
+    return [user for part in behind for user in part]
+
+
+def renumber(model: openvino.Model) -> None:
+    """Number unnamed nodes by their place in the graph: the same model is the same file.
+
+    OpenVINO numbers them by what the process has built so far.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        kind, _, number = node.get_friendly_name().rpartition("_")
+        if kind == node.get_type_name() and number.isdigit():
+            node.set_friendly_name(f"{kind}_{place}")
+
+
+def convolutional(model: openvino.Model) -> bool:
+    """Whether the model convolves and has no attention (a product of two activations)."""
+    kinds = [node.get_type_name() for node in model.get_ops()]
+    products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
+    attention = any(all(weight(node, i) is None for i in (0, 1)) for node in products)
+    return any(kind in LAYERS[1:] for kind in kinds) and not attention
+
+
+def count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
+    """Return how many layers there are and how many have integer weights.
+
+    Raises Infeasible when integers were asked for and no layer has them.
+    """
+    types, books = Counter[str](), encoding.packed
+    for node in model.get_ops():
+        if node.get_type_name() in LAYERS:
+            found = (weight(node, place, books=books) for place in (1, 0))
+            weights = [weight for weight in found if weight is not None]
+            types.update(w.get_element_type().get_type_name() for w in weights[:1])
+    total = types.total()
+    quantized = sum(types[name] for name in _INTEGERS)
+    if encoding.quantized and quantized == 0:
+        raise Infeasible(
+            f"none of the {total} convolution and linear layers could be quantized to "
+            f"{spelled(encoding)} in OpenVINO"
+        )
+    return {"layers": total, "quantized_layers": quantized}

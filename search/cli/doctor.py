@@ -1,0 +1,95 @@
+"""What this machine offers: versions, the processor, and what each runtime can execute."""
+
+import json
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from objectives import Runtime, Target
+from objectives.artifacts import versions
+from search import catalogue, run_folder
+from search.errors import SearchError
+from spaces import Encoding
+
+ENCODINGS = {
+    "float32": Encoding(),
+    "bfloat16": Encoding(dtype="bfloat16"),
+    "float16": Encoding(dtype="float16"),
+    "float8": Encoding(dtype="float8"),
+    "int8": Encoding(weight_bits=8, activation_bits=8),
+    "int8 weights": Encoding(weight_bits=8),
+    "int4 weights": Encoding(weight_bits=4),
+}
+KINDS = {"cpu": frozenset({"Conv2d", "Linear"}), "cuda": frozenset({"Linear"})}
+"""Layers of the model that is asked about: on GPUs 8-bit layers are linear ones alone."""
+ROOM = 2**30
+"""Free bytes below which a search is likely to fill the disk."""
+
+
+def report(*, as_json: bool) -> str:
+    """Return what was found, as text or as JSON."""
+    found = examine()
+    if as_json:
+        return json.dumps(found, indent=1)
+    lines = [f"{name:<14} {value}" for name, value in found["machine"].items()]
+    lines += [f"{name:<14} {value}" for name, value in found["versions"].items()]
+    for name, can in found["runtimes"].items():
+        lines.append(f"runtime {name}")
+        lines += [f"    {encoding:<14} {answer}" for encoding, answer in can.items()]
+    return "\n".join(lines + [f"warning: {w}" for w in found["warnings"]])
+
+
+def examine() -> dict[str, Any]:
+    """Return the machine, the versions, what runtimes can execute, and warnings."""
+    free = shutil.disk_usage(Path.cwd()).free
+    warnings = []
+    if free < ROOM:
+        warnings.append(f"only {free / 2**20:.0f} MiB are free here; a search may fill the disk")
+    extra = ("optuna", "mlflow", "pandas", "transformers")
+    return {
+        "machine": {
+            "processor": run_folder.processor(),
+            "cores": run_folder.cores(),
+            "load": f"{os.getloadavg()[0]:.1f}",
+            "free disk": f"{free / 2**30:.1f} GiB",
+            "gpus": _gpus(),
+            "compiler": next((c for c in ("g++", "clang++") if shutil.which(c)), "none"),
+        },
+        "versions": versions() | {name: _version(name) for name in extra},
+        "runtimes": {
+            f"{name}{' on cuda' if device == 'cuda' else ''}": _can(name, device)
+            for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+            for name in catalogue.names("runtime")
+        },
+        "warnings": warnings,
+    }
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _can(name: str, device: str) -> dict[str, str]:
+    """Return for each encoding whether a runtime has real kernels for it, or why not."""
+    try:
+        runtime = catalogue.find("runtime", name, Runtime)()
+    except SearchError as error:
+        return {"unusable": str(error)}
+    return {
+        encoding: runtime.refuses(asked, Target(device=device), KINDS[device]) or "yes"
+        for encoding, asked in ENCODINGS.items()
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,223 @@
+"""The command line: `python -m search COMMAND`. Data goes to stdout, everything else to stderr."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.errors import BadExperiment, SearchError
+from spaces import Split
+
+EXAMPLES = {
+    "run": """examples:
+  python -m search run                                  the embedded default: digits
+  python -m search run experiment.toml --trials 20      your own experiment
+  python -m search run --task task.py --time 20m        only a task: a space for this machine""",
+    "resume": """examples:
+  python -m search resume runs/digits                   continue where it stopped
+  python -m search resume runs/digits --trials 60       a larger budget""",
+    "check": """examples:
+  python -m search check experiment.toml                task, data and space, no trial run""",
+    "names": """examples:
+  python -m search names                                all that an experiment can name""",
+    "front": """examples:
+  python -m search front runs/digits                    as a table
+  python -m search front runs/digits --json | jq .      for programs""",
+    "export": """examples:
+  python -m search export runs/digits --pick knee --to model
+  python -m search export runs/digits --pick trial=12 --to model
+picks: knee, fastest, smallest, most-accurate, trial=N""",
+    "measure": """examples:
+  python -m search measure runs/digits/artifacts/12     validation data, as the search did
+  python -m search measure model --split test""",
+    "ui": """examples:
+  python -m search ui runs/digits                       http://127.0.0.1:5000
+  python -m search ui runs/digits --port 8080""",
+    "doctor": """examples:
+  python -m search doctor                               versions and what runtimes can execute""",
+}
+EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 2 usage, configuration or environment;
+3 no trial succeeded; 75 stopped before the front was confirmed, resumable;
+130/143 interrupted, state saved"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's error prints one line."""
+    parsed = vars(parser().parse_args(arguments))
+    # What libraries say to their own developers when user code imports them.
+    for name in ("torch.utils._pytree", "torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    do: Callable[..., int] = parsed.pop("do")
+    try:
+        return do(**parsed)
+    except SearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        return 128 + getattr(error, "number", signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and suggest the nearest name."""
+
+    def error(self, message: str) -> Any:
+        """Print the error and exit with 2."""
+        wrong = message.partition("invalid choice: '")[2].partition("'")[0]
+        if wrong and self._subparsers:
+            known = [a.choices for a in self._subparsers._actions if a.choices]
+            from search.errors import UnknownName
+
+            message = str(UnknownName("command", wrong, [str(k) for c in known for k in c]))
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = _Parser(
+        prog="python -m search",
+        description="Find the best trade-offs of accuracy against speed that a model can reach.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _run_commands(commands)
+    _reading_commands(commands)
+    return top
+
+
+def _add(commands: Any, do: Callable[..., int]) -> argparse.ArgumentParser:
+    """Add a command: its function's docstring is its help."""
+    name = do.__name__.removesuffix("_")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=(do.__doc__ or "").splitlines()[0],
+        description=do.__doc__,
+        epilog=EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(do=do)
+    return command
+
+
+def _run_commands(commands: Any) -> None:
+    command = _add(commands, run)
+    command.add_argument("experiment", nargs="?", type=Path, help="TOML file; default: digits")
+    command.add_argument("--task", type=Path, help="a task.py instead of an experiment")
+    command.add_argument("--out", type=Path, help="the run folder; default: runs/NAME")
+    command.add_argument("--dry-run", action="store_true", help="show the plan, run no trial")
+    resuming = _add(commands, resume)
+    resuming.add_argument("folder", metavar="RUN", type=Path)
+    for each in (command, resuming):
+        each.add_argument("--trials", type=int, help="how many trials in all")
+        each.add_argument("--time", help="start no trial after this time: 90s, 20m, 1.5h")
+        each.add_argument("--workers", type=int, help="trials at the same time, through Ray Tune")
+        each.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster; auto: this machine's")
+        each.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def _reading_commands(commands: Any) -> None:
+    command = _add(commands, check)
+    command.add_argument("experiment", type=Path)
+    command = _add(commands, names)
+    command.add_argument("--json", action="store_true")
+    command = _add(commands, front)
+    command.add_argument("folder", metavar="RUN", type=Path)
+    command.add_argument("--json", action="store_true")
+    command = _add(commands, export)
+    command.add_argument("folder", metavar="RUN", type=Path)
+    command.add_argument("--pick", default="knee", help="which member of the front")
+    command.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
+    command = _add(commands, measure)
+    command.add_argument("artifact", metavar="ARTIFACT", type=Path)
+    command.add_argument("--split", choices=("validation", "test"), default="validation")
+    command.add_argument("--task", type=Path, help="where task.py lies now, if it was moved")
+    command = _add(commands, ui)
+    command.add_argument("folder", metavar="RUN", type=Path, nargs="?")
+    command.add_argument("--port", type=int, default=5000)
+    command = _add(commands, doctor)
+    command.add_argument("--json", action="store_true")
+
+
+def run(
+    experiment: Path | None, task: Path | None, out: Path | None, dry_run: bool, **options: Any
+) -> int:
+    """Search the space of an experiment until its budget is spent."""
+    from search.cli import commands
+
+    if experiment and task:
+        raise BadExperiment("give an experiment or --task, not both")
+    return commands.run(commands.asked(experiment, task), out, dry_run=dry_run, **options)
+
+
+def resume(folder: Path, **options: Any) -> int:
+    """Continue a search where it stopped."""
+    from search import run_folder
+    from search.cli import commands
+
+    return commands.run(run_folder.reopen(folder), folder, dry_run=False, **options)
+
+
+def check(experiment: Path) -> int:
+    """Check an experiment and its task without running a trial."""
+    from search.checks import check
+    from search.experiment import Experiment
+
+    print("\n".join(check.check(Experiment.load(experiment))))
+    return 0
+
+
+def names(json: bool) -> int:
+    """List the techniques, objectives, runtimes and tasks that an experiment can name."""
+    from search.cli import commands
+
+    print(commands.listed(as_json=json))
+    return 0
+
+
+def front(folder: Path, json: bool) -> int:
+    """Print the confirmed front of a run."""
+    from search.cli import commands
+
+    print(commands.front(folder, as_json=json))
+    return 0
+
+
+def export(folder: Path, pick: str, to: Path) -> int:
+    """Copy the artifact of one member of the front, checked, to a folder."""
+    from search.cli import commands
+
+    print(commands.export(folder, pick, to))
+    return 0
+
+
+def measure(artifact: Path, split: Split, task: Path | None) -> int:
+    """Load an artifact afresh and print its measurements as JSON."""
+    from search.cli import commands
+
+    print(json.dumps(commands.measure(artifact, split, task), indent=1, allow_nan=False))
+    return 0
+
+
+def ui(folder: Path | None, port: int) -> int:
+    """Open the MLflow UI on this machine's loopback address."""
+    from search.cli import commands
+
+    commands.ui(folder, port)
+
+
+def doctor(json: bool) -> int:
+    """Show versions, the processor and what each runtime can execute here."""
+    from search.cli import doctor as examination
+
+    print(examination.report(as_json=json))
+    return 0

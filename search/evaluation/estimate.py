@@ -1,0 +1,39 @@
+"""What a model in training would score if it were done: enough to rank it at a rung."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from objectives import Examples, Measurement
+from objectives.artifacts import signature_of
+from objectives.exporting import torch_modules
+from search.experiment import Experiment
+from spaces.modules import evaluating, rows, transform
+
+SAMPLES = 512
+"""Samples on which a model in training is judged."""
+BATCH = 64
+
+
+def estimated(
+    experiment: Experiment, model: nn.Module, examples: Examples, folder: Path
+) -> dict[str, Measurement]:
+    """Return what depends on training, as PyTorch computes it of `model` now.
+
+    On samples spread over the split, in float32 and not encoded: good for a rank among others
+    that were judged alike, and never recorded. `folder` is the artifact's to be.
+    """
+    examples = examples.thinned(SAMPLES)
+    target = dataclasses.replace(experiment.target, batch_size=min(BATCH, len(examples)))
+    device = next(model.parameters()).device
+    first = rows(examples.inputs, slice(0, target.batch_size))
+    example = transform(first, lambda tensor: tensor.to(device))
+    with evaluating(model):
+        signature = signature_of(model, example, target)
+        program = torch_modules.ModuleProgram(
+            signature, target, folder, model=model, dtype=torch.float32
+        )
+        goals = [g for g in experiment.goals if g.objective.trained]
+        return {g.name: g.objective.measure(program, examples) for g in goals}

@@ -1,0 +1,97 @@
+"""The experiment that a task alone gets: a space for the hardware found, no TOML needed."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+from search.errors import BadExperiment
+from search.experiment.experiment import Experiment
+
+INTEGERS = """\
+[space.quantize.integer]
+weight_bits = [32, 8, 4]
+activation_bits = [32, 8]
+"""
+TYPES = """\
+[space.precision.compute]
+dtype = {types}
+"""
+SEVERAL = """
+[space.placement.devices]
+count = {counts}
+
+[objectives.throughput]
+"""
+"""With more than one GPU their number has a use, and so needs an objective that sees it."""
+ONE_THREAD = (
+    "speed is measured on one thread; if you deploy on more, set target.threads in a copy of the "
+    "run folder's experiment.toml and run that"
+)
+
+
+def default_for(task: Path) -> Experiment:
+    """Return an experiment for a task alone: usual techniques, and the hardware found here.
+
+    The target is a GPU where there is one, and one thread of the processor otherwise: with one
+    sample at a time all cores are often slower, and on a machine that is shared by far (15 ms on
+    one thread were 256 on all), so that what is slow by itself would look like a speed-up. Raises
+    BadExperiment without a task.
+    """
+    if not task.is_file():
+        raise BadExperiment(f"no task at {task}; write one with model() and batches()")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = _name(task.resolve().parent.name)
+    types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
+    encodings = [INTEGERS, TYPES.format(types=json.dumps(types))]
+    if gpus:  # what comes first is tried together with pruning first
+        encodings.reverse()
+    text = f"""\
+# Made from a task alone, for the machine it was made on.
+name = {json.dumps(name)}
+seed = 0
+trials = 40
+
+[task.python]
+file = {json.dumps(str(task.resolve()), ensure_ascii=False)}
+
+[target]
+device = {json.dumps("cuda" if gpus else "cpu")}
+threads = 1
+batch_size = 1
+
+[space.prune.channels]
+ratio = {{ low = 0.0, high = 0.7, step = 0.1 }}
+
+{chr(10).join(encodings)}
+[space.distill.logits]
+
+[space.deploy.runtime]
+name = {json.dumps(_runtimes(gpus))}
+
+[objectives.accuracy]
+within = "5%"   # 0.05 of a score from 0 to 1; of any other, 5 % of its magnitude
+
+[objectives.latency]
+
+[objectives.size]
+"""
+    if gpus > 1:
+        text += SEVERAL.format(counts=[2**i for i in range(gpus.bit_length()) if 2**i <= gpus])
+    made = Experiment.parse(text, task.resolve().parent)
+    return made if gpus else dataclasses.replace(made, notices=(*made.notices, ONE_THREAD))
+
+
+def _name(folder: str) -> str:
+    """Return what an experiment may be called after a folder of any name."""
+    plain = re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII)
+    return plain.strip(".-_")[:64] or "task"
+
+
+def _runtimes(gpus: int) -> list[str]:
+    compilers = any(shutil.which(name) for name in ("g++", "clang++"))
+    own = ["eager", *(["inductor"] if compilers else [])]
+    return own if gpus else [*own, "onnxruntime", "openvino"]

@@ -1,0 +1,70 @@
+"""What an artifact is measured for: which task, on which target, by which objectives."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from objectives import Objective, Runtime, Target
+from objectives.artifacts import MANIFEST, Altered, manifest_of
+from search import catalogue
+from search.errors import BadArtifact, BadTask
+from search.experiment import Experiment, Goal
+from spaces import Task, said
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What artifacts are measured for, by an experiment or by the manifest of one of them."""
+
+    task: Task
+    target: Target
+    goals: tuple[Goal, ...]
+    seed: int = 0
+
+    @classmethod
+    def of(cls, source: Mapping[str, str]) -> Self:
+        """Return the subject of an experiment's text, or of an artifact and its task's file."""
+        if "artifact" in source:
+            file = Path(source["task"]) if "task" in source else None
+            return cls.recorded(Path(source["artifact"]), file)
+        found = Experiment.parse(source["text"], Path(source["folder"]))
+        return cls(task=found.task, target=found.target, goals=found.goals, seed=found.seed)
+
+    @classmethod
+    def recorded(cls, artifact: Path, file: Path | None) -> Self:
+        """Return what a manifest says; raises BadTask, BadArtifact when it cannot be had."""
+        manifest = checked(artifact)
+        try:
+            catalogue.find("runtime", manifest["runtime"], Runtime)
+            goals = [
+                Goal(name=name, objective=catalogue.find("objective", name, Objective)(**fields))
+                for name, fields in manifest["objectives"].items()
+            ]
+            target = Target(**manifest["target"])
+            return cls(task=_task_of(manifest, file), target=target, goals=tuple(goals))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadArtifact(
+                f"the manifest of {artifact} is not one of this version: {said(error)}; "
+                "search again, or measure it with the version that made it"
+            ) from error
+
+
+def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
+    """Return the task that an artifact was made from, or the same at another place."""
+    name, fields = manifest["task"]["name"], dict(manifest["task"]["settings"])
+    if file is not None:
+        fields["file"] = str(file.resolve())
+    if "file" in fields and not Path(fields["file"]).is_file():
+        raise BadTask(f"the artifact's task is not at {fields['file']}; say where with --task FILE")
+    return catalogue.find("task", name, Task)(**fields)
+
+
+def checked(artifact: Path) -> dict[str, Any]:
+    """Return an artifact's manifest; raises BadArtifact when its files were altered."""
+    try:
+        return manifest_of(artifact)
+    except Altered as error:
+        raise BadArtifact(str(error)) from error
+    except (TypeError, AttributeError) as error:
+        raise BadArtifact(f"{artifact / MANIFEST} is not a manifest: {said(error)}") from error

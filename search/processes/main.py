@@ -1,0 +1,97 @@
+"""One trial in a process of its own: a job comes in, messages in JSON go out.
+
+Whatever user code prints goes to the log.
+"""
+
+import io
+import json
+import os
+import sys
+import threading
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from objectives.host import die_with_parent, enrolled
+from search.evaluation import confirm, trial
+from search.experiment import Experiment
+from search.measuring import Lane
+from search.study import Rung
+from spaces import said
+
+
+def main(connection: Connection, job: dict[str, Any]) -> None:
+    """Do a job; the last message sent is its result. Called in a new process."""
+    die_with_parent()
+    os.setsid()  # Ctrl+C is the driver's to answer
+    # Its own lock is a semaphore of the system, which a killed trial would leave behind.
+    tqdm.set_lock(threading.RLock())
+    _settle(job)
+    warnings.simplefilter("default")
+    try:
+        torch.set_num_threads(1)  # whatever user code computes while it is imported
+        experiment = Experiment.parse(job["text"], Path(job["folder"]))
+        for name in job["runtimes"]:
+            experiment.runtime(name)
+        if experiment.target.device == "cpu":
+            experiment.task.describe()
+        # After the imports, which take seconds and which its forks share, and before anything is
+        # computed on several threads: those would not survive a fork. A GPU that the user's
+        # imports start would not either, so there each measurement imports them anew.
+        lane = Lane()
+        try:
+            with enrolled():
+                _send(connection, result=_do(job, experiment, lane, connection))
+        finally:
+            lane.close()
+    except Exception as error:
+        traceback.print_exc()
+        _send(connection, error=said(error))
+    sys.stderr.flush()
+
+
+def _settle(job: dict[str, Any]) -> None:
+    """Take over the driver's environment and folder; send whatever is printed to the log."""
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["cwd"])
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Connection) -> Any:
+    torch.set_num_threads(job["threads"])
+    if job["kind"] == "confirm":
+        return confirm.measure(experiment, job, lane)
+
+    def progress(stage: str, done: int, of: int, detail: str) -> None:
+        _send(connection, stage=stage, done=done, of=of, detail=detail)
+
+    def judge(rung: Rung) -> str | None:
+        _send(connection, rung=rung.to_json())
+        stop: str | None = json.loads(connection.recv_bytes())["stop"]
+        return stop
+
+    bench = trial.Bench(
+        experiment=experiment,
+        folder=Path(job["run"]),
+        trial=job["trial"],
+        lane=lane,
+        progress=progress,
+        judge=judge,
+    )
+    return trial.evaluate(bench, job["point"]).to_json()
+
+
+def _send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message, allow_nan=False).encode())

@@ -1,0 +1,168 @@
+"""The run folder: what is asked, what is known, who is writing."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives.artifacts import versions, write_json
+from search.errors import BadRun
+from search.experiment import Experiment
+from search.study import Record
+
+EXPERIMENT = "experiment.toml"
+ENVIRONMENT = "environment.json"
+RECORDS = "records.jsonl"
+FRONT = "front.json"
+TRACKED = "tracking.json"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for writing; raises BadRun when another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise BadRun(
+                f"{folder} is in use by process {owner}; wait for it, stop it, or choose another "
+                "folder with --out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def begin(folder: Path, experiment: Experiment, command: str) -> None:
+    """Write what was asked and on what it runs; a resumed search keeps what stands there."""
+    if not (folder / EXPERIMENT).exists():
+        (folder / EXPERIMENT).write_text(experiment.text)
+    if not (folder / ENVIRONMENT).exists():
+        write_json(folder / ENVIRONMENT, environment(experiment, command))
+
+
+def reopen(folder: Path) -> Experiment:
+    """Return the experiment of a run folder; raises BadRun when it is none."""
+    if not (folder / EXPERIMENT).is_file():
+        raise BadRun(f"{folder} is not a run folder: it has no {EXPERIMENT}; runs lie under runs/")
+    try:
+        origin = json.loads((folder / ENVIRONMENT).read_text())["experiment_folder"]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise BadRun(f"{folder / ENVIRONMENT} cannot be read: {error}") from error
+    return Experiment.parse((folder / EXPERIMENT).read_text(), Path(origin))
+
+
+def environment(experiment: Experiment, command: str) -> dict[str, Any]:
+    """Return versions, processor, commit, seed and where the experiment came from."""
+    return {
+        "command": command,
+        "experiment_folder": str(experiment.folder),
+        "seed": experiment.seed,
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": cores(),
+        "commit": _commit(experiment.folder),
+        "target": f"{experiment.target.device}, {experiment.target.threads} thread(s), "
+        f"batch of {experiment.target.batch_size}",
+    }
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def store_records(folder: Path, records: Sequence[Record]) -> None:
+    """Write one line a record; the study is the truth, this is for reading."""
+    draft = folder / f"{RECORDS}.tmp"
+    draft.write_text("".join(f"{record.line()}\n" for record in records))
+    draft.replace(folder / RECORDS)
+
+
+def append_record(folder: Path, record: Record) -> None:
+    """Add the line of one more record."""
+    with (folder / RECORDS).open("a") as file:
+        file.write(f"{record.line()}\n")
+
+
+def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
+    """Return the baseline and the front of a run, and whether it was confirmed.
+
+    Raises BadRun when there is none.
+    """
+    path = folder / FRONT
+    if not path.is_file():
+        raise BadRun(
+            f"{folder} has no {FRONT}: the search has not ended; continue it with "
+            f"python -m search resume {folder}"
+        )
+    try:
+        content = json.loads(path.read_text())
+        front = [Record.from_json(r) for r in content["front"]]
+        return Record.from_json(content["baseline"]), front, content.get("confirmed", True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRun(f"{path} cannot be read: {error}") from error
+
+
+def store_tracked(folder: Path, store: str, location: tuple[str, str] | None) -> None:
+    """Write where the study is mirrored, so that its page can be opened from anywhere."""
+    if location is not None:
+        experiment, run = location
+        write_json(folder / TRACKED, {"store": store, "experiment": experiment, "run": run})
+
+
+def tracked(folder: Path) -> dict[str, str]:
+    """Return where a run is mirrored, nothing when it never was; raises BadRun for no run."""
+    reopen(folder)
+    path = folder / TRACKED
+    known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    if "***" in known.get("store", ""):  # a password is never written; the variable still has it
+        del known["store"]
+    return known
+
+
+def discard_artifacts(folder: Path, keep: Sequence[Record]) -> None:
+    """Delete the artifacts of all trials but those to keep, and what a killed trial left."""
+    kept = {Path(r.artifact).name for r in keep if r.artifact}
+    root = folder / "artifacts"
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _commit(folder: Path) -> str | None:
+    """Return the commit of the user's experiment, where it is under version control."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

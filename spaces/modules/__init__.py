@@ -1,0 +1,53 @@
+"""Reading and editing any module: trees of tensors, surgery, modes, devices, integer codes."""
+
+from spaces.modules.batchnorm_statistics import reestimate
+from spaces.modules.codes import Codes, compact, pack, planes, unpack
+from spaces.modules.dropped import carried, drop
+from spaces.modules.modes import differentiable, evaluating
+from spaces.modules.on_device import exact, placed, workplace
+from spaces.modules.seeding import seeded
+from spaces.modules.surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
+from spaces.modules.trees import (
+    call,
+    concatenate,
+    flatten,
+    length,
+    names,
+    plain,
+    rows,
+    transform,
+    unflatten,
+)
+
+__all__ = [
+    "ARCHITECTURE",
+    "WEIGHTS",
+    "Codes",
+    "batchnorm_statistics",
+    "call",
+    "carried",
+    "compact",
+    "concatenate",
+    "describe",
+    "differentiable",
+    "drop",
+    "evaluating",
+    "exact",
+    "flatten",
+    "length",
+    "names",
+    "pack",
+    "placed",
+    "plain",
+    "planes",
+    "rebuild",
+    "reestimate",
+    "rows",
+    "seeded",
+    "surgery",
+    "tensors",
+    "transform",
+    "unflatten",
+    "unpack",
+    "workplace",
+]

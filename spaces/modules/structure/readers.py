@@ -1,0 +1,227 @@
+"""What the layers that read removable channels see."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.modules.seeding import seeded
+from spaces.modules.structure.matrices import bias, linear, weight
+from spaces.modules.trees import call, length, plain, rows
+from spaces.task import Task
+
+SAMPLES = 256
+"""Training samples that are looked at."""
+BATCH = 32
+"""Samples of one pass."""
+ROWS = 8192
+"""Places of a layer that are looked at, over all samples; more where a layer reads more values."""
+PLACES_PER_COLUMN = 4
+"""Places for each value that a layer reads, if there are so many."""
+WIDEST = 2048
+"""Columns whose moments are taken together. What a wider layer reads is divided into blocks, and
+the moments between blocks are taken as zero: inverting takes time in the cube of the columns."""
+ALIGNED = 128
+"""Channels of which a part of a wide layer has a multiple: heads lie in one part."""
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Reader:
+    """A layer that multiplies what it reads with a matrix: its statistics over places.
+
+    A place is a token of a linear layer, or a position that a kernel is laid on. Columns are what
+    is read there, channel by channel (channels x kernel), then a constant one if there is a bias.
+    """
+
+    module: nn.Module
+    parts: list[Tensor]
+    """Columns that are seen together, ascending; each part of a wide layer has the constant."""
+    moments: list[Tensor]
+    """Mean outer product of each part's columns, (columns, columns), float64."""
+    power: float = 0.0
+    """Mean squared length of what is written at a place."""
+    places: int = 0
+
+    @property
+    def kernel(self) -> int:
+        """Columns of one channel."""
+        return weight(self.module)[0, 0].numel()
+
+    @property
+    def taps(self) -> Tensor:
+        """The columns of channel 0, (kernel,)."""
+        return torch.arange(self.kernel, device=weight(self.module).device)
+
+    @property
+    def matrix(self) -> Tensor:
+        """Weights and bias as one matrix, (outputs, columns), float64."""
+        return matrix(self.module)
+
+    def columns(self, channels: Tensor) -> Tensor:
+        """Return the columns of `channels`, (channels x kernel,)."""
+        return (channels[:, None] * self.kernel + self.taps).flatten()
+
+
+def ranges(columns: int) -> list[tuple[int, int]]:
+    """Return the bounds of equal blocks of at most WIDEST columns, in order."""
+    count = -(-columns // WIDEST)
+    bounds = [round(i * columns / count) for i in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def readable(module: nn.Module) -> bool:
+    """Whether a layer's output is one matrix, held as its weight, times what it reads."""
+    if linear(module):
+        return True
+    plain_forward = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward)
+    held = isinstance(module._parameters.get("weight"), nn.Parameter)
+    return plain_forward and held and getattr(module, "groups", 1) == 1
+
+
+def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Reader]:
+    """Return the statistics of the readable layers `names` that are used, from training samples.
+
+    `model` is in evaluation mode.
+    """
+    readers = {n: _empty(model.get_submodule(n)) for n in names if readable(model.get_submodule(n))}
+    generator = torch.Generator().manual_seed(0)
+    current: dict[str, Any] = {}
+    hooks = [
+        r.module.register_forward_hook(_watch(r, generator, current)) for r in readers.values()
+    ]
+    try:
+        with torch.no_grad():
+            for inputs in batches(task):
+                current["inputs"] = inputs
+                call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for reader in readers.values():
+        reader.power /= max(reader.places, 1)
+        for moments in reader.moments:
+            moments /= max(reader.places, 1)
+    return {name: reader for name, reader in readers.items() if reader.places}
+
+
+def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
+    """Yield the inputs of the first training samples, the same ones every time."""
+    with seeded(0):
+        seen = 0
+        for inputs, _ in task.batches("train", samples):
+            for start in range(0, min(length(inputs), samples - seen), BATCH):
+                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - seen))))
+            seen += length(inputs)
+            if seen >= samples:
+                return
+
+
+def pick(
+    module: nn.Module, output: Tensor, generator: torch.Generator, inputs: Any = None
+) -> tuple[Tensor, ...]:
+    """Return some places of a layer's output as indices of its dimensions but the channels'.
+
+    Tokens that the model's `inputs` mark as padding are left out: what is computed there is read
+    by nobody, and in sentences filled up to one length it is the greater part.
+    """
+    shape = _placed(module, output.shape)
+    columns = min(WIDEST, weight(module)[0].numel())
+    wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
+    total = math.prod(shape)
+    flat = torch.arange(total)  # chosen on the CPU: the same places on every device
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if isinstance(mask, Tensor) and tuple(mask.shape) == shape:
+        flat = mask.flatten().nonzero().flatten().cpu()
+    if len(flat) > wanted:
+        flat = flat[torch.randperm(len(flat), generator=generator)[:wanted]]
+    return torch.unravel_index(flat.to(output.device), shape)
+
+
+def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return what `module` reads at `places`, (places, columns), with ones for a bias."""
+    if linear(module):
+        seen = inputs[places]
+    else:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        seen = _patches(module, inputs, places)
+    seen = seen.float()
+    if bias(module) is not None:
+        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+    return seen
+
+
+def written(module: nn.Module, output: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return a layer's output at `places`, (places, outputs)."""
+    channels_last = output if linear(module) else output.movedim(1, -1)
+    return channels_last[places].float()
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """Return weights and bias of a readable layer as one matrix, (outputs, columns), float64."""
+    values = weight(module).detach().double().flatten(1)
+    shift = bias(module)
+    return values if shift is None else torch.cat([values, shift.detach().double()[:, None]], 1)
+
+
+def _empty(module: nn.Module) -> Reader:
+    held = weight(module)
+    device, columns = held.device, held[0].numel()
+    parts = [part.to(device) for part in _parts(columns, held[0, 0].numel())]
+    if bias(module) is not None:
+        parts = [torch.cat([part, part.new_tensor([columns])]) for part in parts]
+    moments = [held.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
+    return Reader(module=module, parts=parts, moments=moments)
+
+
+def _parts(columns: int, kernel: int) -> list[Tensor]:
+    """Return the columns in parts of at most WIDEST, of whole channels and, if it can be, heads."""
+    aligned = kernel * ALIGNED
+    step = WIDEST // aligned * aligned or max(WIDEST // kernel, 1) * kernel
+    step = columns if columns <= WIDEST else step
+    starts = range(0, columns, step)
+    return [torch.arange(start, min(start + step, columns)) for start in starts]
+
+
+def _watch(
+    reader: Reader, generator: torch.Generator, current: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Return a hook that adds what the layer reads."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        places = pick(module, output, generator, current["inputs"])
+        seen = read(module, args[0], places)
+        for part, moments in zip(reader.parts, reader.moments, strict=True):
+            own = seen if len(reader.parts) == 1 else seen[:, part]
+            moments += (own.T @ own).double()
+        reader.power += float(written(module, output, places).double().square().sum())
+        reader.places += len(seen)
+
+    return hook
+
+
+def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+    """Return the sizes of an output's dimensions but the channels'."""
+    sizes = tuple(shape)
+    return sizes[:-1] if linear(module) else (sizes[0], *sizes[2:])
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Return the values under the kernel at `places`, (places, channels x kernel)."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    sample, *starts = places
+    count, dims = len(sample), len(starts)
+    index = [
+        sample.view(-1, 1, *[1] * dims),
+        torch.arange(inputs.shape[1], device=sample.device).view(1, -1, *[1] * dims),
+    ]
+    for axis, start in enumerate(starts):
+        taps = torch.arange(module.kernel_size[axis], device=start.device) * module.dilation[axis]
+        at = start[:, None] * module.stride[axis] + taps
+        index.append(at.view(count, 1, *[-1 if d == axis else 1 for d in range(dims)]))
+    return padded[tuple(index)].flatten(1)

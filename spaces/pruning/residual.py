@@ -1,0 +1,78 @@
+"""Whether a module is a residual block: without its weights, what it is given comes out again."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces.modules import call, carried
+from spaces.modules.structure import Snapshot, coupling
+
+TOLERANCE = 1e-3
+"""Largest difference from what was given, relative to its largest value."""
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+def residual(model: nn.Module, example: Any, block: nn.Module) -> bool:
+    """Whether `block` adds something to what it is given, and does no more than normalise the sum.
+
+    Its weights are set to zero for one pass of `model`, which is in evaluation mode. Parts of
+    blocks fail this: a squeeze-excitation halves what it is given, a convolution returns zeros.
+    """
+    whole = Snapshot(model)
+    given: list[Tensor | None] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        tensor = carried(args, kwargs)
+        # a copy: the block may work in place
+        given.append(None if tensor is None else tensor.clone())
+
+    def after(_: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if given[-1] is not None and isinstance(first, Tensor) and first.shape == given[-1].shape:
+            pairs.append((given[-1], first))
+
+    hooks = (
+        block.register_forward_pre_hook(before, with_kwargs=True),
+        block.register_forward_hook(after),
+    )
+    try:
+        _idle(block)
+        with torch.no_grad():
+            call(model, example)
+    except coupling.BUILD_ERRORS:
+        return False
+    finally:
+        whole.restore()
+        for hook in hooks:
+            hook.remove()
+    normalised = any(isinstance(module, _NORMS) for module in block.modules())
+    return bool(pairs) and all(_same(*pair, normalised) for pair in pairs)
+
+
+def _same(given: Tensor, got: Tensor, normalised: bool) -> bool:
+    if _close(given, got):
+        return True
+    width = given.shape[-1:]
+    return normalised and _close(F.layer_norm(given, width), F.layer_norm(got, width))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    bound = TOLERANCE * float(b.abs().max()) + 1e-9 if b.numel() else 0.0
+    return bool(torch.allclose(a, b, rtol=0.0, atol=bound))
+
+
+def _idle(block: nn.Module) -> None:
+    """Set weights to zero and normalisations to the identity's, on copies."""
+    for module in block.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                one = isinstance(module, _NORMS) and key == "weight"
+                new = torch.full_like(parameter, float(one))
+                module._parameters[key] = nn.Parameter(new, requires_grad=False)
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module._buffers["running_mean"] = torch.zeros_like(module.running_mean)

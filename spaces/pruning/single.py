@@ -1,0 +1,129 @@
+"""Single weights: which of them go, and how zeros are kept."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spaces.constraint import Constraint, Project
+from spaces.modules.structure import matrices
+from spaces.task import Task
+
+FLOOR = 0.02
+"""Share of its weights that a layer keeps at least where all layers compete."""
+_LAYERS = nn.Linear | nn.modules.conv._ConvNd
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of convolution and linear layers by name, tied ones once.
+
+    Conv1D of transformers is a linear layer. Biases, normalisations and embeddings are left alone,
+    and so is a matrix that serves as an embedding too: they are few, or looked up row by row
+    rather than multiplied.
+    """
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        for key in _keys(module):
+            weight = module._parameters.get(key)
+            if weight is None or id(weight) in looked_up | seen or weight.dim() < 2:
+                continue
+            seen.add(id(weight))
+            found[f"{name}.{key}" if name else key] = weight
+    return found
+
+
+def _keys(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return ("weight",) if isinstance(module, _LAYERS) or matrices.transposed(module) else ()
+
+
+def input_axis(model: nn.Module, name: str) -> int:
+    """Return which dimension of the weight `name` its layer's inputs are."""
+    return 0 if matrices.transposed(model.get_submodule(name.rpartition(".")[0])) else 1
+
+
+def magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the absolute values: what is small goes (Han et al. 2015, section 3)."""
+    return {name: weight.detach().abs() for name, weight in weights.items()}
+
+
+def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
+    """Return by name where the largest scores are: of each layer, or of all layers together.
+
+    Together, each layer keeps at least FLOOR of its weights: a layer without any ends the model.
+    """
+    if scope == "layer":
+        return {n: _largest(s, round(s.numel() * (1 - sparsity))) for n, s in scores.items()}
+    safe = {n: _largest(s, math.ceil(s.numel() * FLOOR)) for n, s in scores.items()}
+    flat = torch.cat([s.masked_fill(safe[n], math.inf).flatten() for n, s in scores.items()])
+    kept = _largest(flat, round(len(flat) * (1 - sparsity)))
+    parts = torch.split(kept, [s.numel() for s in scores.values()])
+    return {n: p.view_as(s) | safe[n] for (n, s), p in zip(scores.items(), parts, strict=True)}
+
+
+def two_of_four(scores: Mapping[str, Tensor], inputs: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return by name where the two largest of each four consecutive inputs of an output are.
+
+    `inputs` says which dimension they are, as sparse tensor cores read them (Mishra et al. 2021,
+    Accelerating sparse deep neural networks, section 3). Layers whose inputs do not divide by
+    four stay whole.
+    """
+    return {name: _two_of_four(s, inputs[name]) for name, s in scores.items()}
+
+
+def _two_of_four(scores: Tensor, inputs: int) -> Tensor:
+    if scores.shape[inputs] % 4:
+        return torch.ones_like(scores, dtype=torch.bool)
+    last = scores.movedim(inputs, -1)
+    fours = last.reshape(*last.shape[:-1], -1, 4)
+    best = torch.sort(fours, dim=-1, descending=True, stable=True).indices[..., :2]
+    mask = torch.zeros_like(fours, dtype=torch.bool).scatter(-1, best, True)
+    return mask.flatten(-2).movedim(-1, inputs).contiguous()
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """Return where the `count` largest scores are; of equal ones, the first."""
+    order = torch.sort(scores.flatten(), descending=True, stable=True).indices
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[order[:count]] = True
+    return mask.view_as(scores)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeepZeros(Constraint):
+    """Weights of convolution and linear layers that are zero stay zero."""
+
+    @contextlib.contextmanager
+    def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
+        """Let no gradient reach the zeros, so that momentum and clipping do not see them either."""
+        del task
+        held = [(w, w.detach() == 0) for w in prunable(model).values()]
+        held = [(weight, zeros) for weight, zeros in held if bool(zeros.any())]
+        hooks: list[RemovableHandle] = [
+            weight.register_hook(_without(zeros))  # type: ignore[no-untyped-call]
+            for weight, zeros in held
+            if weight.requires_grad
+        ]
+
+        def project() -> None:
+            with torch.no_grad():
+                for weight, zeros in held:
+                    weight.masked_fill_(zeros, 0)  # a product would leave negative zeros
+
+        try:
+            yield project
+        finally:
+            project()
+            for hook in hooks:
+                hook.remove()
+
+
+def _without(zeros: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient.masked_fill(zeros, 0)

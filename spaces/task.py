@@ -1,0 +1,82 @@
+"""What a technique may ask of the user's task: model, data, loss and score."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.messages import first_line
+
+Split = Literal["train", "validation", "test"]
+Inputs = Any
+"""A tensor, a tuple of tensors (positional arguments of forward) or a dict (keyword arguments)."""
+Targets = Any
+"""Whatever the task's loss and score understand; tensors in it have the batch as dimension 0."""
+
+
+class Unsuited(ValueError):
+    """Outputs or targets that the loss or score of a task that wrote none cannot take."""
+
+
+class Task(abc.ABC):
+    """The user's trained model, data, loss and score."""
+
+    @abc.abstractmethod
+    def model(self) -> nn.Module:
+        """Return the trained model, on the CPU and in float32."""
+
+    def given(self) -> nn.Module:
+        """Return the model in the floating-point type that the user gave it."""
+        return self.model()
+
+    @abc.abstractmethod
+    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
+        """Yield (inputs, targets) once over a split; the last batch may be smaller.
+
+        Inputs that are not whole numbers are float32, as the model is.
+        """
+
+    def loss(self, outputs: Any, targets: Targets) -> Tensor:
+        """Return the scalar training loss of a batch; mean cross-entropy in nats by default.
+
+        Raises Unsuited when the default cannot take these outputs and targets.
+        """
+        try:
+            return F.cross_entropy(outputs, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise Unsuited(
+                "the task has no loss(), and the default, cross-entropy of logits with class "
+                f"numbers, cannot take outputs {_kind(outputs)} and targets {_kind(targets)} "
+                f"({first_line(error)}): write loss(outputs, targets) in the task, or search no "
+                "training"
+            ) from error
+
+    def score(self, outputs: Any, targets: Targets) -> float:
+        """Return the score of a whole split, higher is better; top-1 accuracy 0..1 by default.
+
+        Raises Unsuited when the default cannot take these outputs and targets.
+        """
+        both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        # Of other shapes the comparison would be of every prediction with every target.
+        if both and outputs.dim() > 1 and outputs[:, 0].shape == targets.shape:
+            return float((outputs.argmax(1) == targets).float().mean())
+        raise Unsuited(
+            "the task has no score(), and the default, top-1 accuracy of logits with class "
+            f"numbers, cannot take outputs {_kind(outputs)} and targets {_kind(targets)}: "
+            "write score(outputs, targets) in the task, higher is better"
+        )
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return what identifies the task: its name and settings, as strings."""
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"of type {type(value).__name__}"

@@ -1,0 +1,59 @@
+"""Depth pruning: whole residual or transformer blocks leave the model."""
+
+import dataclasses
+from typing import Self
+
+from torch import nn
+
+from spaces.dimension import axis, choice
+from spaces.modules import drop, evaluating, reestimate
+from spaces.pruning import Outputs, find, least
+from spaces.task import Task
+from spaces.technique import Infeasible, Scope, Stage, Technique
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layers(Technique):
+    """Drop whole blocks, one by one, always that without which the outputs move least.
+
+    What a dropped block is given goes on to the next one; its weights are gone. The damage is
+    measured on training samples, without labels, after every block anew. Source: greedy removal
+    as in Song et al. 2024, SLEB, section 3; residual networks bear it by Veit et al. 2016.
+    """
+
+    stage = Stage.SHAPE
+    count: int = axis(0, choice(0, 1, 2, 3, 4), unit="blocks dropped")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
+            raise ValueError(f"count must be 0 or more blocks, got {self.count!r}")
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return `model` without `count` of its blocks and its statistics estimated anew."""
+        if self.count == 0:
+            return model
+        with evaluating(model):
+            self._drop(model, task)
+        reestimate(model, task)
+        return model
+
+    def _drop(self, model: nn.Module, task: Task) -> None:
+        example = next(iter(task.batches("validation", 2)))[0]
+        blocks = find(model, example)
+        if len(blocks) < self.count:
+            raise Infeasible(
+                f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
+                "add to what they are given and that it works without",
+                scope=Scope.POINT if blocks else Scope.TECHNIQUE,
+            )
+        outputs = Outputs(model, task)
+        if reason := outputs.incomparable():
+            raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
+        for _ in range(self.count):
+            block, _ = least(model, blocks, outputs)
+            drop(block.module, block.returns)
+            blocks.remove(block)
+
+    def usual(self) -> tuple[Self, ...]:
+        """Return one and two blocks less."""
+        return tuple(dataclasses.replace(self, count=count) for count in (1, 2))

@@ -1,0 +1,125 @@
+"""Unstructured and semi-structured pruning: single weights become zero and stay zero."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from spaces.dimension import Interval, axis, choice
+from spaces.modules import evaluating, reestimate
+from spaces.modules.structure import Snapshot
+from spaces.plan import Plan
+from spaces.pruning import KeepZeros, fit, input_axis, largest, magnitudes, prunable, two_of_four
+from spaces.task import Task
+from spaces.technique import Infeasible, Scope, Stage, Technique
+
+DAMPING = 0.1
+"""Ridge of the refit: of few weights left, 256 samples tell less."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights(Technique):
+    """Set the smallest weights of convolution and linear layers to zero.
+
+    The artifact stores only the others. Source: Han et al. 2015, Learning both weights and
+    connections for efficient neural networks, section 3; Mishra et al. 2021, Accelerating sparse
+    deep neural networks, section 3, for two of four. What stays is refitted by least squares.
+    """
+
+    stage = Stage.SHAPE
+    rank = 2
+    sparsity: float = axis(0.0, Interval(0.0, 0.95, step=0.05), unit="fraction of weights")
+    pattern: str = axis("single", choice("single", "2:4"), unit="arrangement of zeros")
+    """Any single weight may go ("single"), or two of each four consecutive inputs do ("2:4"):
+    half of the weights, whatever `sparsity` says, in the form that sparse tensor cores take."""
+    scope: str = axis("global", choice("global", "layer"), unit="who competes", on_request=True)
+    """All layers' weights compete ("global"), or each layer loses the same share ("layer")."""
+    refit: bool = True
+    """Refit the weights that stay to the layers' old outputs, by least squares."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must be from 0 to below 1, got {self.sparsity}")
+        if self.pattern not in ("single", "2:4"):
+            raise ValueError(f"pattern must be single or 2:4, got {self.pattern!r}")
+        if self.scope not in ("global", "layer"):
+            raise ValueError(f"scope must be global or layer, got {self.scope!r}")
+
+    @property
+    def _idle(self) -> bool:
+        return self.sparsity == 0 and self.pattern == "single"
+
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return `model` with zeros among its weights and its statistics estimated anew."""
+        if self._idle:
+            return model
+        weights = prunable(model)
+        if not weights:
+            raise Infeasible(
+                "the model has no convolution or linear layers whose weights could go",
+                scope=Scope.TECHNIQUE,
+            )
+        scores = magnitudes(weights)
+        if self.pattern == "2:4":
+            masks = two_of_four(scores, {name: input_axis(model, name) for name in scores})
+        else:
+            masks = largest(scores, self.sparsity, self.scope)
+        if all(bool(mask.all()) for mask in masks.values()):
+            raise Infeasible(
+                "no weight of the model can go: 2:4 needs layers whose inputs divide by four"
+                if self.pattern == "2:4"
+                else f"a sparsity of {self.sparsity} is less than one weight of this model"
+            )
+        _prune(model, task, masks, self.refit)
+        return model
+
+    def plan(self, plan: Plan) -> Plan:
+        """Ask that recovery training keeps the zeros."""
+        if self._idle:
+            return plan
+        constraints = (*plan.recovery.constraints, KeepZeros())
+        recovery = dataclasses.replace(plan.recovery, constraints=constraints)
+        return dataclasses.replace(plan, recovery=recovery)
+
+    def canonical(self) -> Self:
+        """Return the setting without what 2:4 ignores, or without how nothing is removed."""
+        if self.pattern == "2:4":
+            return dataclasses.replace(self, sparsity=0.0, scope="global")
+        return dataclasses.replace(self, scope="global") if self._idle else self
+
+    def usual(self) -> tuple[Self, ...]:
+        """Return half of the weights, what most networks bear after training, and 2:4."""
+        return (
+            dataclasses.replace(self, sparsity=0.5, pattern="single"),
+            dataclasses.replace(self, sparsity=0.8, pattern="single"),
+            dataclasses.replace(self, sparsity=0.0, pattern="2:4"),
+        )
+
+
+def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: bool) -> None:
+    """Set weights to zero, then refit what stays and the statistics of normalisation."""
+    whole = Snapshot(model)
+    wide: dict[str, Tensor] = {}
+    with torch.no_grad(), evaluating(model):
+        for name, weight in prunable(model).items():
+            if bool(masks[name].all()):
+                continue
+            layer, _, key = name.rpartition(".")
+            if key == "weight":
+                wide[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
+            # the old tensor stays that of the whole model
+            zeroed = weight.detach().masked_fill(~masks[name], 0)
+            _replace(model, weight, nn.Parameter(zeroed, requires_grad=weight.requires_grad))
+        if refit:
+            fit(model, whole, task, list(wide), masks=wide, damping=DAMPING)
+    reestimate(model, task)
+
+
+def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+    """Put `new` wherever `old` stands, so that tied weights stay tied."""
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[key] = new

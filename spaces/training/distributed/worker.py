@@ -1,0 +1,115 @@
+"""One of the processes that train together: started with FOLDER RANK DESCRIPTOR.
+
+It builds the user's task, model and data itself; what it needs to know is in the folder.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spaces.messages import said
+from spaces.modules import seeded, surgery
+from spaces.technique import Infeasible
+from spaces.training.distributed.launcher import JOB, MODEL, REFERENCE, RESULT
+from spaces.training.distributed.wire import decode
+from spaces.training.loop import Diverged
+from spaces.training.recovery import train
+from spaces.training.world import World
+
+TIMEOUT = datetime.timedelta(minutes=5)
+"""How long one process waits for the others before it gives up."""
+
+
+def main(folder: Path, rank: int, connection: Connection) -> None:
+    """Train as rank `rank`; the last message is "done" or says what went wrong."""
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    code = 1
+    try:
+        _work(folder, rank, connection)
+        code = 0
+        _send(connection, done=True)
+    except Infeasible as error:
+        _send(connection, infeasible=str(error))
+    except Diverged as error:
+        _send(connection, diverged=[error.step, error.loss, error.learning_rate])
+    except Exception as error:  # the boundary where a rank fails
+        traceback.print_exc()
+        _send(connection, error=said(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: libraries wait at exit for peers that may be gone.
+    os._exit(code)
+
+
+def _work(folder: Path, rank: int, connection: Connection) -> None:
+    job = json.loads((folder / JOB).read_text())
+    torch.set_num_threads(job["threads"])
+    kind, sharded = job["device"], job["sharded"]
+    device = torch.device("cpu" if kind == "cpu" else f"cuda:{rank}")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    task = decode(job["task"])
+    model, reference = (surgery.load(folder / f, task.model().eval()) for f in (MODEL, REFERENCE))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in job["frozen"])
+    if not sharded:  # else it would not fit: each process takes its part to its device
+        model.to(device)
+    dist.init_process_group(
+        "gloo" if kind == "cpu" else "nccl",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=job["count"],
+        timeout=TIMEOUT,
+    )
+
+    def told(step: int, steps: int, loss: float) -> None:
+        if rank == 0:
+            _send(connection, step=[step, steps, loss])
+
+    world = World(rank=rank, count=job["count"], sharded=sharded)
+    with seeded(job["seed"]), torch.enable_grad():
+        recipe = decode(job["recovery"])
+        outcome = train(model.float(), reference, task, recipe, world, device, told)
+    if rank == 0:
+        _send(connection, outcome=dataclasses.asdict(outcome))
+    _hand_in(model, folder, world)
+    dist.destroy_process_group()
+
+
+@torch.no_grad()
+def _hand_in(model: nn.Module, folder: Path, world: World) -> None:
+    """Write what was learned; every process gives its part."""
+    found: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    learned = {
+        name: world.whole(tensor).cpu().contiguous().clone() for name, tensor in found.items()
+    }
+    if world.rank == 0:
+        save_file(learned, folder / RESULT)
+
+
+def _end_with_parent(connection: Connection) -> None:
+    """End this process as soon as the other end of the connection is gone."""
+    try:
+        connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), Connection(int(sys.argv[3])))

@@ -1,0 +1,97 @@
+"""The distillation term: how far a student's outputs are from its teacher's."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spaces.modules import flatten, names
+from spaces.technique import Infeasible
+
+TINY = 1e-12
+"""Probability whose logarithm is still finite and whose share of a divergence is nothing."""
+
+
+def distillation(outputs: Any, taught: Any, temperature: float, *, hard: bool = False) -> Tensor:
+    """Return the mean over the heads of T^2 KL(teacher || student) of softened classes, in nats.
+
+    T^2 keeps the size of the gradients when T changes (Hinton et al. 2015, section 2). With
+    `hard` it is instead the cross-entropy with the teacher's most probable class as the label,
+    and T is not used (Touvron et al. 2021, section 4). A head with a single column is a logit or
+    a regressed value, which has no classes; its term is the mean squared difference (Ba and
+    Caruana 2014, section 2.2) in either case.
+    """
+    pairs = _heads(outputs, taught)
+    if not pairs:
+        raise Infeasible(
+            "there is nothing to distill: no output is a floating-point tensor with the shape of "
+            "the uncompressed model's; set distill.logits weight = 0 for plain fine-tuning"
+        )
+    terms = [
+        _hard(s.float(), t.float()) if hard else _soft(s.float(), t.float(), temperature)
+        for s, t in pairs
+    ]
+    return torch.stack(terms).mean()
+
+
+def has_classes(outputs: Any) -> bool:
+    """Whether any of a model's outputs that are distilled has classes."""
+    return any(_class_axis(head) is not None for head, _ in _heads(outputs, outputs))
+
+
+def _heads(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return (student, teacher) for each output that is distilled.
+
+    They are the outputs with "logits" in their name where there are any, otherwise all. Integers,
+    scalars (a loss that the model computed) and tensors whose shape changed with the model's
+    (hidden states) are no heads.
+    """
+    (mine, spec), (theirs, _) = flatten(outputs), flatten(taught)
+    pairs = list(zip(names(spec), mine, theirs, strict=True))
+    named = [pair for pair in pairs if "logits" in pair[0].rpartition(".")[2]]
+    return [
+        (s, t)
+        for _, s, t in named or pairs
+        if s.is_floating_point() and s.dim() > 0 and s.shape == t.shape
+    ]
+
+
+def _hard(student: Tensor, teacher: Tensor) -> Tensor:
+    axis = _class_axis(student)
+    if axis is None:
+        return F.mse_loss(student, teacher)
+    if _probabilities(teacher, axis):
+        student = student.clamp_min(TINY).log()
+    logarithms = student.log_softmax(axis)
+    return -logarithms.gather(axis, teacher.argmax(axis, keepdim=True)).mean()
+
+
+def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    axis = _class_axis(student)
+    if axis is None:
+        return F.mse_loss(student, teacher)
+    if _probabilities(teacher, axis):
+        student, teacher = student.clamp_min(TINY).log(), teacher.clamp_min(TINY).log()
+    soft = (student / temperature).log_softmax(axis)
+    target = (teacher / temperature).log_softmax(axis)
+    divergence = F.kl_div(soft, target, reduction="none", log_target=True).sum(axis)
+    return temperature**2 * divergence.mean()
+
+
+def _class_axis(head: Tensor) -> int | None:
+    """Return the dimension of the classes, None if there is only one column.
+
+    It is the last one, (batch, classes) or (batch, tokens, classes), but the second of maps,
+    (batch, classes, height, width), as in torch's cross-entropy.
+    """
+    axis = 1 if head.dim() >= 4 else head.dim() - 1
+    return axis if axis > 0 and head.shape[axis] > 1 else None
+
+
+def _probabilities(head: Tensor, axis: int) -> bool:
+    """Whether the model ends in a softmax: nowhere negative, and one in every sum."""
+    if bool((head < 0).any()):
+        return False
+    sums = head.sum(axis)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)

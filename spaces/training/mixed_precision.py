@@ -1,0 +1,107 @@
+"""Mixed precision of recovery training: which types a device computes in, and how."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from spaces.plan import Recovery
+from spaces.technique import Infeasible
+
+TYPES = ("auto", "float32", "bfloat16", "float16", "float8")
+SCALE = 2.0**12
+"""Factor of the loss under float16 at first; it halves whenever a gradient overflows."""
+FLOAT8_MULTIPLE = 16
+"""Widths of a linear layer that float8 kernels take are multiples of this."""
+FLOAT8_CAPABILITY = (8, 9)
+"""Compute capability of the first GPUs with float8 tensor cores (Ada, then Hopper)."""
+
+
+def refusal(recovery: Recovery, kind: str) -> str | None:
+    """Return why a device of `kind`, "cpu" or "cuda", cannot train as asked; None if it can."""
+    dtype = recovery.dtype
+    if recovery.steps == 0 or dtype in ("auto", "float32"):
+        return None
+    if dtype == "float8" and not _float8(kind):
+        return (
+            "precision.training float8 needs a CUDA GPU of compute capability 8.9 or above "
+            "(Ada, Hopper)"
+        )
+    if kind == "cpu" and not _native(dtype):
+        return (
+            f"precision.training {dtype} is only emulated by this processor, which takes ten "
+            "times as long as float32"
+        )
+    if kind == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(False):
+        return "precision.training bfloat16 is only emulated by this GPU"
+    if dtype == "float16" and recovery.sharding == "shard" and recovery.devices > 1:
+        return "precision.training float16 scales no gradients of a sharded model; use bfloat16"
+    return None
+
+
+def autocast_type(dtype: str) -> torch.dtype | None:
+    """Return the type that autocast computes in; None is float32 throughout."""
+    kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float8": torch.bfloat16}
+    return kinds.get(dtype)
+
+
+def scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
+    """Return what scales losses and unscales gradients; it does nothing unless in float16.
+
+    Source: Micikevicius et al. 2018, section 3.2.
+    """
+    return torch.amp.GradScaler(device.type, init_scale=SCALE, enabled=dtype == "float16")
+
+
+@contextlib.contextmanager
+def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
+    """Compute the linear layers of `model` in float8 inside the block; parameters stay the same.
+
+    Left alone are layers with widths that the kernels do not take and layers whose weights are
+    held to something by a parametrization. `emulate` computes the same numbers without kernels.
+    Raises Infeasible when no layer is left.
+    """
+    with warnings.catch_warnings():  # its docstrings have escapes that Python warns of
+        warnings.simplefilter("ignore", SyntaxWarning)
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    plain = {
+        name: module
+        for name, module in model.named_modules()
+        if name and type(module) is nn.Linear and _suits(module)
+    }
+    if not plain:
+        raise Infeasible(
+            "precision.training float8 found no linear layer to compute: widths must be "
+            f"multiples of {FLOAT8_MULTIPLE}"
+        )
+    config = Float8LinearConfig(pad_inner_dim=True, emulate=emulate)
+    convert_to_float8_training(model, module_filter_fn=lambda _, name: name in plain, config=config)
+    try:
+        with warnings.catch_warnings():  # torchao asks torch in a way that torch has deprecated
+            warnings.filterwarnings("ignore", "torch.get_autocast_gpu_dtype", DeprecationWarning)
+            yield
+    finally:
+        for name, module in plain.items():
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module)
+
+
+def _suits(layer: nn.Linear) -> bool:
+    widths = (layer.in_features, layer.out_features)
+    return all(width % FLOAT8_MULTIPLE == 0 for width in widths)
+
+
+def _float8(kind: str) -> bool:
+    if kind != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability() >= FLOAT8_CAPABILITY
+
+
+def _native(dtype: str) -> bool:
+    """Whether this processor has instructions for `dtype` that torch's kernels use."""
+    if dtype == "bfloat16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

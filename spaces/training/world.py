@@ -1,0 +1,93 @@
+"""Who trains together: one device, or several that share each batch."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spaces.task import Task
+from spaces.training.batches import Batch, endless, parts
+from spaces.training.sync_batchnorm import batches_joined
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """One device's place among those that train together; the default trains alone."""
+
+    rank: int = 0
+    count: int = 1
+    sharded: bool = False
+    """Whether each device stores only its part of weights, gradients and optimizer state."""
+
+    def feed(
+        self, task: Task, batch_size: int, device: torch.device
+    ) -> Generator[Batch, None, None]:
+        """Yield this device's part of every batch."""
+        if self.count == 1:
+            return endless(task, batch_size, device)
+        return parts(task, batch_size, device, self.rank, self.count)
+
+    def joined(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which batch normalisation sees the whole batch."""
+        return batches_joined(model) if self.count > 1 else contextlib.nullcontext()
+
+    def spread(
+        self, lesson: nn.Module, device: torch.device, probe: Callable[[], Tensor]
+    ) -> nn.Module:
+        """Return `lesson` as a module whose gradients are those of the whole batch.
+
+        Replicated (Li et al. 2020, PyTorch Distributed) or sharded block by block (Zhao et al.
+        2023, PyTorch FSDP). `probe` gives the loss of a few samples: parameters that it does not
+        depend on must be known to the first.
+        """
+        if self.count == 1:
+            return lesson
+        if self.sharded:
+            return self.shard(lesson, device)
+        weights = [p for p in lesson.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(probe(), weights, allow_unused=True)
+        return DistributedDataParallel(
+            lesson,
+            device_ids=None if device.type == "cpu" else [device],
+            gradient_as_bucket_view=True,
+            find_unused_parameters=any(g is None for g in gradients),
+        )
+
+    def shard(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return `model`, sharded in place where the devices share it."""
+        if not self.sharded:
+            return model
+        from spaces.training.fsdp import shard  # two seconds of imports
+
+        return shard(model, device, self.count)
+
+    def reshard(self, model: nn.Module) -> None:
+        """Undo what a forward pass without a backward pass leaves whole of a sharded model."""
+        if self.sharded:
+            from spaces.training.fsdp import reshard
+
+            reshard(model)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that may be sharded as a plain one; every device must call this."""
+        if not self.sharded:
+            return tensor
+        from spaces.training.fsdp import gathered
+
+        return gathered(tensor)
+
+    def mean(self, loss: Tensor, share: float) -> float:
+        """Return the loss of the whole batch."""
+        if self.count == 1:
+            return loss.item()
+        total = (loss.detach() * share).reshape(1)
+        dist.all_reduce(total)
+        return total.item()
+
+    def weigh(self, loss: Tensor, share: float) -> Tensor:
+        """Return what to differentiate, since gradients are averaged over the devices."""
+        return loss if self.count == 1 else loss * (share * self.count)
