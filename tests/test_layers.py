@@ -1,30 +1,100 @@
-"""The layout: imports point down, one concept a file, one library a file."""
+"""The layout: imports point down and name faces, catalogues hold entries alone."""
 
 import ast
+import graphlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from objectives import Objective, Runtime
+from search import catalogue
+from spaces import Task, Technique
+
 ROOT = Path(__file__).parents[1]
 ORDER = ("spaces", "objectives", "search")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for top in (*ORDER, "experiments")
+    for path in (ROOT / top).rglob("*.py")
+}
+"""Every file of the product and of the experiments by its module's name."""
+PACKAGES = {name for name, path in FILES.items() if path.name == "__init__.py"}
+BASES = {"technique": Technique, "objective": Objective, "runtime": Runtime, "task": Task}
+ENTRIES = {
+    f"{package}.{name}"
+    for kind, package in catalogue.PACKAGES.items()
+    for name in catalogue.names(kind)
+}
 
 
-def imported(path: Path) -> set[str]:
-    """Return the top-level packages that a file imports, anywhere in it."""
-    found = set()
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield (module, name imported from it) for each import of a file, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            yield from ((alias.name, None) for alias in node.names)
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
-    return found
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def package_of(module: str) -> str:
+    """Return the package that a module of ours lies in, a package itself for its face."""
+    return module if module in PACKAGES else module.rpartition(".")[0]
+
+
+def exported(package: str) -> set[str]:
+    """Return the names in the `__all__` of a package."""
+    for node in ast.parse(FILES[package].read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 @pytest.mark.parametrize("package", ORDER)
 def test_imports_point_down(package: str) -> None:
     above = set(ORDER[ORDER.index(package) + 1 :])
     for path in (ROOT / package).rglob("*.py"):
-        assert not imported(path) & above, path
+        assert not {module.split(".")[0] for module, _ in imports(path)} & above, path
+
+
+def test_other_packages_import_a_face() -> None:
+    """A file sees its own package's files and those of the packages around it; else faces."""
+    for name, path in FILES.items():
+        mine = package_of(name)
+        for module, wanted in imports(path):
+            if module not in FILES or f"{mine}.".startswith(f"{package_of(module)}."):
+                continue
+            if f"{module}.{wanted}" in ENTRIES or module in ENTRIES:
+                continue  # an entry of a catalogue is public
+            assert module in PACKAGES, f"{path} imports the file {module}, not its package"
+            known = exported(module) | {m.rpartition(".")[2] for m in PACKAGES}
+            assert wanted in known, f"{path}: {module} does not offer {wanted}"
+
+
+def test_folders_do_not_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in FILES.items():
+        for module, wanted in imports(path):
+            target = f"{module}.{wanted}" if f"{module}.{wanted}" in FILES else module
+            if target not in FILES:
+                continue
+            mine, other = package_of(name), package_of(target)
+            around = f"{mine}.".startswith(f"{other}.") or f"{other}.".startswith(f"{mine}.")
+            if not around:
+                graph.setdefault(mine, set()).add(other)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("kind", catalogue.PACKAGES)
+def test_a_catalogue_folder_holds_entries_and_nothing_else(kind: str) -> None:
+    """Every file and every package in it is a name that has one class of the catalogue's kind."""
+    folder = catalogue.home(catalogue.PACKAGES[kind])
+    found = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__", "README.md"}
+    names = catalogue.names(kind)
+    tops = {name.split(".")[0] for name in names}
+    assert {name.removesuffix(".py") for name in found} == tops
+    for name in names:
+        assert issubclass(catalogue.find(kind, name, BASES[kind]), BASES[kind])
 
 
 @pytest.mark.parametrize(("library", "home"), [("mlflow", "search/tracking/mlflow_store.py")])
@@ -33,7 +103,7 @@ def test_one_file_imports_a_library(library: str, home: str) -> None:
         str(path.relative_to(ROOT))
         for package in ORDER
         for path in (ROOT / package).rglob("*.py")
-        if library in imported(path)
+        if library in {module.split(".")[0] for module, _ in imports(path)}
     ]
     assert users == [home]
 
