@@ -35,12 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from objectives.artifacts import versions
+from objectives.host import write_json
 from search import catalogue
-from search.evaluation import Bench, evaluate
+from search.evaluation import TrialContext, evaluate
 from search.experiment import Experiment
 from search.measuring import Crashed, Lane
 from search.processes import FORKABLE
-from search.study import Record
+from search.records import Record
 from spaces import Point, Space, Technique, said
 
 STRENGTHS = 3
@@ -56,7 +57,7 @@ def main() -> None:
     file = asked.experiment.resolve()
     file = file / "experiment.toml" if file.is_dir() else file
     named = {"unchanged": {}} | dict(_points(asked))
-    experiment = Experiment.parse(_text(file, asked, named), file.parent)
+    experiment = _experiment(file, asked, named)
     lane = Lane()  # before anything is computed
     if experiment.target.device == "cpu":  # elsewhere building leaves what is measured alone
         torch.set_num_threads(1)
@@ -115,10 +116,9 @@ def _strengths(kind: type[Technique]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{field.name} {value}", {field.name: value}
 
 
-def _text(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str:
+def _experiment(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> Experiment:
     """Return an experiment that holds all points."""
-    source = tomllib.loads(file.read_text())
-    task = file.parent / source["task"]["python"]["file"]
+    source = Experiment.load(file)
     values: dict[str, set[Any]] = {}
     for point in named.values():
         for name, value in point.items():
@@ -126,21 +126,22 @@ def _text(file: Path, asked: argparse.Namespace, named: dict[str, Point]) -> str
     values["deploy.runtime.name"] = set(asked.runtimes)
     values["distill.logits.steps"] = {0, *asked.steps}
     values["distill.logits.temperature"] = {1.0, 4.0}
-    lines = [f'name = "compression"\n[task.python]\nfile = {json.dumps(str(task))}']
-    lines.append("[target]")
-    target = {key: json.dumps(value) for key, value in source.get("target", {}).items()}
-    for change in asked.target:
-        key, _, value = change.partition("=")
-        target[key] = value if value.isdigit() else json.dumps(value)
-    lines += [f"{key} = {value}" for key, value in target.items()]
-    for technique in sorted({name.rpartition(".")[0] for name in values}):
-        lines.append(f"[space.{technique}]")
-        if technique == "distill.logits" and asked.batch_size:
-            lines.append(f"batch_size = {asked.batch_size}")
-        for name in sorted(n for n in values if n.rpartition(".")[0] == technique):
-            found = sorted(values[name], key=str)
-            lines.append(f"{name.rpartition('.')[2]} = {json.dumps(found)}")
-    return "\n".join([*lines, *(f"[objectives.{name}]" for name in asked.objectives)])
+    space: dict[str, dict[str, Any]] = {}
+    for name, found in values.items():
+        technique, _, field = name.rpartition(".")
+        space.setdefault(technique, {})[field] = sorted(found, key=str)
+    if asked.batch_size:
+        space["distill.logits"]["batch_size"] = asked.batch_size
+    changes = dict(change.split("=", 1) for change in asked.target)
+    target = {k: int(v) if v.isdigit() else v for k, v in changes.items()}
+    return Experiment(
+        name="compression",
+        task=source.task,
+        target=dataclasses.replace(source.target, **target),
+        space=dict(sorted(space.items())),
+        objectives={name: {} for name in asked.objectives},
+        folder=source.folder,
+    )
 
 
 def _evaluated(
@@ -174,9 +175,11 @@ def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point:
         if of and done % 10 == 0:
             print(f"\r{stage} {done}/{of} {detail}", end="", file=sys.stderr, flush=True)
 
-    bench = Bench(experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told)
+    context = TrialContext(
+        experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told
+    )
     try:
-        return evaluate(bench, point)
+        return evaluate(context, point)
     except Crashed as error:  # a row of the table; others follow
         traceback.print_exc()
         return Record(
@@ -224,10 +227,9 @@ def _unchanged(runtime: str, records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _write(path: Path, experiment: Experiment, records: list[dict[str, Any]]) -> None:
-    content = {"versions": versions(), "experiment": experiment.text, "records": records}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False))
-    draft.replace(path)
+    runtimes = map(experiment.runtime, experiment.runtime_names())
+    content = {"versions": versions(*runtimes), "experiment": experiment.to_json()}
+    write_json(path, content | {"records": records})
 
 
 if __name__ == "__main__":

@@ -25,20 +25,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from search import run_folder  # noqa: E402
-from search.executors.local import Local  # noqa: E402
-from search.experiment import (  # noqa: E402
+from objectives.host import cores, processor
+from search.executors.local import Local
+from search.experiment import (
     Experiment,
     kinds_of,
     refusal,
 )
-from search.reporting import summary_of  # noqa: E402
-from search.study import (  # noqa: E402
-    Asked,
-    Record,
-    Study,
-)
-from search.tracking import Tracker  # noqa: E402
+from search.records import Record
+from search.reporting import summary_of
+from search.study import Asked, Study
+from search.tracking import mlflow_store
 
 COMMAND = "python experiments/overhead.py"
 FIRST = "MLflow: the store and the first trial"
@@ -63,7 +60,7 @@ class Bench:
     experiment: Experiment
     folder: Path
     study: Study
-    tracker: Tracker
+    tracker: mlflow_store.MlflowTracker
     seconds: dict[str, list[float]]
     """Everything measured, by what it is."""
 
@@ -103,12 +100,11 @@ def _bench(run: Path) -> Bench:
     experiment = Experiment.load(ROOT / "search" / "experiment" / "digits.toml")
     experiment = dataclasses.replace(experiment, trials=10_000)
     run.mkdir()
-    run_folder.begin(run, experiment, COMMAND)
     kinds = kinds_of(experiment.task.model())
     study = Study.open(
         run, experiment, lambda point: refusal(experiment, experiment.space.plan(point), kinds)
     )
-    tracker = Tracker(f"sqlite:///{run.parent / 'mlflow.db'}")
+    tracker = mlflow_store.MlflowTracker(f"sqlite:///{run.parent / 'mlflow.db'}")
     return Bench(experiment=experiment, folder=run, study=study, tracker=tracker, seconds={})
 
 
@@ -125,7 +121,7 @@ def _processes(bench: Bench, repeats: int = 3) -> None:
 
 def _trials(bench: Bench, count: int) -> Record:
     """Evaluate the neutral point `count` times with the real executor; return the last record."""
-    executor = Local(experiment=bench.experiment, folder=bench.folder, threads=1)
+    executor = Local(experiment=bench.experiment, folder=bench.folder, cores=1)
     record = None
     for number in range(count):
         print(f"\rtrial {number + 1} of {count}", end="", file=sys.stderr, flush=True)
@@ -137,7 +133,7 @@ def _trials(bench: Bench, count: int) -> Record:
         if record.state != "complete":
             raise SystemExit(f"the unchanged model could not be measured: {record.reason}")
         bench.note("trial: wall time", wall)
-        for stage, seconds in record.facts["seconds"].items():
+        for stage, seconds in (record.facts.seconds or {}).items():
             bench.note(f"trial: of which {stage}", seconds)
         bench.note("trial: outside of its stages", wall - record.seconds)
         _tell(bench, asked, record, "study: tell", "MLflow: a trial")
@@ -192,7 +188,7 @@ def _figures(values: Sequence[float]) -> str:
 
 def _store(file: Path, seconds: dict[str, list[float]]) -> None:
     content = {
-        "machine": {"cpu": run_folder.processor(), "cores": run_folder.cores()},
+        "machine": {"cpu": processor(), "cores": cores()},
         "python": platform.python_version(),
         "seconds": {what: [round(v, 4) for v in values] for what, values in seconds.items()},
     }

@@ -30,26 +30,30 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from objectives import (  # noqa: E402  # noqa: E402
+from objectives import (
     Examples,
     Export,
-    Objective,
     Program,
     Target,
+    TimedObjective,
     artifacts,
     read,
 )
-from objectives.artifacts import signature_of, versions  # noqa: E402
-from objectives.host import exclusive  # noqa: E402
-from objectives.metrics.cost import Cost  # noqa: E402
-from objectives.metrics.latency import Latency  # noqa: E402
-from objectives.metrics.memory import Memory  # noqa: E402
-from objectives.metrics.throughput import Throughput  # noqa: E402
-from objectives.placement import DeviceFailed, limits  # noqa: E402
-from objectives.runtimes.eager import Eager  # noqa: E402
-from spaces import Encoding, Infeasible, Placement, Split, Task  # noqa: E402
+from objectives.artifacts import signature_of, versions
+from objectives.host import exclusive
+from objectives.metrics.cost import Cost
+from objectives.metrics.latency import Latency
+from objectives.metrics.memory import Memory
+from objectives.metrics.throughput import Throughput
+from objectives.placement import DeviceFailed, limits
+from objectives.runtimes.eager import Eager
+from spaces import Encoding, Infeasible, Placement, Split, Task
 
-TIMED: dict[str, Objective] = {"latency": Latency(), "throughput": Throughput(), "cost": Cost()}
+TIMED: dict[str, TimedObjective] = {
+    "latency": Latency(),
+    "throughput": Throughput(),
+    "cost": Cost(),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

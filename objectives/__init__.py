@@ -2,7 +2,7 @@
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
 from objectives.intervals import error_of_median, of_processes
-from objectives.objective import Direction, Measurement, Objective
+from objectives.objective import Direction, Measurement, Objective, TimedObjective
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
 
@@ -17,6 +17,7 @@ __all__ = [
     "Runtime",
     "Signature",
     "Target",
+    "TimedObjective",
     "cached",
     "calibration",
     "error_of_median",

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from objectives.host import new_file, write_json
 from spaces import Split, Task
 from spaces.modules import (
     concatenate,
@@ -156,12 +156,9 @@ def _store(examples: Examples, file: Path, spec_file: Path) -> None:
         leaves, shape = flatten(tree)
         spec[part] = [shape, len(leaves)]
         tensors |= {f"{part}.{i}": t.contiguous().clone() for i, t in enumerate(leaves)}
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    save_file(tensors, draft)
-    draft.replace(file)
-    note = spec_file.with_name(f"{spec_file.name}.{os.getpid()}.tmp")
-    note.write_text(json.dumps(spec))
-    note.replace(spec_file)
+    with new_file(file) as draft:
+        save_file(tensors, draft)
+    write_json(spec_file, spec)
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

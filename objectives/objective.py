@@ -59,27 +59,43 @@ class Objective(abc.ABC):
     positive: ClassVar[bool] = False
     """Whether zero and below are physically impossible, hence a failed measurement."""
     timed: ClassVar[bool] = False
-    """Whether the value is a median of observations of time: taken with the host's lane to
-    itself, and taken again in turns with others when a front is confirmed."""
+    """Whether it is a TimedObjective."""
     apart: ClassVar[bool] = False
     """Whether the artifact must have been loaded in processes of its own."""
+    is_time: ClassVar[bool] = False
+    """Whether the value is a time, so that a gain is a speed-up."""
+    better: ClassVar[tuple[str, str] | None] = None
+    """How a factor of gain and one of loss read: 4.71x faster, 1.20x slower."""
+    superlative: ClassVar[str | None] = None
+    """What the best artifact is called, such as "fastest"."""
 
     @abc.abstractmethod
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Measure a loaded artifact on a split's examples, at the program's target."""
 
-    @property
-    def budget(self) -> float:
-        """Seconds of timed runs that a measurement takes in all; 0 where nothing is timed."""
-        return 0.0
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimedObjective(Objective):
+    """A median of observations over time.
+
+    They are taken with the host's lane to themselves, and again in turns with others when a front
+    is confirmed.
+    """
+
+    trained = False
+    positive = True
+    timed = True
+    seconds: float = 0.8
+    """Seconds of timed runs that a measurement takes; several processes share them."""
+
+    @abc.abstractmethod
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return observations in the objective's unit, taken for about `seconds`.
+        """Return observations in the objective's unit, taken for about `seconds`."""
 
-        Only of objectives that are `timed`; `summary` makes a measurement of them.
-        """
-        del program, examples, seconds
-        raise TypeError(f"{type(self).__name__} is not observed over time")
+    def measure(self, program: Program, examples: Examples) -> Measurement:
+        """Return the median over the observations of this process alone."""
+        observations = self.observe(program, examples, self.seconds)
+        return self.summary([observations], program.target.device)
 
     def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
         """Return the median over processes on a device, `series` being what each observed.

@@ -156,6 +156,13 @@ def _chunks(inputs: Any, size: int) -> Iterator[list[Tensor]]:
 class Runtime(abc.ABC):
     """How artifacts are exported and loaded; one instance is one way to do so."""
 
+    reads: ClassVar[frozenset[str]]
+    """Fields of Encoding that `refuses`, `export` and `load` take into account, by refusing them or
+    by doing what they ask; what else an encoding asks is refused, or it would not be applied."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions shape an artifact, besides PyTorch's."""
+    usual: ClassVar[bool] = True
+    """Whether it is searched where an experiment names no runtimes."""
     splits: ClassVar[bool] = False
     """Whether `module` returns a model that can be split over devices."""
 
@@ -186,6 +193,15 @@ class Runtime(abc.ABC):
         """
         del folder, task, notes
         raise Infeasible(f"{type(self).__name__} does not execute modules that could be split")
+
+    def overlooks(self, encoding: Encoding) -> str | None:
+        """Return in one sentence what `encoding` asks that the runtime does not know; else None."""
+        for field in dataclasses.fields(encoding):
+            value = getattr(encoding, field.name)
+            if field.name not in self.reads and value != field.default:
+                name = type(self).__name__.lower()
+                return f"the runtime {name} does not know {field.name} = {value!r} of an encoding"
+        return None
 
     def dense(self, encoding: Encoding, target: Target) -> str | None:
         """Return in one sentence why weights that are zero take as long as others, None if not."""

@@ -1,6 +1,48 @@
-"""How we look: experiments, trials, the study, executors, fronts and reports."""
+"""Search for the best trade-offs of accuracy against speed that a model can reach.
+
+import search
+
+result = search.run("experiment.toml", trials=40)   # or task="task.py", or a search.Experiment
+result.pick("knee").export("model/")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.api import check, measure, open, resume, run
+    from search.errors import SearchError
+    from search.experiment import Experiment
+    from search.records import Record
+    from search.result import Member, Result
 
 __all__ = [
+    "Experiment",
+    "Member",
+    "Record",
+    "Result",
+    "SearchError",
     "catalogue",
-    "run_folder",
+    "check",
+    "measure",
+    "open",
+    "resume",
+    "run",
 ]
+
+_PLACES = {
+    "search.errors": ("SearchError",),
+    "search.experiment": ("Experiment",),
+    "search.records": ("Record",),
+    "search.result": ("Member", "Result"),
+    "search.api": ("check", "measure", "open", "resume", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: trials' processes import this package and need none of it."""
+    import importlib
+
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(place), name)
+    raise AttributeError(f"module 'search' has no attribute {name!r}")

@@ -1,31 +1,55 @@
-"""Names of what an experiment can name: the path of an entry is the name of its class."""
+"""Catalogues of what an experiment can name: the path of an entry is the name of its class.
 
+A name may also be that of an entry point of an installed package (group `paretune.techniques`,
+`paretune.objectives`, ...) or an address: `FILE.py:CLASS` of a user's file, whose path starts at
+the experiment's folder, or `MODULE:CLASS` of what can be imported.
+"""
+
+import dataclasses
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-from search.errors import BadEnvironment, UnknownName
+from search.errors import BadEnvironment, BadExperiment, UnknownName
+from spaces import address_of, resolve, said
 
 T = TypeVar("T")
-PACKAGES = {
-    "technique": "spaces.techniques",
-    "objective": "objectives.metrics",
-    "runtime": "objectives.runtimes",
-    "task": "objectives.tasks",
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """The folder of a catalogue's entries, and the class that all of them extend."""
+
+    package: str
+    base: str
+    """Address of the class."""
+    depth: int = 1
+    """Parts of a name, with dots between them."""
+
+
+CATALOGUES = {
+    "technique": Catalogue("spaces.techniques", "spaces:Technique", depth=2),
+    "objective": Catalogue("objectives.metrics", "objectives:Objective"),
+    "runtime": Catalogue("objectives.runtimes", "objectives:Runtime"),
+    "task": Catalogue("objectives.tasks", "spaces:Task"),
+    "sampler": Catalogue("search.samplers", "search.samplers:Sampler"),
+    "executor": Catalogue("search.executors", "search.executors:Executor"),
 }
-"""The catalogues by what their entries are. A technique's name has its family before a dot."""
+"""The catalogues by what their entries are."""
 
 
 def names(kind: str) -> list[str]:
     """Return the names of a catalogue, e.g. "prune.channels", without importing any entry."""
-    folder = home(PACKAGES[kind])
-    depth = "*/*" if kind == "technique" else "*"
+    catalogue = CATALOGUES[kind]
+    folder, depth = home(catalogue.package), "/".join("*" * catalogue.depth)
     files = [f.with_suffix("") for f in folder.glob(f"{depth}.py")]
     packages = [f.parent for f in folder.glob(f"{depth}/__init__.py")]
     found = (entry.relative_to(folder).parts for entry in (*files, *packages))
-    return sorted(".".join(parts) for parts in found if parts[-1] != "__init__")
+    ours = {".".join(parts) for parts in found if parts[-1] != "__init__"}
+    return sorted(ours | _entry_points(kind).keys())
 
 
 def home(package: str) -> Path:
@@ -37,15 +61,27 @@ def home(package: str) -> Path:
     return Path(spec.submodule_search_locations[0], *rest)
 
 
-def find(kind: str, name: str, base: type[T]) -> type[T]:
-    """Return the one subclass of `base` that the entry of a name defines.
+def find(kind: str, name: str, base: type[T], folder: Path | None = None) -> type[T]:
+    """Return the class of a name, which extends `base`, as `entry` finds it."""
+    return cast(type[T], entry(kind, name, folder))
 
-    Raises UnknownName with the nearest name, BadEnvironment when its library is not installed.
+
+def entry(kind: str, name: str, folder: Path | None = None) -> type[Any]:
+    """Return the class of a name; paths in it start at `folder`.
+
+    Raises UnknownName with the nearest name, BadExperiment where an address names no such class,
+    BadEnvironment when a package is not installed.
     """
+    base = resolve(CATALOGUES[kind].base)
+    if ":" in name:
+        return _at_address(kind, name, base, folder)
     if name not in (known := names(kind)):
         raise UnknownName(kind, name, known)
+    points = _entry_points(kind)
     try:
-        module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
+        if name in points:
+            return _checked(kind, name, points[name].load(), base)
+        module = importlib.import_module(f"{CATALOGUES[kind].package}.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         raise BadEnvironment(
@@ -61,3 +97,40 @@ def find(kind: str, name: str, base: type[T]) -> type[T]:
         and f"{item.__module__}.".startswith(f"{module.__name__}.")
     ]
     return found
+
+
+def name_of(kind: str, found: type, folder: Path | None = None) -> str:
+    """Return the name by which `entry` finds a class.
+
+    An entry of ours has its path, a class of an entry point its name, any other one its address,
+    the path of its file relative to `folder` if inside of it. Raises Unreachable.
+    """
+    catalogue = CATALOGUES[kind]
+    if found.__module__.startswith(f"{catalogue.package}."):
+        parts = found.__module__.removeprefix(f"{catalogue.package}.").split(".")
+        return ".".join(parts[: catalogue.depth])
+    for name, point in _entry_points(kind).items():
+        if point.value == f"{found.__module__}:{found.__qualname__}":
+            return name
+    return address_of(found, folder)
+
+
+def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {p.name: p for p in importlib.metadata.entry_points(group=f"paretune.{kind}s")}
+
+
+def _at_address(kind: str, address: str, base: type[Any], folder: Path | None) -> type[Any]:
+    try:
+        found = resolve(address, folder)
+    except Exception as error:  # the user's own module is executed
+        raise BadExperiment(f"the {kind} {address!r} cannot be loaded: {said(error)}") from error
+    return _checked(kind, address, found, base)
+
+
+def _checked(kind: str, name: str, found: Any, base: type[Any]) -> type[Any]:
+    if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):
+        raise BadExperiment(
+            f"the {kind} {name!r} must be a class that extends {base.__module__.split('.')[0]}."
+            f"{base.__name__} and defines all its abstract methods, got {found!r}"
+        )
+    return cast(type[Any], found)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -12,51 +12,14 @@ from search import run_folder
 from search.checks import informed, rehearsed, require_executable
 from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
 from search.evaluation import confirm
+from search.executors import Executor
 from search.experiment import Experiment, kinds_of
+from search.records import Record
 from search.reporting import Console, Summary, summary_of
 from search.signals import Signals
-from search.study import Feed, Record, Study
-from spaces import Plan, Point
-
-
-class Executor(Protocol):
-    """What runs trials."""
-
-    @property
-    def workers(self) -> int:
-        """How many trials run at once."""
-
-    def prepare(self) -> None:
-        """Start what the first trial needs; returns at once where it can."""
-
-    def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
-        """Return why a plan can never be executed where trials run, None if it can.
-
-        `kinds` are the class names of the model's layers.
-        """
-
-    def run(self, feed: Feed) -> None:
-        """Evaluate what the feed asks, and tell it, until it is finished."""
-
-    def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
-        """Return new measurements of records by trial, the first record being the baseline."""
-
-
-class Tracker(Protocol):
-    """What mirrors the study for reviewers; it never stops a search."""
-
-    @property
-    def address(self) -> str:
-        """The store as it may be shown."""
-
-    def location(self) -> tuple[str, str] | None:
-        """Return the ids of the experiment and of the study's run, None before the first sync."""
-
-    def sync(self, summary: Summary) -> bool:
-        """Write whatever the store lacks; return whether it is complete now."""
-
-    def finish(self, summary: Summary, folder: Path, status: str = "FINISHED") -> bool:
-        """Write the confirmed front, its artifacts and the report, and close the study's run."""
+from search.study import Queue, Study
+from search.tracking import Tracker
+from spaces import Point
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +49,7 @@ class Search:
         refuse = self._refuser(model)
         require_executable(experiment, refuse)
         run_folder.begin(self.folder, self.experiment, self.command)
-        parallel = self.executor.workers > 1
-        study = Study.open(self.folder, experiment, refuse, parallel=parallel)
+        study = Study.open(self.folder, experiment, refuse)
         study.close_stale()
         run_folder.store_records(self.folder, study.records)
         self.console.begin(study.experiment, study, self.folder)
@@ -110,7 +72,7 @@ class Search:
                 self.tracker().sync(summary)
             self._give_up_early(study)
 
-        feed = Feed(
+        queue = Queue(
             study,
             seconds=self.experiment.time,
             told=told,
@@ -120,10 +82,10 @@ class Search:
         )
         self._give_up_early(study)
         try:
-            self.executor.run(feed)
+            self.executor.run(queue)
         finally:
-            feed.close()
-        if feed.exhausted:
+            queue.close()
+        if queue.exhausted:
             self.console.say("Every point near the front is known; the search ends early.")
 
     def _give_up_early(self, study: Study) -> None:

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from objectives.artifacts import versions, write_json
+import tomli_w
+
+from objectives.artifacts import versions
+from objectives.host import cores, processor, write_json, write_text
 from search.errors import BadRun
 from search.experiment import Experiment
-from search.study import Record
+from search.records import Record
 
 EXPERIMENT = "experiment.toml"
 ENVIRONMENT = "environment.json"
@@ -46,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 def begin(folder: Path, experiment: Experiment, command: str) -> None:
     """Write what was asked and on what it runs; a resumed search keeps what stands there."""
     if not (folder / EXPERIMENT).exists():
-        (folder / EXPERIMENT).write_text(experiment.text)
+        write_text(folder / EXPERIMENT, experiment.text or tomli_w.dumps(experiment.to_json()))
     if not (folder / ENVIRONMENT).exists():
         write_json(folder / ENVIRONMENT, environment(experiment, command))
 
@@ -68,7 +71,7 @@ def environment(experiment: Experiment, command: str) -> dict[str, Any]:
         "command": command,
         "experiment_folder": str(experiment.folder),
         "seed": experiment.seed,
-        "versions": versions(),
+        "versions": versions(*map(experiment.runtime, experiment.runtime_names())),
         "platform": platform.platform(),
         "processor": processor(),
         "cores": cores(),
@@ -78,34 +81,25 @@ def environment(experiment: Experiment, command: str) -> dict[str, Any]:
     }
 
 
-def cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Return the processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def store_records(folder: Path, records: Sequence[Record]) -> None:
     """Write one line a record; the study is the truth, this is for reading."""
-    draft = folder / f"{RECORDS}.tmp"
-    draft.write_text("".join(f"{record.line()}\n" for record in records))
-    draft.replace(folder / RECORDS)
+    write_text(folder / RECORDS, "".join(f"{record.line()}\n" for record in records))
 
 
 def append_record(folder: Path, record: Record) -> None:
     """Add the line of one more record."""
     with (folder / RECORDS).open("a") as file:
         file.write(f"{record.line()}\n")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return all records of a run, also of one that has not ended; raises BadRun."""
+    path = folder / RECORDS
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [Record.from_json(json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise BadRun(f"{path} cannot be read: {error}") from error
 
 
 def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
@@ -156,7 +150,7 @@ def discard_artifacts(folder: Path, keep: Sequence[Record]) -> None:
 def _commit(folder: Path) -> str | None:
     """Return the commit of the user's experiment, where it is under version control."""
     try:
-        found = subprocess.run(
+        answer = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -165,4 +159,4 @@ def _commit(folder: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return answer.stdout.strip() or None

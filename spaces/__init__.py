@@ -1,17 +1,22 @@
 """What may change: techniques with their dimensions, and the space they span."""
 
-from spaces.dimension import Choice, Dimension, Interval, Value, axis, choice
+from spaces.dimension import Choice, Dimension, Entries, Interval, Value, axis, choice
 from spaces.messages import first_line, said, sentence, untraced
 from spaces.outputs import Outputs
 from spaces.plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces.space import Point, Slot, Space, drawn, rounded, widened
 from spaces.task import Inputs, Split, Targets, Task, Unsuited
 from spaces.technique import Infeasible, Left, Scope, Stage, Technique
+from spaces.tools import Alone, Prepared, Time, Tools, Untimed
+from spaces.user_code import Unreachable, address_of, load_file, resolve
+from spaces.wire import decode, encode
 
 __all__ = [
+    "Alone",
     "Choice",
     "Dimension",
     "Encoding",
+    "Entries",
     "Infeasible",
     "Inputs",
     "Interval",
@@ -21,6 +26,7 @@ __all__ = [
     "Plan",
     "Point",
     "Precision",
+    "Prepared",
     "Recovery",
     "Scope",
     "Slot",
@@ -30,12 +36,22 @@ __all__ = [
     "Targets",
     "Task",
     "Technique",
+    "Time",
+    "Tools",
+    "Unreachable",
     "Unsuited",
+    "Untimed",
     "Value",
+    "address_of",
     "axis",
     "choice",
+    "decode",
     "drawn",
+    "encode",
     "first_line",
+    "load_file",
+    "processes",
+    "resolve",
     "rounded",
     "said",
     "sentence",

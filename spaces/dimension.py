@@ -72,7 +72,25 @@ class Choice:
         )
 
 
-Dimension = Interval | Choice
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """The names of a catalogue of `kind`, such as the runtimes.
+
+    Whoever reads an experiment puts a Choice of names in its place.
+    """
+
+    kind: str
+
+    def values(self) -> tuple[Value, ...]:
+        """Return nothing: the catalogue is not known here."""
+        return ()
+
+    def holds(self, value: Value) -> bool:
+        """Whether `value` can be a name."""
+        return isinstance(value, str)
+
+
+Dimension = Interval | Choice | Entries
 
 
 def choice(*options: Value) -> Choice:
@@ -80,11 +98,20 @@ def choice(*options: Value) -> Choice:
     return Choice(options)
 
 
-def axis(neutral: Any, dimension: Dimension, *, unit: str, on_request: bool = False) -> Any:
+def axis(
+    neutral: Any,
+    dimension: Dimension,
+    *,
+    unit: str,
+    short: str | None = None,
+    on_request: bool = False,
+) -> Any:
     """Declare a searched field of a technique: `neutral` is the value at which nothing changes.
 
-    One that is searched `on_request` says how something is done that another field decides: it is
-    searched where an experiment lists its values, and fixed where it gives one.
+    `short` is how a number reads in tables and lines, such as "prune {value}"; an empty one leaves
+    the field out, and None puts the field's name before the number. A field that is searched
+    `on_request` says how something is done that another field decides: it is searched where an
+    experiment lists its values, and fixed where it gives one.
     """
-    metadata = {"dimension": dimension, "unit": unit, "on_request": on_request}
+    metadata = {"dimension": dimension, "unit": unit, "short": short, "on_request": on_request}
     return dataclasses.field(default=neutral, metadata=metadata)

@@ -60,8 +60,6 @@ class Encoding:
     """Whether weights below 8 bits have no zero points."""
     mean_bits: float = 32
     """Bits of a stored weight on average, each layer having its own; 32 is unquantized."""
-    latency: bool = False
-    """Whether a mean is allocated to layers by their measured times too, not by the loss alone."""
     widths: tuple[tuple[str, int], ...] = ()
     """The bits of each weight by name, once a mean has been allocated to them."""
     cluster_bits: int = 32

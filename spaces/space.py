@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from spaces.dimension import Choice, Dimension, Interval, Value
+from spaces.dimension import Choice, Dimension, Entries, Interval, Value
 from spaces.outputs import Outputs
 from spaces.plan import Plan
 from spaces.technique import Stage, Technique
@@ -85,6 +85,22 @@ class Space:
     def name_of(self, setting: Technique) -> str:
         """Return the name of the slot that a setting belongs to."""
         return next(s.name for s in self.slots if type(s.base) is type(setting))
+
+    def short(self, point: Mapping[str, Value]) -> str:
+        """Return a point in short, without what is neutral: `prune 0.3 · 8/8 bit · T4 200 steps`.
+
+        The runtime is left out: it is told beside the point.
+        """
+        parts = [slot.at(point).short(slot.ranges) for slot in self.slots]
+        return " · ".join(filter(None, parts)) or "unchanged"
+
+    def named(self, kind: str) -> str | None:
+        """Return the name of the dimension of a catalogue's names; None where none is searched."""
+        for slot in self.slots:
+            for field in dataclasses.fields(slot.base):
+                if field.name in slot.ranges and field.metadata["dimension"] == Entries(kind):
+                    return f"{slot.name}.{field.name}"
+        return None
 
     def shape(self, point: Mapping[str, Value]) -> dict[str, Any]:
         """Return the settings of stage SHAPE as plain data, for cache keys and manifests."""

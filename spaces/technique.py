@@ -3,13 +3,15 @@
 import abc
 import dataclasses
 import enum
-from typing import ClassVar, Self
+from collections.abc import Collection
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from spaces.outputs import Outputs
 from spaces.plan import Plan
 from spaces.task import Task
+from spaces.tools import Prepared, Tools
 
 
 class Scope(enum.StrEnum):
@@ -71,6 +73,15 @@ class Technique(abc.ABC):
         """Return `plan` with what this setting asks of training, encoding and deployment."""
         return plan
 
+    def prepare(self, model: nn.Module, plan: Plan, tools: Tools) -> Prepared:
+        """Return `plan` settled in view of `model`, whose shape is that of the candidate.
+
+        Called once all shapes are edited and before anything is trained or exported. `model` is
+        not to be edited.
+        """
+        del model, tools
+        return Prepared(plan=plan)
+
     def canonical(self) -> Self:
         """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
         return self
@@ -85,6 +96,30 @@ class Technique(abc.ABC):
         del plan, outputs
         return self
 
+    def short(self, searched: Collection[str]) -> str:
+        """Return the `searched` fields that change something, in a few words for tables and lines.
+
+        A text is told as it is, a flag by its field's name, a number as `axis` says.
+        """
+        parts = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in searched and value != field.default:
+                parts.append(_words(field, value))
+        return " ".join(filter(None, parts))
+
     def usual(self) -> tuple[Self, ...]:
         """Return settings that practice recommends; the search tries them before it samples."""
         return ()
+
+
+def _words(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """Return the value of a searched field in short."""
+    pattern, name = field.metadata["short"], field.name.replace("_", " ")
+    if pattern == "":
+        return ""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, str):
+        return value
+    return (pattern or f"{name} {{value}}").format(value=f"{value:.4g}")

@@ -1,18 +1,17 @@
 """Artifacts: exported files with a manifest, written whole or not at all."""
 
-from objectives.artifacts.artifact import (
+from objectives.artifacts.export import write
+from objectives.artifacts.load import load
+from objectives.artifacts.manifest import (
     MANIFEST,
     Altered,
     annotate,
     identity,
-    load,
     manifest_of,
     placement_of,
-    signature_of,
-    versions,
-    write,
-    write_json,
 )
+from objectives.artifacts.signature import signature_of
+from objectives.artifacts.versions import versions
 
 __all__ = [
     "MANIFEST",
@@ -25,5 +24,4 @@ __all__ = [
     "signature_of",
     "versions",
     "write",
-    "write_json",
 ]

@@ -2,6 +2,7 @@
 
 from objectives.exporting.activation_ranges import uncalibrated
 from objectives.exporting.codes import (
+    CODED,
     coded_weights,
     layout,
     refuses_codes,
@@ -17,6 +18,7 @@ from objectives.exporting.quiet import absent, quiet
 from objectives.exporting.stored_modules import Rounded, rounded
 
 __all__ = [
+    "CODED",
     "RECORDED",
     "Replayed",
     "Rounded",

@@ -13,6 +13,11 @@ from spaces import Encoding
 from spaces.modules import Codes, pack
 from spaces.quantization import Encoded, encoded
 
+CODED = frozenset(
+    {"weight_bits", "granularity", "symmetric", "mean_bits", "widths", "cluster_bits"}
+)
+"""Fields of an encoding from which the codes of weights follow."""
+
 
 def coded_weights(export: Export) -> Encoded:
     """Return the candidate with its codes; rounded to the nearest where none were given."""
@@ -26,7 +31,7 @@ class Layout:
     """The bytes that stand for a weight's codes."""
 
     parts: tuple[Tensor, ...]
-    """One uint8 tensor for each plane of bits (spaces.quantize._codes.pack)."""
+    """One uint8 tensor for each plane of bits (spaces.modules.pack)."""
     bits: int
     """Bits that a code takes there: its own, or more where the coder gains from it."""
 

@@ -1,15 +1,21 @@
-"""This machine: quiet timing, processors, processes."""
+"""This machine: quiet timing, processors, files."""
 
-from objectives.host.cpu import dot_products, flags
-from objectives.host.lane import die_with_parent, enrolled, exclusive, others, pin, revive
+from objectives.host.cpu import cores, dot_products, flags, processor
+from objectives.host.files import new_file, new_folder, write_json, write_text
+from objectives.host.lane import enrolled, exclusive, others, pin, revive
 
 __all__ = [
-    "die_with_parent",
+    "cores",
     "dot_products",
     "enrolled",
     "exclusive",
     "flags",
+    "new_file",
+    "new_folder",
     "others",
     "pin",
+    "processor",
     "revive",
+    "write_json",
+    "write_text",
 ]

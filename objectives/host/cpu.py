@@ -1,19 +1,36 @@
-"""What the processor can do, as far as kernels depend on it."""
+"""The processor: its name, its cores, and the instructions on which kernels depend."""
 
+import os
 import platform
 from pathlib import Path
 
 
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
+    return _listed("model name") or platform.processor() or platform.machine()
+
+
 def flags() -> frozenset[str]:
-    """Return the instruction-set names that Linux lists; empty where it cannot be known."""
+    """Names of the instruction sets that Linux lists; empty where they cannot be known."""
+    return frozenset((_listed("flags") or _listed("Features")).split())
+
+
+def _listed(key: str) -> str:
+    """Return what Linux says of the first core under a key; empty where it says nothing."""
     source = Path("/proc/cpuinfo")
-    if not source.is_file():
-        return frozenset()
-    for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    if source.is_file():
+        for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
 
 
 def dot_products() -> bool:

@@ -1,11 +1,9 @@
 """The exclusive lane: one timed measurement at a time on a host, with nothing beside it."""
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,9 +127,3 @@ def others(interval: float = 0.1) -> float:
     if hasattr(os, "sched_getaffinity"):
         busy = [busy[core] for core in os.sched_getaffinity(0) if core < len(busy)] or busy
     return float(sum(busy) / len(busy) / 100)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

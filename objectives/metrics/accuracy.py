@@ -17,6 +17,7 @@ class Accuracy(Objective):
 
     unit = "score"
     direction = Direction.MAXIMIZE
+    superlative = "most-accurate"
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Return the score with a bootstrap interval over samples.

@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 from objectives.examples import Examples
-from objectives.objective import Direction, Measurement, Objective, feeds
+from objectives.objective import Direction, TimedObjective, feeds
 from objectives.runtime import Program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Latency(Objective):
+class Latency(TimedObjective):
     """Median time of one batch at the target, in milliseconds.
 
     On several devices it is the time of a batch that all work on together, or of one replica's
@@ -19,21 +19,9 @@ class Latency(Objective):
 
     unit = "ms"
     direction = Direction.MINIMIZE
-    trained = False
-    positive = True
-    timed = True
-    seconds: float = 0.8
-    """Time to spend on timed runs, once 20 have been taken; several processes share it."""
-
-    def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Return the median over timed runs in this process alone."""
-        seen = self.observe(program, examples, self.seconds)
-        return self.summary([seen], program.target.device)
-
-    @property
-    def budget(self) -> float:
-        """Seconds of timed runs."""
-        return self.seconds
+    is_time = True
+    better = ("faster", "slower")
+    superlative = "fastest"
 
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
         """Return the milliseconds of single runs after a warm-up: at least 20, or 7 of a part."""

@@ -23,6 +23,8 @@ class Memory(Objective):
     direction = Direction.MINIMIZE
     trained = False
     positive = True
+    better = ("less memory", "more memory")
+    superlative = "smallest"
     apart = True
 
     def measure(self, program: Program, examples: Examples) -> Measurement:

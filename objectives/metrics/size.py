@@ -15,6 +15,8 @@ class Size(Objective):
     direction = Direction.MINIMIZE
     trained = False
     positive = True
+    better = ("smaller", "larger")
+    superlative = "smallest"
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Return the exact number of bytes."""

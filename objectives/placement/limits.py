@@ -1,19 +1,11 @@
 """What a placement needs that a host may not have: asked before anything is paid."""
 
-import os
-
 import torch
 
+from objectives.host import cores
 from objectives.runtime import Runtime
 from objectives.target import Target
 from spaces import Encoding, Placement
-
-
-def cores() -> int:
-    """Return the cores of this host that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def devices(target: Target) -> int:

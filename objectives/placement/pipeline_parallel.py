@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from objectives.exporting import Replayed, torch_modules
+from objectives.placement.job import Job
 from objectives.placement.replicas import Share, gather
 from objectives.placement.stages import Parcel, cut
-from objectives.placement.wire import Job
 from spaces.modules import call, flatten, plain, unflatten
 
 _AHEAD = 2

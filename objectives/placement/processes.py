@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from objectives.placement import worker
-from objectives.placement.wire import Job, receive, send
-from spaces import Infeasible
+from objectives.placement.job import Job
+from spaces import Infeasible, processes
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 SECONDS = 300.0
@@ -78,7 +78,7 @@ class Ranks:
             raise DeviceFailed("the processes of this artifact have been ended")
         try:
             for rank in chosen:
-                send(self._connections[rank], request, tensors)
+                processes.send(self._connections[rank], request, tensors)
         except OSError:
             raise self._failed(f"device {rank}: {self._ending(rank)}") from None
         answers: dict[int, Answer] = {}
@@ -101,7 +101,7 @@ class Ranks:
             assert isinstance(connection, Connection)
             rank = waiting[connection]
             try:
-                answers[rank] = receive(connection)
+                answers[rank] = processes.receive_tensors(connection)
             except (EOFError, OSError):
                 raise self._failed(f"device {rank}: {self._ending(rank)}") from None
             found = answers[rank][0]
@@ -119,12 +119,7 @@ class Ranks:
 
     def _ending(self, rank: int) -> str:
         self._processes[rank].join(timeout=5)
-        code = self._processes[rank].exitcode
-        if code is None:
-            return "its process closed its end without ending"
-        return (
-            f"its process {'was killed by signal ' if code < 0 else 'ended with code '}{abs(code)}"
-        )
+        return f"its process {processes.ending(self._processes[rank].exitcode)}"
 
     def _failed(self, message: str) -> DeviceFailed:
         self.close()
@@ -162,19 +157,19 @@ def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
     return [tuple(cores[i * threads : (i + 1) * threads]) or tuple(cores) for i in range(count)]
 
 
-def _end(processes: list[Any], connections: list[Connection], folder: str, owner: int) -> None:
+def _end(started: list[Any], connections: list[Connection], folder: str, owner: int) -> None:
     """End the processes and remove what they shared; does nothing in a forked copy."""
     if os.getpid() != owner:
         return
     for connection in connections:
         connection.close()
-    for process in processes:
+    for process in started:
         process.join(timeout=0.2)
-    for process in processes:
+    for process in started:
         process.kill()
-    for process in processes:
+    for process in started:
         process.join()
         process.close()
-    processes.clear()
+    started.clear()
     connections.clear()
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from objectives.placement.wire import Job
+from objectives.placement.job import Job
 from objectives.runtime import Program
 
 SLACK = 3e-4

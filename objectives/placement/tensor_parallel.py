@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from objectives.exporting import Replayed, torch_modules
+from objectives.placement.job import Job
 from objectives.placement.replicas import Share, gather
-from objectives.placement.wire import Job
 from spaces import Infeasible
 from spaces.modules import call, flatten, plain, unflatten
 from spaces.modules.structure import Coupled, Family, Removal, Snapshot, attempt, coupling, matrices

@@ -14,14 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from objectives.host import die_with_parent
 from objectives.placement import memory
+from objectives.placement.job import Job
 from objectives.placement.pipeline_parallel import Pipeline
 from objectives.placement.replicas import Replica, Share
 from objectives.placement.stages import prepare
 from objectives.placement.tensor_parallel import Tensors
-from objectives.placement.wire import Job, receive, send
-from spaces import Infeasible, said
+from spaces import Infeasible, processes, said
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 COLLECTIVE_SECONDS = 120.0
@@ -40,7 +39,7 @@ def main(
     cores: Sequence[int],
 ) -> None:
     """Serve one end of `connection`. `others` are ends that a fork has copied: not ours."""
-    die_with_parent()
+    processes.die_with_parent()
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's to answer
@@ -51,7 +50,7 @@ def main(
     worker = Worker(job, rank, count, Path(store))
     while True:
         try:
-            request, tensors = receive(connection)
+            request, tensors = processes.receive_tensors(connection)
         except (EOFError, OSError):
             break
         try:
@@ -62,7 +61,7 @@ def main(
             told = f"device {rank}: {said(error)}"
             answer = {"error": told, "trace": traceback.format_exc()}, []
         try:
-            send(connection, *answer)
+            processes.send(connection, *answer)
         except OSError:
             break
     worker.close()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.exporting import coded_weights, stored_modules, torch_modules
+from objectives.exporting import CODED, coded_weights, stored_modules, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
 from spaces import Encoding, Task
@@ -23,6 +23,9 @@ class Null(Runtime):
     batch size, times the bits of weights and activations together as a share of 64. They say
     nothing of any machine. Everything else is real: files, rounding, outputs.
     """
+
+    reads = CODED | {"activation_bits", "calibration_samples", "coding", "dtype"}
+    usual = False
 
     ns_per_weight: float = 1.0
     """Synthetic nanoseconds for each float32 weight value and sample."""

@@ -1,18 +1,15 @@
 """A user's own task: a Python file with functions, nothing to inherit."""
 
 import dataclasses
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaces import Inputs, Split, Targets, Task
+from spaces import Inputs, Split, Targets, Task, load_file
 from spaces.modules import flatten, transform
 
 
@@ -24,8 +21,16 @@ class Python(Task):
     is compared with, starts from and is given the same numbers.
     """
 
-    file: str
-    """Path of the file; in an experiment it is relative to the experiment."""
+    file: Path
+    """In an experiment its path is relative to the experiment."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", Path(self.file))
+        if not self.file.is_file():
+            raise ValueError(
+                f"no file at {self.file}; write it with the functions model() and "
+                "batches(split, batch_size)"
+            )
 
     def model(self) -> nn.Module:
         """Return what the user's model() returns, in evaluation mode and in float32."""
@@ -62,10 +67,10 @@ class Python(Task):
             for name in ("model", "batches", "loss", "score")
             if (own := self._optional(name))
         }
-        return {"name": "python", "file": str(Path(self.file).resolve()), **notes}
+        return {"name": "python", "file": str(self.file.resolve()), **notes}
 
     def _optional(self, name: str) -> Callable[..., Any] | None:
-        return getattr(_load(Path(self.file).resolve()), name, None)
+        return getattr(load_file(self.file), name, None)
 
     def _function(self, name: str) -> Callable[..., Any]:
         function = self._optional(name)
@@ -90,24 +95,3 @@ def _single(tree: Any) -> Any:
 
 def _kind(value: object) -> str:
     return type(value).__name__
-
-
-def _load(path: Path) -> ModuleType:
-    """Import the file once per process, with its own folder first on the module path."""
-    name = "paretune_task_" + "".join(c if c.isalnum() else "_" for c in str(path))
-    if name in sys.modules:
-        return sys.modules[name]
-    if not path.is_file():
-        raise FileNotFoundError(f"no task file at {path}; write one with model() and batches()")
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -10,7 +10,6 @@ from search.checks.count_points import counted
 from search.checks.rehearsal import rehearsed, tried
 from search.errors import BadTask
 from search.experiment import Experiment, kinds_of, refusal_here
-from search.reporting import short
 from search.study import opening
 from spaces import Outputs, said
 from spaces.training import has_classes
@@ -30,14 +29,13 @@ def plan(experiment: Experiment) -> list[str]:
     """Return what a search would do first, without running a trial."""
     experiment, model = informed(experiment)
     kinds = kinds_of(model)
-    neutral = experiment.space.neutral()
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
     lines.append("first points:")
     for point in opening(experiment):
         reason = refusal_here(experiment, experiment.space.plan(point), kinds)
         runtime = experiment.space.plan(point).runtime
-        lines.append(f"  {runtime:<12} {short(point, neutral):<44} {reason or ''}".rstrip())
+        lines.append(f"  {runtime:<12} {experiment.space.short(point):<44} {reason or ''}".rstrip())
     return [*lines, "then points where the sampler expects to extend the front"]
 
 

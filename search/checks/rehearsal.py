@@ -78,7 +78,7 @@ def _lines(experiment: Experiment, model: nn.Module) -> list[str]:
         shapes = f"inputs {_shapes(inputs)} -> outputs {_shapes(outputs)}"
         if split == "train":
             shapes += f", {_loss(experiment, model)}"
-        elif split == "validation" and any(g.objective.trained for g in experiment.goals):
+        elif split == "validation" and any(g.objective.trained for g in experiment.objectives):
             shapes += f", {_score(experiment, model)}"
         lines.append(f"{split:<9} {shapes}")
     _alike(size, given["validation"], given["test"])

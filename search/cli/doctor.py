@@ -1,5 +1,6 @@
 """What this machine offers: versions, the processor, and what each runtime can execute."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ import torch
 
 from objectives import Runtime, Target
 from objectives.artifacts import versions
-from search import catalogue, run_folder
+from objectives.host import cores, processor
+from search import catalogue
 from search.errors import SearchError
 from spaces import Encoding
 
@@ -52,14 +54,14 @@ def examine() -> dict[str, Any]:
     extra = ("optuna", "mlflow", "pandas", "transformers")
     return {
         "machine": {
-            "processor": run_folder.processor(),
-            "cores": run_folder.cores(),
+            "processor": processor(),
+            "cores": cores(),
             "load": f"{os.getloadavg()[0]:.1f}",
             "free disk": f"{free / 2**30:.1f} GiB",
             "gpus": _gpus(),
             "compiler": next((c for c in ("g++", "clang++") if shutil.which(c)), "none"),
         },
-        "versions": versions() | {name: _version(name) for name in extra},
+        "versions": versions(*_usable()) | {name: _version(name) for name in extra},
         "runtimes": {
             f"{name}{' on cuda' if device == 'cuda' else ''}": _can(name, device)
             for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
@@ -67,6 +69,15 @@ def examine() -> dict[str, Any]:
         },
         "warnings": warnings,
     }
+
+
+def _usable() -> list[Runtime]:
+    """Return the runtimes whose packages are installed."""
+    usable = []
+    for name in catalogue.names("runtime"):
+        with contextlib.suppress(SearchError):
+            usable.append(catalogue.find("runtime", name, Runtime)())
+    return usable
 
 
 def _gpus() -> str:

@@ -1,7 +1,6 @@
 """The command line: `python -m search COMMAND`. Data goes to stdout, everything else to stderr."""
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.errors import BadExperiment, SearchError
+from search.errors import RESUMABLE, SearchError
 from spaces import Split
 
 EXAMPLES = {
@@ -149,30 +148,38 @@ def _reading_commands(commands: Any) -> None:
 
 
 def run(
-    experiment: Path | None, task: Path | None, out: Path | None, dry_run: bool, **options: Any
+    experiment: Path | None, task: Path | None, dry_run: bool, json: bool, **options: Any
 ) -> int:
     """Search the space of an experiment until its budget is spent."""
+    from search import api
+    from search.checks import check as checking
     from search.cli import commands
 
-    if experiment and task:
-        raise BadExperiment("give an experiment or --task, not both")
-    return commands.run(commands.asked(experiment, task), out, dry_run=dry_run, **options)
+    if dry_run:
+        options.pop("out")
+        given = api.with_budget(api.asked(experiment, task), **options)
+        print("\n".join(checking.plan(given)))
+        return 0
+    result = api.run(experiment, task=task, **options)
+    print(commands.shown(result, as_json=json))
+    return 0 if result.confirmed else RESUMABLE
 
 
-def resume(folder: Path, **options: Any) -> int:
+def resume(folder: Path, json: bool, **options: Any) -> int:
     """Continue a search where it stopped."""
-    from search import run_folder
+    from search import api
     from search.cli import commands
 
-    return commands.run(run_folder.reopen(folder), folder, dry_run=False, **options)
+    result = api.resume(folder, **options)
+    print(commands.shown(result, as_json=json))
+    return 0 if result.confirmed else RESUMABLE
 
 
 def check(experiment: Path) -> int:
     """Check an experiment and its task without running a trial."""
-    from search.checks import check
-    from search.experiment import Experiment
+    from search import api
 
-    print("\n".join(check.check(Experiment.load(experiment))))
+    print("\n".join(api.check(experiment)))
     return 0
 
 
@@ -185,26 +192,29 @@ def names(json: bool) -> int:
 
 
 def front(folder: Path, json: bool) -> int:
-    """Print the confirmed front of a run."""
+    """Print the front of a run; before it was confirmed, as it is so far."""
+    from search import api
     from search.cli import commands
 
-    print(commands.front(folder, as_json=json))
+    print(commands.shown(api.open(folder), as_json=json))
     return 0
 
 
 def export(folder: Path, pick: str, to: Path) -> int:
     """Copy the artifact of one member of the front, checked, to a folder."""
+    from search import api
     from search.cli import commands
 
-    print(commands.export(folder, pick, to))
+    print(commands.exported(api.open(folder).pick(pick), to))
     return 0
 
 
 def measure(artifact: Path, split: Split, task: Path | None) -> int:
     """Load an artifact afresh and print its measurements as JSON."""
+    from search import api
     from search.cli import commands
 
-    print(json.dumps(commands.measure(artifact, split, task), indent=1, allow_nan=False))
+    print(commands.measured(api.measure(artifact, split=split, task=task), split))
     return 0
 
 

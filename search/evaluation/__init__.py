@@ -1,6 +1,6 @@
 """One point: built, exported and measured; and the front, measured again."""
 
-from search.evaluation.confirm import PACE
-from search.evaluation.trial import Bench, evaluate
+from search.evaluation.context import TrialContext
+from search.evaluation.trial import evaluate
 
-__all__ = ["PACE", "Bench", "confirm", "evaluate", "trial"]
+__all__ = ["TrialContext", "confirm", "evaluate"]

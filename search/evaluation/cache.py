@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from objectives import Examples, fingerprint
 from objectives.artifacts import versions
+from objectives.host import new_folder
 from search.experiment import Experiment
 from spaces.modules import surgery
 
@@ -26,14 +26,12 @@ class Cache:
     folder: Path
     identity: Mapping[str, Any]
     """What all stages depend on: the reference, the data, the seed, target and libraries."""
-    trial: int
-    """Whose drafts are written here."""
 
     @classmethod
     def of(
-        cls, folder: Path, experiment: Experiment, reference: nn.Module, data: Examples, trial: int
+        cls, folder: Path, experiment: Experiment, reference: nn.Module, data: Examples
     ) -> "Cache":
-        """Return the cache of a run for one trial."""
+        """Return the cache of a run in `folder`."""
         identity = {
             "weights": _digest(reference),
             "data": fingerprint(data),
@@ -41,7 +39,7 @@ class Cache:
             "target": dataclasses.asdict(experiment.target),
             "versions": versions(),
         }
-        return cls(folder=folder, identity=identity, trial=trial)
+        return cls(folder=folder, identity=identity)
 
     def place(self, stage: str, **parts: Any) -> Path:
         """Return where the result of a stage lies, or will; `parts` are the settings so far."""
@@ -69,13 +67,9 @@ class Cache:
         self, place: Path, reference: nn.Module, model: nn.Module, facts: Mapping[str, Any]
     ) -> None:
         """Store a model at a place with what is known of it, whole or not at all."""
-        draft = place.with_name(f".{place.name}.{self.trial}.tmp")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        surgery.save(draft, reference, model)
-        (draft / "done").write_text(json.dumps(facts))
-        shutil.rmtree(place, ignore_errors=True)
-        draft.replace(place)
+        with new_folder(place) as draft:
+            surgery.save(draft, reference, model)
+            (draft / "done").write_text(json.dumps(facts))
 
 
 def _digest(model: nn.Module) -> str:

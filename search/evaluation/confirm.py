@@ -8,17 +8,13 @@ from typing import Any
 from objectives import Measurement, artifacts
 from search.experiment import Experiment
 from search.measuring import Crashed, Lane
-from search.study import Record
+from search.records import Record
 from spaces import Infeasible
 
 ROUNDS = 6
 """In which all take turns, in all processes together."""
 GROUP = 8
 """Artifacts measured in turns in a process, the baseline included, so that memory is bounded."""
-BESIDE = "confirmed_beside"
-"""Name under which a record's facts keep the trial of the baseline it was confirmed beside."""
-PACE = "pace"
-"""Name under which they keep by what its times were multiplied, where that is not 1."""
 
 Values = Mapping[str, Measurement]
 
@@ -34,7 +30,7 @@ class Turns:
 
 def pending(records: Sequence[Record], baseline: Record) -> list[Record]:
     """Return the records that have not been confirmed beside this baseline."""
-    return [r for r in records if r.facts.get(BESIDE) != baseline.trial]
+    return [r for r in records if r.facts.confirmed_beside != baseline.trial]
 
 
 def measure(experiment: Experiment, job: Mapping[str, Any], lane: Lane) -> dict[str, Any]:
@@ -96,14 +92,14 @@ class _Confirmation:
         again, pace = paced(timed, reference)
         values = {k: m.to_json() for k, m in again.items()}
         artifacts.annotate(self.run / str(record.artifact), confirmed=values, test=test)
-        facts: dict[str, Any] = {BESIDE: self.baseline.trial}
+        facts: dict[str, Any] = {"confirmed_beside": self.baseline.trial}
         facts |= {"processes": timed.processes} if values else {}
-        facts |= {PACE: pace} if pace else {}
+        facts |= {"pace": pace} if pace else {}
         return {"measurements": values, "test": test, "facts": facts}
 
     def _in_turns(self, records: Sequence[Record]) -> dict[int, Turns | str]:
         """Return what was timed of records in turns, the baseline being the first."""
-        folders = {self.run / str(r.artifact): strategy_of(r) for r in records}
+        folders = {self.run / str(r.artifact): r.facts.strategy for r in records}
         data = self.run / "cache" / "data"
         found, processes = self.lane.interleave(self.experiment, folders, rounds=ROUNDS, data=data)
         values = [found[str(folder)] for folder in folders]
@@ -129,7 +125,7 @@ class _Confirmation:
         return {k: m.to_json() for k, m in found.items()}
 
     def _scored(self, record: Record) -> Values:
-        names = [g.name for g in self.experiment.goals if g.objective.trained]
+        names = [g.name for g in self.experiment.objectives if g.objective.trained]
         if not names:
             return {}
         return self.lane.measure(
@@ -138,7 +134,7 @@ class _Confirmation:
             names,
             split="test",
             data=self.run / "cache" / "data",
-            strategy=strategy_of(record),
+            strategy=record.facts.strategy,
         ).measurements
 
 
@@ -157,12 +153,6 @@ def paced(turns: Turns, reference: Values) -> tuple[dict[str, Measurement], dict
     return times, {k: factor for k, factor in pace.items() if factor != 1.0}
 
 
-def strategy_of(record: Record) -> str | None:
-    """Return how a record's devices shared the work when it was measured first."""
-    strategy: str | None = record.facts.get("placement", {}).get("strategy")
-    return strategy
-
-
 def revised(record: Record, answer: Mapping[str, Any]) -> Record:
     """Return a record with the confirmed measurements in place of the search's."""
     if "reason" in answer:
@@ -170,10 +160,13 @@ def revised(record: Record, answer: Mapping[str, Any]) -> Record:
         return dataclasses.replace(record, state="failed", reason=reason)
     again = {k: Measurement(**m) for k, m in answer["measurements"].items()}
     first = {k: m.to_json() for k, m in record.measurements.items() if k in again}
-    facts = {"during_search": first} | {k: v for k, v in record.facts.items() if k != PACE}
     return dataclasses.replace(
         record,
         measurements=record.measurements | again,
         test={k: Measurement(**m) for k, m in answer["test"].items()},
-        facts=facts | answer["facts"],
+        facts=dataclasses.replace(
+            record.facts,
+            **{"during_search": record.facts.during_search or first, "pace": None}
+            | answer["facts"],
+        ),
     )

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from search.experiment import Experiment
 from search.measuring import Lane
-from search.study import Rung
+from search.records import Rung
 
 Progress = Callable[[str, int, int, str], None]
-"""Told (stage, done, of, detail) while a trial runs; `of` is 0 where there is nothing to count."""
+"""Called with (stage, done, of, detail) while a trial runs; `of` is 0 where nothing is counted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Where a trial works and what it may compare itself with."""
+class TrialContext:
+    """Where a trial works, and what it may compare itself with."""
 
     experiment: Experiment
     folder: Path
@@ -23,12 +23,21 @@ class Bench:
     lane: Lane
     progress: Progress
     judge: Callable[[Rung], str | None] = lambda rung: None
-    """Says at a rung why the trial is to stop, None if it goes on."""
+    """Returns why the trial is to stop at a rung, None if it goes on."""
 
     @property
     def cache(self) -> Path:
         """Folder of the stages' results, by content."""
         return self.folder / "cache"
+
+    @property
+    def artifact(self) -> Path:
+        """Folder of the trial's artifact."""
+        return self.folder / "artifacts" / str(self.trial)
+
+    def scratch(self, name: str) -> Path:
+        """Return a folder beside the artifact that the trial may make and has to remove."""
+        return self.artifact.with_name(f"{self.trial}-{name}")
 
 
 class Pruned(Exception):

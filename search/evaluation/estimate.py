@@ -35,5 +35,5 @@ def estimated(
         program = torch_modules.ModuleProgram(
             signature, target, folder, model=model, dtype=torch.float32
         )
-        goals = [g for g in experiment.goals if g.objective.trained]
+        goals = [g for g in experiment.objectives if g.objective.trained]
         return {g.name: g.objective.measure(program, examples) for g in goals}

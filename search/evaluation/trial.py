@@ -1,8 +1,9 @@
-"""What happens to one point: shape, probe, train, encode, deploy, measure.
+"""The way of one point: shape, prepare, probe, train, encode, deploy, measure.
 
-Pure: it knows no study, no Ray and no MLflow. Everything it needs comes in, a Record goes out.
+It knows no study, no Ray and no MLflow: what it needs comes in, a Record comes out.
 """
 
+import dataclasses
 import json
 import shutil
 import time
@@ -14,97 +15,108 @@ from typing import Any
 from torch import nn
 
 from objectives import Measurement, artifacts
-from objectives.artifacts import write_json
-from search.evaluation.build import Stages
-from search.evaluation.context import Bench, Pruned
+from objectives.artifacts import versions
+from objectives.host import write_json
+from search.evaluation.alone import Workbench
+from search.evaluation.build import Builder, identity_and_remark
+from search.evaluation.context import Pruned, TrialContext
 from search.evaluation.estimate import estimated
-from search.evaluation.notes import note
+from search.evaluation.provenance import provenance
 from search.experiment import kinds_of, refusal
-from search.measuring import Found, worker
-from search.study import PROBE, Record, Rung, fact
-from spaces import Infeasible, Point, sentence
+from search.measuring import PROCESSES, Measured
+from search.records import PROBE, Facts, Impossible, Record, Rung, State
+from spaces import Infeasible, Point, Prepared, sentence
+from spaces.modules import placed, workplace
 from spaces.training import recovery
 
-__all__ = ["Bench", "Pruned", "evaluate"]
 
-
-def evaluate(bench: Bench, point: Point) -> Record:
-    """Build, export and measure the candidate at `point`; whatever stops it is in the record.
+def evaluate(context: TrialContext, point: Point) -> Record:
+    """Build, export and measure the candidate at `point`; what stops it is in the record.
 
     Only reasons that belong to the point become records; faults of the user's code or of the
     machine are raised.
     """
-    work = _Work(bench, point)
+    trial = Trial(context, point)
     try:
-        state, reason = work.run()
+        state, reason = trial.run()
     except Infeasible as error:
         traceback.print_exception(error)  # into the log: the reason is one sentence
         state, reason = "infeasible", sentence(str(error))
-        work.facts |= fact(work.stage, work.stages.editing, error)
+        trial.learn(
+            impossible=Impossible(stage=trial.stage, technique=trial.editing, scope=error.scope)
+        )
     except recovery.Diverged as error:
         state, reason = "failed", str(error)
-    complete = state == "complete"
-    if not complete:
-        shutil.rmtree(work.artifact, ignore_errors=True)
-    return Record(
-        trial=bench.trial,
-        point=dict(point),
-        runtime=work.stages.plan.runtime,
-        state=state,  # type: ignore[arg-type]
-        reason=reason,
-        measurements=work.ordered(),
-        artifact=f"artifacts/{bench.trial}" if complete else None,
-        note=note(work.facts),
-        facts=work.facts | {"seconds": {k: round(v, 3) for k, v in work.clock.items()}},
-        seconds=round(sum(work.clock.values()), 3),
-    )
+    if state != "complete":
+        shutil.rmtree(context.artifact, ignore_errors=True)
+    return trial.record(state, reason)
 
 
-class _Work:
-    """One trial under way: the stages in their order, and what they found out so far."""
+class Trial:
+    """One trial under way: its stages in their order, and what is known so far."""
 
-    def __init__(self, bench: Bench, point: Point) -> None:
-        self.bench, self.experiment = bench, bench.experiment
-        self.stages = Stages(bench, point)
-        self.artifact = self.stages.artifact
-        self.facts = self.stages.facts  # one dict: what is found out is told in one place
+    def __init__(self, context: TrialContext, point: Point) -> None:
+        self.context, self.experiment, self.point = context, context.experiment, point
+        self.plan = self.experiment.space.plan(point)
+        self.facts = Facts()
         self.measurements: dict[str, Measurement] = {}
         self.clock: dict[str, float] = {}
-        self.untrained: Found | None = None
         self.stage = ""
+        self.editing: str | None = None
+        """The technique whose edit of the shape was begun last."""
+        self._untrained: Measured | None = None
 
-    def run(self) -> tuple[str, str | None]:
+    def run(self) -> tuple[State, str | None]:
         """Return the state in which the trial ended, and why when it is not complete."""
-        start = time.perf_counter()
-        stages = self.stages
-        reference = stages.begin()
-        self.clock["reference"] = time.perf_counter() - start
-        if reason := refusal(self.experiment, stages.plan, kinds_of(reference)):
+        builder: Builder = self._timed("reference", lambda: Builder.of(self.context, self.point))
+        if reason := refusal(self.experiment, self.plan, kinds_of(builder.reference)):
             return "infeasible", reason
-        model = self.timed("shape", lambda: stages.shape(reference))
-        if stages.plan.encoding.mean_bits < 32:
-            self.timed("allocate", lambda: stages.allocate(model))
-        training = stages.plan.recovery.steps > 0
+        model: nn.Module = self._timed("shape", lambda: self._shape(builder))
+        self._timed("prepare", lambda: self._prepare(builder, model))
+        training = self.plan.recovery.steps > 0
         try:
-            self.timed("probe", lambda: self.probe(reference, model, final=not training))
+            self._timed("probe", lambda: self._probe(builder, model, final=not training))
             if training:
-                model = self.timed("train", lambda: stages.train(reference, model, self.judge))
-                self.timed("deploy", lambda: stages.deploy(reference, model, self.artifact))
-                self.timed("measure", lambda: self.measure(self.artifact, trained=False))
+                model = self._timed("train", lambda: self._train(builder, model))
+                self._timed("deploy", lambda: self._deploy(builder, model, self.context.artifact))
+                self._timed("measure", lambda: self._measure(self.context.artifact, trained=False))
         except Pruned as error:
             return "pruned", str(error)
-        self.timed("measure", lambda: self.measure(self.artifact, trained=True))
-        self.timed("measure", lambda: self.again(self.artifact))
+        self._timed("measure", lambda: self._measure(self.context.artifact, trained=True))
+        self._timed("measure", self._measure_again)
         artifacts.annotate(
-            self.artifact,
+            self.context.artifact,
             measurements={k: m.to_json() for k, m in self.measurements.items()},
-            facts=self.facts,
+            facts=self.facts.to_json(),
         )
         return "complete", None
 
-    def timed(self, stage: str, action: Callable[[], Any]) -> Any:
+    def record(self, state: State, reason: str | None) -> Record:
+        """Return the record of the trial, which has ended in a state."""
+        self.learn(seconds={stage: round(seconds, 3) for stage, seconds in self.clock.items()})
+        known, number = self.measurements, self.context.trial
+        return Record(
+            trial=number,
+            point=dict(self.point),
+            runtime=self.plan.runtime,
+            state=state,
+            reason=reason,
+            measurements={
+                g.name: known[g.name] for g in self.experiment.objectives if g.name in known
+            },
+            artifact=f"artifacts/{number}" if state == "complete" else None,
+            note=" ".join(self.facts.sentences()) or None,
+            facts=self.facts,
+            seconds=round(sum(self.clock.values()), 3),
+        )
+
+    def learn(self, **facts: Any) -> None:
+        """Add facts, by the names of the fields of Facts."""
+        self.facts = dataclasses.replace(self.facts, **facts)
+
+    def _timed(self, stage: str, action: Callable[[], Any]) -> Any:
         """Return what `action` returns, its wall time added to the stage's."""
-        self.bench.progress(stage, 0, 0, "")
+        self.context.progress(stage, 0, 0, "")
         self.stage = stage
         start = time.perf_counter()
         try:
@@ -112,73 +124,118 @@ class _Work:
         finally:
             self.clock[stage] = self.clock.get(stage, 0.0) + time.perf_counter() - start
 
-    def ordered(self) -> dict[str, Measurement]:
-        """Return the measurements in the order in which the experiment names its objectives."""
-        found = self.measurements
-        return {g.name: found[g.name] for g in self.experiment.goals if g.name in found}
+    def _shape(self, builder: Builder) -> nn.Module:
+        def begun(technique: str) -> None:
+            self.editing = technique
 
-    def probe(self, reference: nn.Module, model: nn.Module, *, final: bool) -> None:
+        model, facts = builder.shape(self.plan, begun)
+        self.learn(**facts)
+        return model
+
+    def _prepare(self, builder: Builder, model: nn.Module) -> None:
+        """Let each technique settle the plan in view of the shaped model."""
+        device = workplace(model, self.experiment.target.device)
+        decided: dict[str, Mapping[str, Any]] = {}
+        for setting in self.experiment.space.settings(self.point):
+            tools = Workbench(
+                context=self.context,
+                cache=builder.cache,
+                plan=self.plan,
+                task=placed(self.experiment.task, device),
+                example=builder.example,
+                device=device,
+            )
+            prepared: Prepared = setting.prepare(model, self.plan, tools)
+            self.plan = prepared.plan
+            if prepared.facts:
+                decided[self.experiment.space.name_of(setting)] = prepared.facts
+        if decided:
+            self.learn(techniques=decided)
+
+    def _probe(self, builder: Builder, model: nn.Module, *, final: bool) -> None:
         """Measure what does not depend on training; raise Pruned when that rules the point out.
 
         `final` says that the model will not be trained: the export is then the artifact itself.
         """
-        place = self.stages.cache.place("probe", plan=self.stages.plan, shape=self.stages.shaped())
+        runtime = self.experiment.runtime(self.plan.runtime)
+        place = builder.cache.place(
+            "probe", plan=self.plan, shape=builder.shape_key, versions=versions(runtime)
+        )
         file = place.with_suffix(".json")
         if not final and file.is_file():
-            found = json.loads(file.read_text())
-            self.measurements = {k: Measurement(**v) for k, v in found.items()}
-            self.facts["probe"] = "from the cache of this run"
+            known = json.loads(file.read_text())
+            self.measurements = {k: Measurement(**v) for k, v in known.items()}
+            self.learn(probe="from the cache of this run")
         else:
-            folder = (
-                self.artifact if final else self.artifact.with_name(f"{self.bench.trial}-probe")
-            )
-            self.stages.deploy(reference, model, folder)
-            self.measure(folder, trained=False)
+            folder = self.context.artifact if final else self.context.scratch("probe")
+            self._deploy(builder, model, folder)
+            self._measure(folder, trained=False)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {k: m.to_json() for k, m in self.measurements.items()})
             if not final:
                 shutil.rmtree(folder)
-        self._judged(PROBE, self.measurements)
+        self._judge(PROBE, self.measurements)
 
-    def measure(self, folder: Path, *, trained: bool) -> None:
+    def _train(self, builder: Builder, model: nn.Module) -> nn.Module:
+        """Return the model after recovery training; raise Pruned where it falls behind."""
+
+        def judge(rung: str, model: nn.Module) -> None:
+            scores = estimated(self.experiment, model, builder.validation, self.context.artifact)
+            self._judge(rung, self.measurements | scores)
+
+        model, facts = builder.train(model, self.plan, judge)
+        self.learn(**facts)
+        return model
+
+    def _judge(self, rung: str, measurements: Mapping[str, Measurement]) -> None:
+        reason = self.context.judge(Rung(name=rung, measurements=dict(measurements)))
+        if reason:
+            raise Pruned(reason)
+
+    def _deploy(self, builder: Builder, model: nn.Module, folder: Path) -> None:
+        """Export the candidate into `folder`, encoded as the plan asks."""
+        export, facts = builder.encode(model, self.plan)
+        self.learn(**facts)
+        manifest = artifacts.write(
+            folder,
+            self.plan.runtime,
+            self.experiment.runtime(self.plan.runtime),
+            export,
+            provenance(self.experiment, self.context.trial, self.point, self.plan, self.facts),
+        )
+        self.learn(**identity_and_remark(manifest))
+
+    def _measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the artifact in `folder` in fresh processes: what needs training, or the rest."""
-        names = [g.name for g in self.experiment.goals if g.objective.trained is trained]
+        names = [g.name for g in self.experiment.objectives if g.objective.trained is trained]
         if names:
-            # The last process comes after all others have been scored: see `again`.
-            found = self._found(folder, names, processes=worker.PROCESSES - 1)
-            self.untrained = self.untrained if trained else found
+            # The last process comes after all others have been scored: see `_measure_again`.
+            measured = self._measured(folder, names, limit=PROCESSES - 1)
+            self._untrained = self._untrained if trained else measured
 
-    def again(self, folder: Path) -> None:
+    def _measure_again(self) -> None:
         """Time the artifact once more: scoring and its processes lie between then and now."""
-        known = self.untrained
+        known = self._untrained
         if known and not known.complete:
             names = list(known.measurements)
-            self._found(folder, names, processes=worker.PROCESSES, known=known)
+            self._measured(self.context.artifact, names, limit=PROCESSES, known=known)
 
-    def _found(self, folder: Path, names: Sequence[str], **how: Any) -> Found:
+    def _measured(self, folder: Path, names: Sequence[str], **how: Any) -> Measured:
         """Return what the lane measures, and keep it."""
-        found = self.bench.lane.measure(
+        measured = self.context.lane.measure(
             self.experiment,
             folder,
             names,
             split="validation",
-            data=self.bench.cache / "data",
-            strategy=self.facts.get("placement", {}).get("strategy"),
+            data=self.context.cache / "data",
+            strategy=self.facts.strategy,
             **how,
         )
-        self.measurements |= found.measurements
-        self.facts |= found.facts()
-        if found.conditions:
-            self.facts["conditions"] = found.conditions
-        if found.placement:
-            self.facts.setdefault("placement", found.placement)
-        return found
-
-    def judge(self, rung: str, model: nn.Module) -> None:
-        """Hold a model in training against other trials; raise Pruned when it is to stop."""
-        found = estimated(self.experiment, model, self.stages.validation(), self.artifact)
-        self._judged(rung, self.measurements | found)
-
-    def _judged(self, rung: str, found: Mapping[str, Measurement]) -> None:
-        if reason := self.bench.judge(Rung(name=rung, found=dict(found))):
-            raise Pruned(reason)
+        self.measurements |= measured.measurements
+        if measured.processes:
+            self.learn(processes=measured.processes)
+        if measured.conditions:
+            self.learn(conditions=measured.conditions)
+        if measured.placement and not self.facts.placement:
+            self.learn(placement=measured.placement)
+        return measured

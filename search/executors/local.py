@@ -8,32 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import BadEnvironment
-from search.experiment import Experiment, refusal_here
+from search.executors import Executor, Listener
+from search.experiment import refusal_here
 from search.processes import Failed, child, context_for, job
-from search.study import Asked, Feed, Record, Rung
+from search.records import Record, Rung
+from search.study import Asked, Queue
 from spaces import Plan
 
 Judge = Callable[[Rung], str | None]
-"""Says why the trial under way is to stop, None if it goes on."""
-Listener = Callable[[str, int, int, str], None]
-"""Told (stage, done, of, detail) of what is under way."""
+"""Returns why the trial under way is to stop, None if it goes on."""
 CONFIRM_MINUTES = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Local:
+class Local(Executor):
     """Runs one trial at a time in a fresh process, killed with its children at its time limit."""
 
-    experiment: Experiment
-    folder: Path
-    """The run folder."""
-    threads: int
-    """Threads of building and training; measuring uses the target's."""
-
-    @property
-    def workers(self) -> int:
-        """Return 1: a machine that is measured on does nothing else."""
-        return 1
+    quiet = True
 
     def prepare(self) -> None:
         """Start importing the libraries now, beside whatever comes before the first trial."""
@@ -43,12 +34,12 @@ class Local:
         """Return why this machine can never execute a plan, None if it can."""
         return refusal_here(self.experiment, plan, kinds)
 
-    def run(self, feed: Feed) -> None:
+    def run(self, queue: Queue) -> None:
         """Evaluate one point after another until there is none."""
-        while asked := feed.ask():
-            judge = functools.partial(feed.judge, asked)
-            listener = functools.partial(feed.progress, asked)
-            feed.tell(asked, self.evaluate(asked, judge, listener))
+        while asked := queue.ask():
+            judge = functools.partial(queue.judge, asked)
+            listener = functools.partial(queue.progress, asked)
+            queue.tell(asked, self.evaluate(asked, judge, listener))
 
     def evaluate(self, asked: Asked, judge: Judge, listener: Listener) -> Record:
         """Return the record of a trial; a crash, a hang or a lack of memory is a failed one."""
@@ -89,7 +80,7 @@ class Local:
         listener: Listener,
     ) -> Any:
         """Return the result of a job done in a new process; raises Failed with the reason."""
-        content = job(kind, self.experiment, self.folder, self.threads, **content)
+        content = job(kind, self.experiment, self.folder, self.cores, **content)
         with child(content, log, limit, self.experiment.target.threads) as process:
             while "result" not in (message := process.receive()):
                 if "rung" in message:

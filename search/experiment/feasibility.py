@@ -21,6 +21,7 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
     runtime, target = experiment.runtime(plan.runtime), experiment.target
     return (
         plan.encoding.clash
+        or runtime.overlooks(plan.encoding)
         or untrainable(plan.recovery, target.device)
         or runtime.refuses(plan.encoding, target, kinds)
         or limits.refuses(plan.placement, plan.encoding, plan.runtime, runtime)

@@ -1,39 +1,52 @@
-"""Building a class of ours from fields that a user wrote: every value of the type declared."""
+"""Classes built from fields that a user wrote: every value of the type declared."""
 
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from search.errors import BadExperiment, UnknownName
+from spaces import decode
 
 WORDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text in quotes",
+    Path: "a path in quotes",
 }
 """The types that fields of an experiment have, as a user knows them."""
 
 
-def fields_of(kind: type, where: str, given: Any, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the fields given for `kind`; raises SearchError in one line for any other."""
-    if not isinstance(given, dict):
+def fields_of(
+    kind: type, where: str, given: Any, *, extra: Collection[str] = (), hidden: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the fields given for `kind`; raises SearchError in one line for any other.
+
+    `extra` are further keys that may be given, `hidden` fields that may not.
+    """
+    if not isinstance(given, Mapping):
         raise BadExperiment(f"{where} must be a table, got {given!r}: write [{where}]")
-    known = [f.name for f in dataclasses.fields(kind)] + list(extra)
+    names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    known = [name for name in names if name not in hidden] + list(extra)
     for key in given:
         if key not in known:
             raise UnknownName(f"field of {where}", key, known)
     return dict(given)
 
 
-def built(kind: type, where: str, fields: Mapping[str, Any]) -> Any:
-    """Return an instance; raises BadExperiment for a value of the wrong type or out of range."""
-    for name, value in fields.items():
-        require(declared(kind, name), f"{where}.{name}", value)
+def built(kind: type, where: str, fields: Mapping[str, Any], folder: Path | None = None) -> Any:
+    """Return an instance; raises BadExperiment for a value of the wrong type or out of range.
+
+    Paths start at `folder`.
+    """
     try:
-        return kind(**fields)
+        values = {
+            n: _value(declared(kind, n), f"{where}.{n}", v, folder) for n, v in fields.items()
+        }
+        return kind(**values)
     except (TypeError, ValueError) as error:
         raise BadExperiment(f"{where}: {error}") from error
 
@@ -51,9 +64,19 @@ def require(wanted: Any, where: str, value: Any) -> None:
     raise BadExperiment(f"{where} must be {WORDS[wanted]}{infinite}, got {value!r}")
 
 
+def _value(wanted: Any, where: str, value: Any, folder: Path | None) -> Any:
+    value = decode(value, folder)
+    require(wanted, where, value)
+    if wanted is Path:
+        return ((folder or Path()) / Path(value).expanduser()).resolve()
+    return value
+
+
 def _is(wanted: type, value: Any) -> bool:
     if isinstance(value, bool) or wanted is bool:
         return isinstance(value, bool) and wanted is bool
     if wanted is float:
         return isinstance(value, int | float) and math.isfinite(value)
+    if wanted is Path:
+        return isinstance(value, str | Path)
     return isinstance(value, wanted)

@@ -1,32 +1,17 @@
 """The experiment that a task alone gets: a space for the hardware found, no TOML needed."""
 
-import dataclasses
-import json
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from search.errors import BadExperiment
+from objectives import Runtime, Target
+from search import catalogue
+from search.errors import BadEnvironment, BadExperiment
 from search.experiment.experiment import Experiment
+from spaces import Encoding
 
-INTEGERS = """\
-[space.quantize.integer]
-weight_bits = [32, 8, 4]
-activation_bits = [32, 8]
-"""
-TYPES = """\
-[space.precision.compute]
-dtype = {types}
-"""
-SEVERAL = """
-[space.placement.devices]
-count = {counts}
-
-[objectives.throughput]
-"""
-"""With more than one GPU their number has a use, and so needs an objective that sees it."""
 ONE_THREAD = (
     "speed is measured on one thread; if you deploy on more, set target.threads in a copy of the "
     "run folder's experiment.toml and run that"
@@ -44,54 +29,62 @@ def default_for(task: Path) -> Experiment:
     if not task.is_file():
         raise BadExperiment(f"no task at {task}; write one with model() and batches()")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    name = _name(task.resolve().parent.name)
+    target = Target(device="cuda" if gpus else "cpu", threads=1, batch_size=1)
+    folder = task.resolve().parent
+    return Experiment(
+        name=_name(folder.name),
+        task={"python": {"file": str(task.resolve())}},
+        target=target,
+        space=_space(target, gpus),
+        objectives=_objectives(gpus),
+        folder=folder,
+        notices=() if gpus else (ONE_THREAD,),
+    )
+
+
+def _space(target: Target, gpus: int) -> dict[str, Any]:
     types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
-    encodings = [INTEGERS, TYPES.format(types=json.dumps(types))]
+    encodings: dict[str, Any] = {
+        "quantize.integer": {"weight_bits": [32, 8, 4], "activation_bits": [32, 8]},
+        "precision.compute": {"dtype": types},
+    }
     if gpus:  # what comes first is tried together with pruning first
-        encodings.reverse()
-    text = f"""\
-# Made from a task alone, for the machine it was made on.
-name = {json.dumps(name)}
-seed = 0
-trials = 40
-
-[task.python]
-file = {json.dumps(str(task.resolve()), ensure_ascii=False)}
-
-[target]
-device = {json.dumps("cuda" if gpus else "cpu")}
-threads = 1
-batch_size = 1
-
-[space.prune.channels]
-ratio = {{ low = 0.0, high = 0.7, step = 0.1 }}
-
-{chr(10).join(encodings)}
-[space.distill.logits]
-
-[space.deploy.runtime]
-name = {json.dumps(_runtimes(gpus))}
-
-[objectives.accuracy]
-within = "5%"   # 0.05 of a score from 0 to 1; of any other, 5 % of its magnitude
-
-[objectives.latency]
-
-[objectives.size]
-"""
+        encodings = dict(reversed(encodings.items()))
+    space = {
+        "prune.channels": {"ratio": {"low": 0.0, "high": 0.7, "step": 0.1}},
+        **encodings,
+        "distill.logits": {},
+        "deploy.runtime": {"name": _runtimes(target)},
+    }
     if gpus > 1:
-        text += SEVERAL.format(counts=[2**i for i in range(gpus.bit_length()) if 2**i <= gpus])
-    made = Experiment.parse(text, task.resolve().parent)
-    return made if gpus else dataclasses.replace(made, notices=(*made.notices, ONE_THREAD))
+        counts = [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
+        space["placement.devices"] = {"count": counts}
+    return space
+
+
+def _objectives(gpus: int) -> dict[str, Any]:
+    """Return accuracy, latency and size; the number of GPUs needs an objective that sees it.
+
+    0.05 of a score from 0 to 1 may be lost; of any other, 5 % of its magnitude.
+    """
+    objectives: dict[str, Any] = {"accuracy": {"within": "5%"}, "latency": {}, "size": {}}
+    return objectives | ({"throughput": {}} if gpus > 1 else {})
+
+
+def _runtimes(target: Target) -> list[str]:
+    """Return the usual runtimes that execute plain models at the target."""
+    usable = []
+    for name in catalogue.names("runtime"):
+        try:
+            runtime = catalogue.find("runtime", name, Runtime)
+        except BadEnvironment:  # its package is not installed
+            continue
+        if runtime.usual and not runtime().refuses(Encoding(), target, frozenset()):
+            usable.append(name)
+    return usable
 
 
 def _name(folder: str) -> str:
     """Return what an experiment may be called after a folder of any name."""
     plain = re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII)
     return plain.strip(".-_")[:64] or "task"
-
-
-def _runtimes(gpus: int) -> list[str]:
-    compilers = any(shutil.which(name) for name in ("g++", "clang++"))
-    own = ["eager", *(["inductor"] if compilers else [])]
-    return own if gpus else [*own, "onnxruntime", "openvino"]

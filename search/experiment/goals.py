@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from objectives import Direction, Objective
+from objectives import Direction, Objective, TimedObjective
 from search import catalogue
 from search.errors import BadExperiment
 from search.experiment.fields import built, fields_of, require
+from spaces import encode
 
 BOUNDS = ("within", "at_least", "at_most")
 
@@ -25,6 +27,19 @@ class Goal:
     """The same as a share of the baseline's size, which for a score from 0 to 1 is the whole 1."""
     at_least: float | None = None
     at_most: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the value is a median of observations over time."""
+        return isinstance(self.objective, TimedObjective)
+
+    def to_json(self, folder: Path | None = None) -> dict[str, Any]:
+        """Return settings and limits as an experiment names them; paths relative to `folder`."""
+        table: dict[str, Any] = settings_of(self.objective, folder)
+        bounds = {bound: getattr(self, bound) for bound in BOUNDS}
+        if self.within_share is not None:
+            bounds["within"] = f"{100 * self.within_share:g}%"
+        return table | {bound: value for bound, value in bounds.items() if value is not None}
 
     def violations(self, value: float, baseline: float) -> dict[str, float]:
         """Return how far each limit is overstepped; zero and below is satisfied."""
@@ -58,17 +73,28 @@ class Goal:
         return self.objective.direction is Direction.MAXIMIZE
 
 
-def goals_of(table: Mapping[str, Any]) -> tuple[Goal, ...]:
+def timed(goals: Iterable[Goal]) -> dict[str, TimedObjective]:
+    """Return those of the objectives that are medians of observations over time, by name."""
+    return {g.name: g.objective for g in goals if isinstance(g.objective, TimedObjective)}
+
+
+def settings_of(instance: Any, folder: Path | None = None) -> dict[str, Any]:
+    """Return the fields of a catalogue's entry as plain data, paths relative to `folder`."""
+    fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
+    return {f.name: encode(getattr(instance, f.name), folder) for f in fields if f.init}
+
+
+def goals_of(table: Mapping[str, Any], folder: Path) -> tuple[Goal, ...]:
     """Return the goals of the table `objectives`; raises SearchError in one line."""
     goals = []
     for name, given in table.items():
-        kind = catalogue.find("objective", name, Objective)
+        kind = catalogue.find("objective", name, Objective, folder)
         bounds = _bounds(f"objectives.{name}", given)
         rest = given
-        if isinstance(given, dict):
+        if isinstance(given, Mapping):
             rest = {k: v for k, v in given.items() if k not in BOUNDS}
         fields = fields_of(kind, f"objectives.{name}", rest, extra=BOUNDS)
-        objective = built(kind, f"objectives.{name}", fields)
+        objective = built(kind, f"objectives.{name}", fields, folder)
         goals.append(Goal(name=name, objective=objective, **bounds))
     return tuple(goals)
 
@@ -76,7 +102,7 @@ def goals_of(table: Mapping[str, Any]) -> tuple[Goal, ...]:
 def _bounds(where: str, given: Any) -> dict[str, Any]:
     """Return the limits of an objective as fields of a Goal."""
     found: dict[str, Any] = {}
-    for bound in BOUNDS if isinstance(given, dict) else ():
+    for bound in BOUNDS if isinstance(given, Mapping) else ():
         if bound not in given:
             continue
         value = given[bound]

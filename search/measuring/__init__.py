@@ -1,15 +1,7 @@
 """Artifacts measured in fresh processes, forked from a server."""
 
-from search.measuring.layer_times import Alone
-from search.measuring.server import Crashed, Found, Lane
+from search.measuring.server import Crashed, Lane, Measured
 from search.measuring.subject import Subject, checked
+from search.measuring.worker import PROCESSES
 
-__all__ = [
-    "Alone",
-    "Crashed",
-    "Found",
-    "Lane",
-    "Subject",
-    "checked",
-    "worker",
-]
+__all__ = ["PROCESSES", "Crashed", "Lane", "Measured", "Subject", "checked", "worker"]

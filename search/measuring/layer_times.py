@@ -1,22 +1,19 @@
 """Layers alone, each in an artifact of its own, timed in turns in one fresh process."""
 
 import contextlib
-import dataclasses
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from objectives import Program, Runtime, artifacts, error_of_median
-from objectives.artifacts import manifest_of
+from objectives import Program, Runtime, error_of_median
+from objectives.artifacts import load, manifest_of
 from objectives.host import exclusive
 from search import catalogue
-from spaces import Split, Task
-from spaces.quantization import Kind
+from spaces import Alone
 
 ROUNDS = (40, 120)
 """Least and most rounds in which every layer is run once."""
@@ -28,27 +25,9 @@ BEST = 4
 """Rounds of which the fastest counts: beside busy neighbours most runs may be disturbed."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Alone(Task):
-    """The task of a model of one layer: what runtimes rebuild its module from."""
-
-    kind: Kind
-
-    def model(self) -> nn.Module:
-        """Return the layer, the same values every time."""
-        return self.kind.model()
-
-    def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yield nothing: a layer is not scored."""
-        del split, batch_size
-        return iter(())
-
-    def describe(self) -> dict[str, str]:
-        """Return the layer's kind."""
-        return {"name": str(self.kind)}
-
-
-def timed(artifacts: Sequence[Path], kinds: Sequence[Kind], device: str) -> list[dict[str, float]]:
+def timed(
+    artifacts: Sequence[Path], layers: Sequence[Alone], device: str
+) -> list[dict[str, float]]:
     """Return the milliseconds of each artifact with their interval, the lane held meanwhile.
 
     The median, over groups of BEST rounds, of the fastest run: what disturbs a run adds time,
@@ -59,18 +38,18 @@ def timed(artifacts: Sequence[Path], kinds: Sequence[Kind], device: str) -> list
     """
     with contextlib.ExitStack() as stack:
         programs = []
-        for artifact, kind in zip(artifacts, kinds, strict=True):
-            program = stack.enter_context(_opened(artifact, kind))
-            programs.append((program, program.feed([kind.inputs()])))
+        for artifact, layer in zip(artifacts, layers, strict=True):
+            program = stack.enter_context(_opened(artifact, layer))
+            programs.append((program, program.feed([layer.inputs()])))
         stack.enter_context(exclusive(device))
         seen = _observed(programs)
     return [_summary(times) for times in seen]
 
 
-def _opened(artifact: Path, kind: Kind) -> Program:
+def _opened(artifact: Path, layer: Alone) -> Program:
     name = manifest_of(artifact)["runtime"]
     runtime = catalogue.find("runtime", name, Runtime)()
-    return artifacts.load(artifact, runtime, Alone(kind=kind))
+    return load(artifact, runtime, layer)
 
 
 def _observed(programs: Sequence[tuple[Program, Any]]) -> list[list[float]]:

@@ -5,7 +5,6 @@ import anything: importing torch takes longer than most measurements.
 """
 
 import dataclasses
-import json
 import multiprocessing
 import sys
 import traceback
@@ -16,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from objectives import Measurement
-from objectives.host import die_with_parent
-from search.experiment import Experiment, Goal
+from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
 from search.measuring.subject import Subject
-from spaces import Infeasible, said
-from spaces.quantization import Kind
+from spaces import Alone, Infeasible, encode, processes, said
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a measuring process found out about an artifact."""
+class Measured:
+    """What measuring processes found out about an artifact."""
 
     measurements: dict[str, Measurement]
     placement: dict[str, Any]
@@ -38,7 +35,7 @@ class Found:
     times: dict[str, tuple[list[float], ...]]
     """What is timed, by objective: the observations of each process."""
     share: int
-    """In how many processes it is to be timed: the first one decides, by how long it loads."""
+    """In how many processes it is to be timed; the first one decides, by how long it loads."""
 
     @property
     def processes(self) -> int:
@@ -49,10 +46,6 @@ class Found:
     def complete(self) -> bool:
         """Whether all processes that share what is timed have done their parts."""
         return not self.times or self.processes >= self.share
-
-    def facts(self) -> dict[str, Any]:
-        """Return on how many processes the timed values rest, to be told beside them."""
-        return {"processes": self.processes} if self.processes else {}
 
 
 class Crashed(Exception):
@@ -88,15 +81,15 @@ class Lane:
         split: str,
         data: Path,
         strategy: str | None = None,
-        processes: int = worker.PROCESSES,
-        known: Found | None = None,
-    ) -> Found:
+        limit: int = worker.PROCESSES,
+        known: Measured | None = None,
+    ) -> Measured:
         """Return the measurements of an artifact, loaded afresh.
 
-        What is timed is timed in up to `processes` processes, one after the other, those of
-        `known` counted: its own times are then only added to. `strategy` is how its devices were
-        found to share the work best, if that is known.
-        Raises Crashed, and Infeasible when its devices cannot share it.
+        It is timed in up to `limit` fresh processes, run one after another. Processes in
+        `known` count towards that limit, and their times are kept. `strategy` is how its devices
+        share the work best, where that is known. Raises Crashed, and Infeasible when its devices
+        cannot share it.
         """
         request = {
             "job": "measure",
@@ -107,15 +100,15 @@ class Lane:
             "split": split,
             "data": str(data),
         }
-        goals = [g for g in experiment.goals if g.name in names]
-        return self._repeated(request, goals, processes, known)
+        goals = [g for g in experiment.objectives if g.name in names]
+        return self._repeated(request, goals, limit, known)
 
-    def recorded(self, artifact: Path, task: Path | None, *, split: str, data: Path) -> Found:
+    def recorded(self, artifact: Path, task: Path | None, *, split: str, data: Path) -> Measured:
         """Return the measurements that an artifact's manifest names; `task` is the task's file.
 
         Raises what `measure` raises.
         """
-        goals = Subject.recorded(artifact, task).goals
+        goals = Subject.recorded(artifact, task).objectives
         request = {
             "job": "measure",
             "source": {"artifact": str(artifact)} | ({"task": str(task.resolve())} if task else {}),
@@ -128,20 +121,20 @@ class Lane:
         return self._repeated(request, goals, worker.PROCESSES, None)
 
     def _repeated(
-        self, request: dict[str, Any], goals: Sequence[Goal], processes: int, known: Found | None
-    ) -> Found:
+        self, request: dict[str, Any], goals: Sequence[Goal], limit: int, known: Measured | None
+    ) -> Measured:
         """Return what one process finds, with the times of further ones as long as they load fast.
 
         Only times are taken again: what a file or a score is does not depend on the process.
         """
-        found = known or _joined(goals, None, self._ask(**request | {"share": None}))
-        if timed := [g.name for g in goals if g.objective.timed]:
-            if strategy := found.placement.get("strategy"):
+        measured = known or _joined(goals, None, self._ask(**request | {"share": None}))
+        if names := list(timed(goals)):
+            if strategy := measured.placement.get("strategy"):
                 request["strategies"] = dict.fromkeys(request["artifacts"], strategy)
-            further = request | {"names": timed, "share": found.share}
-            while found.processes < processes and not found.complete:
-                found = _joined(goals, found, self._ask(**further))
-        return found
+            further = request | {"names": names, "share": measured.share}
+            while measured.processes < limit and not measured.complete:
+                measured = _joined(goals, measured, self._ask(**further))
+        return measured
 
     def interleave(
         self,
@@ -156,8 +149,8 @@ class Lane:
         Each process loads all of them and does its part of the rounds. `artifacts` come with the
         strategies that their devices use, None where there is none.
         """
-        goals = [g for g in experiment.goals if g.objective.timed]
-        if not goals:
+        objectives = timed(experiment.objectives)
+        if not objectives:
             return {str(a): {} for a in artifacts}, 0
         answers: list[dict[str, Any]] = []
         share = None
@@ -175,20 +168,18 @@ class Lane:
                 )
             )
             share = int(answers[0]["share"])
-        found = {
+        device = experiment.target.device
+        values = {
             str(a): {
-                g.name: g.objective.summary(
-                    [answer["times"][str(a)][g.name] for answer in answers],
-                    experiment.target.device,
-                )
-                for g in goals
+                name: objective.summary([n["times"][str(a)][name] for n in answers], device)
+                for name, objective in objectives.items()
             }
             for a in artifacts
         }
-        return found, len(answers)
+        return values, len(answers)
 
     def layers(
-        self, experiment: Experiment, artifacts: Mapping[Path, Kind]
+        self, experiment: Experiment, artifacts: Mapping[Path, Alone]
     ) -> dict[Path, dict[str, float]]:
         """Return the milliseconds of artifacts of one layer each, timed in turns: layer_times.
 
@@ -197,7 +188,7 @@ class Lane:
         answer = self._ask(
             job="layers",
             artifacts=[str(a) for a in artifacts],
-            kinds=[dataclasses.asdict(kind) for kind in artifacts.values()],
+            layers=[encode(layer) for layer in artifacts.values()],
             source=_source(experiment),
         )
         return dict(zip(artifacts, answer["times"], strict=True))
@@ -209,9 +200,9 @@ class Lane:
         self._server.join()
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        self._connection.send_bytes(json.dumps(request).encode())
+        processes.send(self._connection, request)
         try:
-            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+            answer = processes.receive(self._connection)
         except EOFError as error:
             raise Crashed("the measuring server ended unexpectedly") from error
         if "infeasible" in answer:
@@ -223,37 +214,37 @@ class Lane:
         return dict(answer["result"])
 
 
-def _source(experiment: Experiment) -> dict[str, str]:
-    return {"text": experiment.text, "folder": str(experiment.folder)}
+def _source(experiment: Experiment) -> dict[str, Any]:
+    return {"experiment": experiment.to_json(), "folder": str(experiment.folder)}
 
 
-def _joined(goals: Sequence[Goal], found: Found | None, answer: dict[str, Any]) -> Found:
-    """Return what was found so far with one more process' answer; times are summed up anew."""
+def _joined(goals: Sequence[Goal], known: Measured | None, answer: dict[str, Any]) -> Measured:
+    """Return what is known with one more process' answer; times are summarised anew."""
     measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
-    times = {k: ((*found.times[k], v) if found else (v,)) for k, v in answer["times"].items()}
+    times = {k: ((*known.times[k], v) if known else (v,)) for k, v in answer["times"].items()}
     measurements |= {
-        g.name: g.objective.summary(times[g.name], answer["device"])
-        for g in goals
-        if g.name in times
+        name: objective.summary(times[name], answer["device"])
+        for name, objective in timed(goals).items()
+        if name in times
     }
-    if found:
-        measurements = found.measurements | measurements
-    return Found(
+    if known:
+        measurements = known.measurements | measurements
+    return Measured(
         measurements={g.name: measurements[g.name] for g in goals},
-        placement=found.placement if found else answer["placement"],
+        placement=known.placement if known else answer["placement"],
         conditions=answer["conditions"],
         times=times,
-        share=found.share if found else answer["share"],
+        share=known.share if known else answer["share"],
     )
 
 
 def _serve(connection: Connection, kind: str) -> None:
     """Answer requests until the other end closes; a crash costs one answer."""
-    die_with_parent()
+    processes.die_with_parent()
     context = _context(kind)
     while True:
         try:
-            request = connection.recv_bytes()
+            request = processes.receive(connection)
         except (EOFError, OSError):
             return
         ours, theirs = context.Pipe()
@@ -261,29 +252,29 @@ def _serve(connection: Connection, kind: str) -> None:
             warnings.filterwarnings(
                 "ignore", "This process .* is multi-threaded", DeprecationWarning
             )
-            worker = context.Process(target=_work, args=(theirs, request), name="measurement")
-            worker.start()
+            process = context.Process(target=_work, args=(theirs, request), name="measurement")
+            process.start()
         theirs.close()
         try:
-            answer = ours.recv_bytes()
+            answer = processes.receive(ours)
         except EOFError:
-            worker.join()
-            how = f"signal {-worker.exitcode}" if (worker.exitcode or 0) < 0 else "exit"
-            answer = json.dumps({"error": f"the runtime crashed while measuring ({how})"}).encode()
-        worker.join()
-        connection.send_bytes(answer)
+            process.join()
+            how = processes.ending(process.exitcode)
+            answer = {"error": f"the runtime crashed while measuring: its process {how}"}
+        process.join()
+        processes.send(connection, answer)
 
 
-def _work(connection: Connection, request: bytes) -> None:
+def _work(connection: Connection, request: dict[str, Any]) -> None:
     """Do one measurement and send the answer: the boundary where a measurement fails."""
-    die_with_parent()
+    processes.die_with_parent()
     try:
-        answer: dict[str, Any] = {"result": worker.do(json.loads(request))}
+        answer: dict[str, Any] = {"result": worker.do(request)}
     except Infeasible as error:
         answer = {"infeasible": str(error)}
     except Exception as error:
         answer = {"error": said(error), "trace": traceback.format_exc()}
-    connection.send_bytes(json.dumps(answer, allow_nan=False).encode())
+    processes.send(connection, answer)
 
 
 def _context(kind: str) -> Any:

@@ -9,8 +9,8 @@ from objectives import Objective, Runtime, Target
 from objectives.artifacts import MANIFEST, Altered, manifest_of
 from search import catalogue
 from search.errors import BadArtifact, BadTask
-from search.experiment import Experiment, Goal
-from spaces import Task, said
+from search.experiment import Experiment, Goal, built
+from spaces import Task, decode, said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,17 +19,19 @@ class Subject:
 
     task: Task
     target: Target
-    goals: tuple[Goal, ...]
+    objectives: tuple[Goal, ...]
     seed: int = 0
 
     @classmethod
-    def of(cls, source: Mapping[str, str]) -> Self:
-        """Return the subject of an experiment's text, or of an artifact and its task's file."""
+    def of(cls, source: Mapping[str, Any]) -> Self:
+        """Return the subject of an experiment, or of an artifact and its task's file."""
         if "artifact" in source:
             file = Path(source["task"]) if "task" in source else None
             return cls.recorded(Path(source["artifact"]), file)
-        found = Experiment.parse(source["text"], Path(source["folder"]))
-        return cls(task=found.task, target=found.target, goals=found.goals, seed=found.seed)
+        given = Experiment.of(source["experiment"], Path(source["folder"]))
+        return cls(
+            task=given.task, target=given.target, objectives=given.objectives, seed=given.seed
+        )
 
     @classmethod
     def recorded(cls, artifact: Path, file: Path | None) -> Self:
@@ -42,7 +44,7 @@ class Subject:
                 for name, fields in manifest["objectives"].items()
             ]
             target = Target(**manifest["target"])
-            return cls(task=_task_of(manifest, file), target=target, goals=tuple(goals))
+            return cls(task=_task_of(manifest, file), target=target, objectives=tuple(goals))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadArtifact(
                 f"the manifest of {artifact} is not one of this version: {said(error)}; "
@@ -52,12 +54,15 @@ class Subject:
 
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
     """Return the task that an artifact was made from, or the same at another place."""
-    name, fields = manifest["task"]["name"], dict(manifest["task"]["settings"])
+    name, settings = manifest["task"]["name"], dict(manifest["task"]["settings"])
     if file is not None:
-        fields["file"] = str(file.resolve())
-    if "file" in fields and not Path(fields["file"]).is_file():
-        raise BadTask(f"the artifact's task is not at {fields['file']}; say where with --task FILE")
-    return catalogue.find("task", name, Task)(**fields)
+        settings["file"] = str(file.resolve())
+    place = decode(settings.get("file"))
+    if place is not None and not Path(place).is_file():
+        raise BadTask(f"the artifact's task is not at {place}; say where with --task FILE")
+    kind = catalogue.find("task", name, Task)
+    task: Task = built(kind, f"task.{name}", settings)
+    return task
 
 
 def checked(artifact: Path) -> dict[str, Any]:

@@ -11,17 +11,25 @@ from typing import Any
 
 import torch
 
-from objectives import Examples, Measurement, Program, Runtime, Target, artifacts, cached
+from objectives import (
+    Examples,
+    Measurement,
+    Program,
+    Runtime,
+    Target,
+    TimedObjective,
+    artifacts,
+    cached,
+)
 from objectives.artifacts import Altered, placement_of
 from objectives.exporting import cuda
 from objectives.host import exclusive, others, pin
 from search import catalogue
 from search.errors import BadArtifact
-from search.experiment import Goal
+from search.experiment import Goal, timed
 from search.measuring import layer_times
 from search.measuring.subject import Subject, checked
-from spaces import Placement, Task
-from spaces.quantization import Kind
+from spaces import Placement, Task, decode
 
 PROCESSES = 3
 """Processes in which an artifact is timed at most: see `shared`."""
@@ -37,8 +45,8 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     artifacts = [Path(a) for a in request["artifacts"]]
     settle(subject.target, max(placement(a).count for a in artifacts))
     if request["job"] == "layers":
-        kinds = [Kind.parse(kind) for kind in request["kinds"]]
-        return {"times": layer_times.timed(artifacts, kinds, subject.target.device)}
+        layers = [decode(layer) for layer in request["layers"]]
+        return {"times": layer_times.timed(artifacts, layers, subject.target.device)}
     data = Path(request["data"])
     strategies = request["strategies"]
     if request["job"] == "interleave":
@@ -47,7 +55,7 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
         rounds, share = request["rounds"], request["share"]
         return interleaved(subject, artifacts, examples, rounds, strategies, shuffle, share)
     examples = cached(subject.task, request["split"], data)
-    goals = [g for g in subject.goals if g.name in request["names"]]
+    goals = [g for g in subject.objectives if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
     beside = load_beside(subject.target, goals)
     found = measured(artifacts[0], subject.task, goals, examples, strategy, request["share"])
@@ -68,7 +76,7 @@ def conditions(target: Target) -> dict[str, Any]:
 
 def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
     """Return how busy a CPU is with others, where something is about to be timed on it."""
-    if target.device != "cpu" or not any(g.objective.timed for g in goals):
+    if target.device != "cpu" or not timed(goals):
         return {}
     with exclusive():
         return {"others": round(others(), 2)}
@@ -149,9 +157,9 @@ def measured(
             with opened(artifact, task, apart=apart, strategy=strategy) as program:
                 taken = time.perf_counter() - start
                 share = share or shared(_charged(taken, program.target))
-                timed = [g for g in chosen if g.objective.timed]
-                times |= {g.name: _times(program, g, examples, 1 / share) for g in timed}
-                found |= {g.name: _value(program, g, examples) for g in chosen if g not in timed}
+                for name, objective in timed(chosen).items():
+                    times[name] = _times(program, objective, examples, 1 / share)
+                found |= {g.name: _value(program, g, examples) for g in chosen if not g.timed}
                 placed = program.placement() if several else {}
                 if how := program.execution():
                     execution = {"execution": how}
@@ -181,10 +189,12 @@ def shared(loading: float) -> int:
     return min(PROCESSES, max(1, math.ceil(LOADING / loading)))
 
 
-def _times(program: Program, goal: Goal, examples: Examples, part: float) -> list[float]:
-    """Return a part of one goal's observations, with the host's lane to itself."""
+def _times(
+    program: Program, objective: TimedObjective, examples: Examples, part: float
+) -> list[float]:
+    """Return a part of an objective's observations, with the host's lane to itself."""
     with exclusive(program.target.device):
-        return goal.objective.observe(program, examples, part * goal.objective.budget)
+        return objective.observe(program, examples, part * objective.seconds)
 
 
 def _value(program: Program, goal: Goal, examples: Examples) -> Measurement:
@@ -211,10 +221,10 @@ def interleaved(
     all run in processes of their own, and each is timed there. Of `rounds` a process does its
     part: `share` says of how many, None in the first one.
     """
-    goals = [g for g in subject.goals if g.objective.timed]
+    objectives = timed(subject.objectives)
     names = [str(artifact) for artifact in artifacts]
     several = any(placement(artifact).count > 1 for artifact in artifacts)
-    seen: dict[str, dict[str, list[float]]] = {n: {g.name: [] for g in goals} for n in names}
+    seen: dict[str, dict[str, list[float]]] = {n: {o: [] for o in objectives} for n in names}
     order = list(names)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -229,7 +239,6 @@ def interleaved(
         for _ in range(max(1, round(rounds / share))):
             shuffle.shuffle(order)
             for name in order:
-                for goal in goals:
-                    times = goal.objective.observe(programs[name], examples, ROUND_SECONDS)
-                    seen[name][goal.name] += times
+                for key, objective in objectives.items():
+                    seen[name][key] += objective.observe(programs[name], examples, ROUND_SECONDS)
     return {"times": seen, "share": share}

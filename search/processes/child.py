@@ -1,7 +1,6 @@
 """A process that does one job: started afresh, listened to, and killed with its children."""
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -10,20 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from objectives.host import revive
 from search.experiment import Experiment
 from search.processes import main
 from search.processes.start import FORKABLE, context_for
+from spaces import processes
 
 WATCH = 1.0
 """Seconds between looks at a process that says nothing."""
 
 PATIENCE = 0.5
 """Seconds in which a process that has said its last word ends by itself."""
-
-Message = dict[str, Any]
 
 
 class Failed(Exception):
@@ -37,7 +33,9 @@ class Killed(Failed):
 class Child:
     """A new process that does a job; its messages are received one by one."""
 
-    def __init__(self, job: Message, log: Path, limit: float, measuring_threads: int) -> None:
+    def __init__(
+        self, job: processes.Message, log: Path, limit: float, measuring_threads: int
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         context = context_for(measuring_threads)
         self._connection, theirs = context.Pipe()
@@ -53,14 +51,14 @@ class Child:
         self._limit = limit
         self._deadline = time.monotonic() + limit
 
-    def receive(self) -> Message:
+    def receive(self) -> processes.Message:
         """Return the next message; raises Failed when there will be none."""
         while not self._poll():
             revive(self._process.pid)
             if time.monotonic() >= self._deadline:
                 raise Failed(f"it took longer than its limit of {self._limit:g} s and was killed")
         try:
-            message: Message = json.loads(self._connection.recv_bytes())
+            message = processes.receive(self._connection)
         except (EOFError, OSError):
             raise _ending(self._process) from None
         if "error" in message:
@@ -70,7 +68,7 @@ class Child:
     def answer(self, **message: Any) -> None:
         """Answer a message that waits for one; a process that has ended gets none."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._connection.send_bytes(json.dumps(message, allow_nan=False).encode())
+            processes.send(self._connection, message)
 
     def close(self, patience: float = PATIENCE) -> None:
         """End the process and whatever it started; it has some seconds to end by itself."""
@@ -83,7 +81,9 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(job: Message, log: Path, limit: float, measuring_threads: int) -> Iterator[Child]:
+def child(
+    job: processes.Message, log: Path, limit: float, measuring_threads: int
+) -> Iterator[Child]:
     """Start a process, and end it with the context."""
     process = Child(job, log, limit, measuring_threads)
     try:
@@ -92,11 +92,13 @@ def child(job: Message, log: Path, limit: float, measuring_threads: int) -> Iter
         process.close()
 
 
-def job(kind: str, experiment: Experiment, run: Path, threads: int, **parts: Any) -> Message:
+def job(
+    kind: str, experiment: Experiment, run: Path, threads: int, **parts: Any
+) -> processes.Message:
     """Return what a process needs to know of any job, and the parts of this one."""
     return {
         "kind": kind,
-        "text": experiment.text,
+        "experiment": experiment.to_json(),
         "folder": str(experiment.folder),
         "run": str(run),
         "threads": threads,
@@ -124,23 +126,13 @@ def _ending(process: Any) -> Failed:
     code = process.exitcode
     if code == -9:
         return Killed("its process was killed, most likely because memory ran out")
-    if code < 0:
-        return Failed(f"its process crashed with signal {-code}")
-    return Failed(f"its process ended with exit code {code} and no result")
+    return Failed(f"its process {processes.ending(code)} and no result")
 
 
 def kill(process: Any, patience: float = PATIENCE) -> None:
     """End a process and all its descendants, those in sessions of their own included."""
-    try:
-        root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
+    members = processes.family(process.pid)
     process.join(timeout=patience)
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
+    processes.kill(members)
     process.join()
     process.close()

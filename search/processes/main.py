@@ -4,7 +4,6 @@ Whatever user code prints goes to the log.
 """
 
 import io
-import json
 import os
 import sys
 import threading
@@ -17,17 +16,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from objectives.host import die_with_parent, enrolled
-from search.evaluation import confirm, trial
+from objectives.host import enrolled
+from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment import Experiment
 from search.measuring import Lane
-from search.study import Rung
-from spaces import said
+from search.records import Rung
+from spaces import processes, said
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
     """Do a job; the last message sent is its result. Called in a new process."""
-    die_with_parent()
+    processes.die_with_parent()
     os.setsid()  # Ctrl+C is the driver's to answer
     # Its own lock is a semaphore of the system, which a killed trial would leave behind.
     tqdm.set_lock(threading.RLock())
@@ -35,7 +34,7 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
     warnings.simplefilter("default")
     try:
         torch.set_num_threads(1)  # whatever user code computes while it is imported
-        experiment = Experiment.parse(job["text"], Path(job["folder"]))
+        experiment = Experiment.of(job["experiment"], Path(job["folder"]))
         for name in job["runtimes"]:
             experiment.runtime(name)
         if experiment.target.device == "cpu":
@@ -79,10 +78,10 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
 
     def judge(rung: Rung) -> str | None:
         _send(connection, rung=rung.to_json())
-        stop: str | None = json.loads(connection.recv_bytes())["stop"]
+        stop: str | None = processes.receive(connection)["stop"]
         return stop
 
-    bench = trial.Bench(
+    context = TrialContext(
         experiment=experiment,
         folder=Path(job["run"]),
         trial=job["trial"],
@@ -90,8 +89,8 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
         progress=progress,
         judge=judge,
     )
-    return trial.evaluate(bench, job["point"]).to_json()
+    return evaluate(context, job["point"]).to_json()
 
 
 def _send(connection: Connection, **message: Any) -> None:
-    connection.send_bytes(json.dumps(message, allow_nan=False).encode())
+    processes.send(connection, message)

@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from search.records import Axis, Record, hypervolume_history
 from search.reporting.layout import (
     Plane,
     ascending,
@@ -18,9 +19,8 @@ from search.reporting.layout import (
     staircase,
     ticks,
 )
-from search.reporting.summary import Summary, change
-from search.reporting.wording import interval, quantity
-from search.study import Axis, Record, hypervolume_history
+from search.reporting.summary import Summary
+from search.reporting.wording import change, interval, quantity
 
 INK, GREY, FAINT = "#1F2933", "#6B7780", "#E4E7EB"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

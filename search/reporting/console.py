@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as Terminal
 from rich.live import Live
@@ -10,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from search.experiment import Experiment
-from search.reporting.summary import UNCONFIRMED, Summary, words_of
-from search.reporting.wording import quantity, short
-from search.study import Asked, Record, Study
+from search.records import Record
+from search.reporting.summary import UNCONFIRMED, Summary
+from search.reporting.wording import quantity, words_of
+from search.study import Asked, Study
+from spaces import Space
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
 LEGEND = (
@@ -34,7 +35,7 @@ class Console:
         self._start = time.monotonic()
         self._said = 0.0
         self._status = Text("")
-        self._neutral: dict[str, Any] = {}
+        self._space: Space | None = None
         self._total, self._paid, self._failed, self._members = 0, 0, 0, 0
         self._first, self._best = 0, ""
         self._names: dict[int, str] = {}
@@ -43,7 +44,7 @@ class Console:
 
     def begin(self, experiment: Experiment, study: Study, folder: Path) -> None:
         """Say what is searched and where it is kept."""
-        self._neutral, self._total = experiment.space.neutral(), experiment.trials
+        self._space, self._total = experiment.space, experiment.trials
         self._start, self._paid, self._first = time.monotonic(), study.paid, study.paid
         size = experiment.space.size()
         points = f"{size:,.0f} points" if size != float("inf") else "a continuous space"
@@ -66,8 +67,8 @@ class Console:
 
     def started(self, asked: Asked) -> None:
         """Say which point is under way."""
-        runtime = asked.point.get("deploy.runtime.name", "")
-        point = short(asked.point, self._neutral)
+        assert self._space is not None
+        runtime, point = self._space.plan(asked.point).runtime, self._space.short(asked.point)
         self._names[asked.trial] = f"trial {asked.trial}: {runtime} {point}"
         self._said = time.monotonic()
         self.stage(asked, "starting", 0, 0, "")
@@ -92,7 +93,8 @@ class Console:
         self._best = _best(summary) if summary else ""
         on_front = summary is not None and any(r.trial == record.trial for r in summary.front)
         mark = "★" if on_front else MARKS[record.state]
-        point = short(record.point, self._neutral, taken_back=record.taken_back)
+        point = study.experiment.space.short(record.point)
+        point += " (taken back)" if record.facts.taken_back else ""
         outcome = _outcome(record, summary)
         self.say(
             f"{self._paid:>3}/{self._total} {mark} {f't{record.trial}':<4} {record.runtime:<11} "
@@ -102,7 +104,7 @@ class Console:
 
     def _warn_of_others(self, record: Record) -> None:
         """Say once that other processes use the cores on which times are taken."""
-        share = record.facts.get("conditions", {}).get("others", 0.0)
+        share = (record.facts.conditions or {}).get("others", 0.0)
         if share > BUSY and not self._disturbed:
             self._disturbed = True
             self.say(
@@ -144,7 +146,8 @@ class Console:
 def _best(summary: Summary) -> str:
     """Return what the fastest member of the front gains, or the first of the usual picks."""
     picked = summary.picked
-    word = "fastest" if "fastest" in picked else next(iter(picked), None)
+    timed = next((a for a in summary.axes if a.is_time), None)
+    word = next((w for w in picked if timed and w == timed.superlative), next(iter(picked), None))
     if word is None:
         return ""
     gains = ", ".join(words_of(picked[word], axis, summary.baseline) for axis in summary.axes)
@@ -173,7 +176,7 @@ def front_table(summary: Summary, width: int | None = None) -> str:
     table.add_column("runtime")
     for axis in summary.axes:
         table.add_column(axis.name, justify="right")
-    timed = next((a for a in summary.axes if a.name == "latency"), None)
+    timed = next((a for a in summary.axes if a.is_time), None)
     if timed:
         table.add_column("speed-up", justify="right")
     table.add_column("test", justify="right")

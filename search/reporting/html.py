@@ -1,47 +1,24 @@
 """What a study leaves for people to read: report.html, pareto.png, front.csv and front.json."""
 
 import html
-import json
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from search.evaluation import PACE
+from objectives.host import write_json, write_text
+from search.records import Axis, Record, picks
 from search.reporting import charts, html_tables
+from search.reporting.frame import front_frame
 from search.reporting.layout import frame, placed, plane
 from search.reporting.parallel_chart import choices
 from search.reporting.png import draw
-from search.reporting.summary import UNCONFIRMED, Summary, change, headline, title
-from search.reporting.wording import quantity
-from search.study import Axis, Record, gain, picks
+from search.reporting.summary import UNCONFIRMED, Summary
+from search.reporting.wording import change, headline, quantity, title, trust
 
-STYLE = """
-:root { color-scheme: light; --ink: #1f2933; --grey: #616e7c; --line: #e4e7eb; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 40px 32px 64px; color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 27px; line-height: 1.25; margin: 0 0 6px; letter-spacing: -0.01em; }
-h2 { font-size: 18px; margin: 44px 0 6px; }
-p { margin: 6px 0; max-width: 60em; } .grey { color: var(--grey); }
-code { font: 13px ui-monospace, "SF Mono", Menlo, Consolas, monospace; background: #f5f7fa;
-  padding: 2px 6px; border-radius: 4px; }
-.picks { display: grid; grid-template-columns: repeat(auto-fit, minmax(185px, 1fr)); gap: 14px;
-  margin: 26px 0 8px; }
-.pick { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }
-.pick h3 { margin: 0; font-size: 13px; color: var(--grey); font-weight: 600; }
-.pick strong { display: block; font-size: 19px; line-height: 1.3; margin: 4px 0; }
-.pick small { display: block; color: var(--grey); font-size: 13px; line-height: 1.45; }
-.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin-top: 10px;
-  font-size: 14px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--grey); font-size: 13px; white-space: nowrap; }
-th, td { padding: 7px 16px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; white-space: nowrap; } td.word { white-space: nowrap; }
-tr.baseline td { background: #f5f7fa; } td small { color: var(--grey); white-space: nowrap; }
-ul { padding-left: 1.2em; max-width: 60em; } li { margin: 4px 0; }
-"""
+STYLE = importlib.resources.files("search.reporting") / "style.css"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
@@ -53,58 +30,14 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     """Write the report, the picture and the tables into the run folder; return their paths."""
     names = ("report.html", "pareto.png", "front.csv", "front.json")
     page, picture, table, data = (folder / name for name in names)
-    _replace(data, json.dumps(front_json(summary), indent=1, allow_nan=False))
-    _replace(table, front_table(summary).to_csv(index=False))
+    write_json(data, summary.to_json())
+    write_text(table, front_frame(summary).to_csv(index=False))
     written = [table, data]
     if placed(summary):
         draw(summary, picture)
         written.append(picture)
-    _replace(page, render(summary))
+    write_text(page, render(summary))
     return [page, *written]
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def front_json(summary: Summary) -> dict[str, Any]:
-    """Return the front and the baseline as plain data, and whether they were confirmed."""
-    members = [record.to_json() for record in summary.front]
-    return {
-        "confirmed": summary.confirmed,
-        "baseline": summary.baseline.to_json(),
-        "front": members,
-    }
-
-
-def front_table(summary: Summary) -> Any:
-    """Return the front as a data frame, one row a member, units in the column names."""
-    words: dict[int, list[str]] = {}
-    for word, record in summary.picked.items():
-        words.setdefault(record.trial, []).append(word)
-    members = summary.front if summary.grounded else ()
-    rows = [_row(r, summary, " ".join(words.get(r.trial, []))) for r in members]
-    return pd.DataFrame(rows)
-
-
-def _row(record: Record, summary: Summary, picked: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"trial": record.trial, "pick": picked, "runtime": record.runtime}
-    for axis in summary.axes:
-        found = record.measurements[axis.name]
-        column = f"{axis.name}_{axis.unit}"
-        row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
-        if axis.positive:
-            row[f"{axis.name}_gain"] = gain(record, axis, summary.baseline)
-    row |= {f"test_{name}_{m.unit}": m.value for name, m in record.test.items()}
-    row |= {"artifact": record.artifact or "", **record.point}
-    return {safe(k): safe(v) if isinstance(v, str) else v for k, v in row.items()}
-
-
-def safe(cell: str) -> str:
-    """Return text that no spreadsheet takes for a formula: a quote before = + - @."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def render(summary: Summary) -> str:
@@ -115,7 +48,7 @@ def render(summary: Summary) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(summary.name)}</title><style>{STYLE}</style>"
+        f"<title>{html.escape(summary.name)}</title><style>{STYLE.read_text()}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>{''.join(sections)}</body></html>"
     )
 
@@ -235,28 +168,3 @@ def _trust(summary: Summary) -> str:
     limits = [(f"limit {name}", words) for name, words in summary.limits.items()]
     table = html_tables.facts([*limits, *summary.environment.items()])
     return f"<h2>How far to trust this</h2><ul>{lines}</ul>{table}"
-
-
-def trust(summary: Summary) -> list[str]:
-    """Return what stands behind the numbers, and what does not."""
-    again = (
-        "The front was measured again after the search, interleaved with the baseline."
-        if summary.confirmed
-        else UNCONFIRMED
-    )
-    if summary.confirmed and any(PACE in r.facts for r in summary.front):
-        again += (
-            " Not all fitted in one group: times of the others are told at the baseline's pace in "
-            "the first, so that each ratio to it is the one that was seen in turns."
-        )
-    split = (
-        "The validation split guided the search; the test split was scored once, for the front."
-        if any(r.test for r in summary.front)
-        else "The validation split guided the search; the test split has not been scored."
-    )
-    return [
-        "Every number was measured on the exported file, loaded by its own runtime.",
-        again,
-        split,
-        "Times hold for the target and machine below, not for others: measure there again.",
-    ]

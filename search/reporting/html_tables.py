@@ -3,9 +3,9 @@
 import html
 from collections.abc import Sequence
 
-from search.reporting.summary import Summary, change
-from search.reporting.wording import interval, quantity
-from search.study import Axis, Record
+from search.records import Axis, Record
+from search.reporting.summary import Summary
+from search.reporting.wording import change, interval, quantity
 
 
 def members(summary: Summary) -> str:

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from objectives import Direction
+from search.records import Axis, Record
 from search.reporting.summary import Summary
-from search.study import Axis, Record
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#4B4B4B")
 """Tell runtimes apart for colour-blind readers too (Okabe and Ito 2008, Color Universal Design)."""
@@ -34,7 +34,7 @@ def plane(axes: Sequence[Axis]) -> Plane:
     """Return what to draw: quality (what is not a ratio) upwards, time across, the rest as size."""
     y = next((a for a in axes if not a.positive), axes[0])
     rest = [a for a in axes if a is not y]
-    x = next((a for a in rest if a.name == "latency"), rest[0] if rest else None)
+    x = next((a for a in rest if a.is_time), rest[0] if rest else None)
     size = next((a for a in rest if a is not x and a.positive), None)
     return Plane(x=x, y=y, size=size)
 

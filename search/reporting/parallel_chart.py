@@ -4,11 +4,11 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from search.records import Axis, Record
 from search.reporting.charts import INK, blank, hover
 from search.reporting.layout import colours, placed
 from search.reporting.summary import Summary
 from search.reporting.wording import quantity
-from search.study import Axis, Record
 from spaces import Value
 
 

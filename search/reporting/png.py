@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from search.records import Record
 from search.reporting import png_labels
 from search.reporting.layout import (
     Plane,
@@ -24,9 +25,8 @@ from search.reporting.layout import (
     staircase,
     ticks,
 )
-from search.reporting.summary import Summary, title
-from search.reporting.wording import quantity
-from search.study import Record
+from search.reporting.summary import Summary
+from search.reporting.wording import quantity, title
 
 INK, GREY, FAINT = "#1F2933", "#6B7780", "#E4E7EB"
 

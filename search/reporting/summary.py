@@ -1,19 +1,22 @@
-"""What is told of a study, wherever it is told: report, tracking server, console."""
+"""The summary of a study, for report, tracking server and console."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from search.reporting.wording import figures, quantity, short
-from search.study import Axis, Record, feasible, gain, nearest, pick, picks
-from spaces import Value
+from search import run_folder
+from search.experiment import Experiment, Goal
+from search.records import Axis, Record, feasible, nearest, pick, picks
+from spaces import Space
 
 UNCONFIRMED = "The front has NOT been measured again: small differences may be noise."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """All that is told of a study, at any time during it."""
+    """All that is reported of a study, at any time during it."""
 
     key: str
     """Identifies the study for good: the same on resume."""
@@ -26,10 +29,7 @@ class Summary:
     records: tuple[Record, ...]
     """Every trial so far, the baseline included."""
     front: tuple[Record, ...]
-    neutral: Mapping[str, Value] = dataclasses.field(default_factory=dict)
-    """Each dimension's value at which nothing changes."""
-    searched: tuple[str, ...] = ()
-    """Dimensions with more than one allowed value; empty means all."""
+    space: Space
     goal: str = ""
     """What was asked for, in one sentence."""
     limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -46,12 +46,21 @@ class Summary:
     @property
     def dimensions(self) -> tuple[str, ...]:
         """Names of the searched dimensions, in the order of the space."""
-        return self.searched or tuple(self.baseline.point)
+        ranges = {name: dimension.values() for name, dimension in self.space.dimensions().items()}
+        return tuple(name for name, grid in ranges.items() if grid is None or len(grid) > 1)
 
     @property
     def grounded(self) -> bool:
         """Whether the baseline was measured, so that gains can be told."""
         return all(axis.name in self.baseline.measurements for axis in self.axes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of front.json."""
+        return {
+            "confirmed": self.confirmed,
+            "baseline": self.baseline.to_json(),
+            "front": [record.to_json() for record in self.front],
+        }
 
     @property
     def best(self) -> Record | None:
@@ -69,8 +78,9 @@ class Summary:
         return {word: pick(self.front, word, self.axes, self.baseline) for word in words}
 
     def short(self, record: Record) -> str:
-        """Return the record's point in short."""
-        return short(record.point, self.neutral, taken_back=record.taken_back)
+        """Return the record's point in short; training that was taken back is said."""
+        taken_back = " (taken back)" if record.facts.taken_back else ""
+        return f"{self.space.short(record.point)}{taken_back}"
 
     def role(self, record: Record) -> str:
         """Return what the record turned out to be: front, dominated, over limit, or its state."""
@@ -81,82 +91,80 @@ class Summary:
         return "dominated" if feasible([record]) else "over limit"
 
 
-def change(record: Record, axis: Axis, baseline: Record) -> str:
-    """Return how the record compares with the baseline: `4.71x faster`, `-0.004`."""
-    if not axis.positive:
-        difference = axis.value(record) - axis.value(baseline)
-        return "same" if abs(difference) < 5e-4 else f"{difference:+.3f}"
-    factor = gain(record, axis, baseline)
-    if 0.995 < factor < 1.005:
-        return "same"
-    better, worse = COMPARED.get(axis.name, ("better", "worse"))
-    return f"{figures(factor)}x {better}" if factor >= 1 else f"{figures(1 / factor)}x {worse}"
+def summary_of(
+    experiment: Experiment,
+    run: Path,
+    command: str,
+    records: Sequence[Record],
+    front: Sequence[Record],
+    baseline: Record,
+    *,
+    confirmed: bool,
+) -> Summary:
+    """Return what is told of a study."""
+    environment = run_folder.environment(experiment, command)
+    entries = {**environment.pop("versions"), **environment}
+    limits = {
+        k: v for goal in experiment.objectives for k, v in limits_in_words(goal, baseline).items()
+    }
+    return Summary(
+        key=f"{experiment.name}-{experiment.key}-{run.resolve()}",
+        name=experiment.name,
+        command=command,
+        axes=tuple(Axis.of(g.name, g.objective) for g in experiment.objectives),
+        baseline=baseline,
+        records=tuple(records),
+        front=tuple(sorted(front, key=lambda r: _order(r, experiment))),
+        space=experiment.space,
+        goal=_goal(experiment, limits),
+        limits=limits,
+        bounds=_bounds(experiment, baseline),
+        environment={k: str(v) for k, v in entries.items() if v is not None},
+        run_folder=str(run),
+        confirmed=confirmed,
+    )
 
 
-COMPARED = {
-    "latency": ("faster", "slower"),
-    "throughput": ("the throughput", "less throughput"),
-    "size": ("smaller", "larger"),
-    "memory": ("less memory", "more memory"),
-    "cost": ("cheaper", "dearer"),
-}
+def _order(record: Record, experiment: Experiment) -> float:
+    """Order a front by its first timed objective, or else by the first of all, the best first."""
+    goals = experiment.objectives
+    goal = next((g for g in goals if g.timed), goals[0])
+    value = record.measurements[goal.name].value
+    return -value if goal.rising else value
 
 
-def headline(summary: Summary) -> list[str]:
-    """Return what came out in a few plain sentences: the first is the headline."""
-    if not summary.grounded:
-        return [f"The unchanged model could not be measured: {summary.baseline.reason}."]
-    if not summary.front:
-        return _nothing(summary)
-    base = ", ".join(quantity(axis.value(summary.baseline), axis.unit) for axis in summary.axes)
-    lines = [f"Unchanged model in {summary.baseline.runtime}: {base}."]
-    by_trial: dict[int, list[str]] = {}
-    for word, record in summary.picked.items():
-        by_trial.setdefault(record.trial, []).append(word)
-    members = {record.trial: record for record in summary.front}
-    for trial, words in by_trial.items():
-        record = members[trial]
-        name = _joined([word.replace("-", " ") for word in words]).capitalize()
-        lines.append(f"{name}: {_sentence(record, summary)}.")
-    return lines
+def limits_in_words(goal: Goal, baseline: Record) -> dict[str, str]:
+    """Return each limit of a goal as words; a share of a score is told in its points."""
+    unit, worse = goal.objective.unit, "below" if goal.rising else "above"
+    words = {}
+    start = baseline.measurements[goal.name].value
+    if (allowed := goal.allowed(start)) is not None:
+        share = None if goal.scored(start) else goal.within_share
+        much = f"{allowed:g} {unit}" if share is None else f"{100 * share:g} %"
+        words["within"] = f"at most {much} {worse} the unchanged model"
+    if goal.at_least is not None:
+        words["at_least"] = f"at least {goal.at_least:g} {unit}"
+    if goal.at_most is not None:
+        words["at_most"] = f"at most {goal.at_most:g} {unit}"
+    return {f"{goal.name}.{bound}": text for bound, text in words.items()}
 
 
-def title(summary: Summary) -> str:
-    """Return the result in one line: what the knee of the front gains."""
-    picked = summary.picked
-    if not picked:
-        return headline(summary)[0]
-    record = picked.get("knee", next(iter(picked.values())))
-    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
-    positive = [g for g, axis in zip(gains, summary.axes, strict=True) if axis.positive]
-    rest = [g for g, axis in zip(gains, summary.axes, strict=True) if not axis.positive]
-    return _joined([*positive, *rest])
+def _goal(experiment: Experiment, limits: Mapping[str, str]) -> str:
+    aims = " and ".join(f"{'more' if g.rising else 'less'} {g.name}" for g in experiment.objectives)
+    bounds = "; ".join(f"{name.partition('.')[0]} {text}" for name, text in limits.items())
+    target = experiment.target
+    threads = f"{target.threads} thread{'s' * (target.threads > 1)}"
+    where = f"{target.device}, {threads}, batch {target.batch_size}"
+    return f"Search for {aims} on {where}" + (f", with {bounds}." if bounds else ".")
 
 
-def words_of(record: Record, axis: Axis, baseline: Record) -> str:
-    """Return how the record compares on an axis, in words that stand alone."""
-    words = change(record, axis, baseline)
-    if words == "same":
-        return f"{axis.name} unchanged"
-    return words if axis.positive and axis.name in COMPARED else f"{axis.name} {words}"
-
-
-def _sentence(record: Record, summary: Summary) -> str:
-    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
-    return f"trial {record.trial} ({record.runtime}, {summary.short(record)}): {', '.join(gains)}"
-
-
-def _nothing(summary: Summary) -> list[str]:
-    complete = [r for r in summary.records if r.state == "complete"]
-    record = summary.best
-    if record is None or not complete:
-        return ["No trial succeeded."]
-    broken = [f"{name} by {figures(v)}" for name, v in record.limits.items() if v > 0]
-    lines = [f"No trial satisfies every limit: {len(complete)} were measured."]
-    lines.append(f"Nearest: {_sentence(record, summary)}; it misses {_joined(broken)}.")
-    return lines
-
-
-def _joined(words: Sequence[str]) -> str:
-    """Return words as an enumeration: `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+def _bounds(experiment: Experiment, baseline: Record) -> dict[str, float]:
+    found = {}
+    for goal in experiment.objectives:
+        start = baseline.measurements[goal.name].value
+        if (allowed := goal.allowed(start)) is not None:
+            found[goal.name] = start - allowed if goal.rising else start + allowed
+        for bound in (goal.at_least, goal.at_most):
+            if bound is not None:
+                found[goal.name] = bound
+    return found

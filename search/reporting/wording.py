@@ -1,62 +1,10 @@
-"""How points and quantities read, wherever they are told."""
+"""How quantities, comparisons and results read, wherever they are shown."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from objectives import Measurement
-from spaces import Value
-
-WORDS = {
-    "ratio": "{family} {value}",
-    "sparsity": "sparse {value}",
-    "steps": "{value} steps",
-    "mean_bits": "mean {value} bit",
-    "bits": "{value}-bit codebooks",
-    "temperature": "T{value}",
-    "teacher_weight": "teacher {value}",
-    "layers.count": "depth -{value}",
-    "devices.count": "{value} devices",
-}
-"""How a dimension's value reads in short, by the last part of its name or the last two."""
-
-
-def short(
-    point: Mapping[str, Value], neutral: Mapping[str, Value], *, taken_back: bool = False
-) -> str:
-    """Return a point in short, without what is neutral: `prune 0.3 · 8/8 bit · T4 200 steps`.
-
-    The runtime is left out: it is told beside the point. Training that was taken back is said.
-    """
-    changed = {k: v for k, v in point.items() if neutral.get(k) != v}
-    groups: dict[str, list[str]] = {}
-    for name in changed:
-        technique = name.rpartition(".")[0]
-        if technique != "deploy.runtime":
-            words = groups.setdefault(technique, [])
-            words += _words(name, point, words)
-    parts = [" ".join(_temperature_first(words)) for words in groups.values()]
-    return (" · ".join(parts) or "unchanged") + (" (taken back)" if taken_back else "")
-
-
-def _words(name: str, point: Mapping[str, Value], so_far: list[str]) -> list[str]:
-    technique, _, field = name.rpartition(".")
-    value = point[name]
-    if field in ("weight_bits", "activation_bits"):
-        bits = "/".join(
-            str(point.get(f"{technique}.{f}_bits", 32)) for f in ("weight", "activation")
-        )
-        return [] if so_far else [f"{bits} bit"]
-    if isinstance(value, bool):
-        return [field.replace("_", " ") if value else f"no {field.replace('_', ' ')}"]
-    if isinstance(value, str):
-        return [value]
-    family = technique.partition(".")[0]
-    own = ".".join(name.split(".")[-2:])
-    pattern = WORDS.get(own) or WORDS.get(field, "{field} {value}")
-    return [pattern.format(family=family, field=field.replace("_", " "), value=f"{value:.4g}")]
-
-
-def _temperature_first(words: list[str]) -> list[str]:
-    return sorted(words, key=lambda word: not word.startswith("T"))
+from search.records import Axis, Record, gain
+from search.reporting.summary import UNCONFIRMED, Summary
 
 
 def quantity(value: float, unit: str) -> str:
@@ -84,3 +32,100 @@ def interval(measurement: Measurement) -> str:
     low, high = (quantity(v, measurement.unit) for v in (measurement.low, measurement.high))
     value = quantity(measurement.value, measurement.unit)
     return value if low == high == value else f"{value} ({low} to {high})"
+
+
+def change(record: Record, axis: Axis, baseline: Record) -> str:
+    """Return how the record compares with the baseline: `4.71x faster`, `-0.004`."""
+    if not axis.positive:
+        difference = axis.value(record) - axis.value(baseline)
+        return "same" if abs(difference) < 5e-4 else f"{difference:+.3f}"
+    factor = gain(record, axis, baseline)
+    if 0.995 < factor < 1.005:
+        return "same"
+    better, worse = axis.better or ("better", "worse")
+    return f"{figures(factor)}x {better}" if factor >= 1 else f"{figures(1 / factor)}x {worse}"
+
+
+def headline(summary: Summary) -> list[str]:
+    """Return what came out in a few plain sentences: the first is the headline."""
+    if not summary.grounded:
+        return [f"The unchanged model could not be measured: {summary.baseline.reason}."]
+    if not summary.front:
+        return _nothing(summary)
+    base = ", ".join(quantity(axis.value(summary.baseline), axis.unit) for axis in summary.axes)
+    lines = [f"Unchanged model in {summary.baseline.runtime}: {base}."]
+    by_trial: dict[int, list[str]] = {}
+    for word, record in summary.picked.items():
+        by_trial.setdefault(record.trial, []).append(word)
+    members = {record.trial: record for record in summary.front}
+    for trial, words in by_trial.items():
+        record = members[trial]
+        name = _joined([word.replace("-", " ") for word in words]).capitalize()
+        lines.append(f"{name}: {_sentence(record, summary)}.")
+    return lines
+
+
+def title(summary: Summary) -> str:
+    """Return the result in one line: what the knee of the front gains."""
+    picked = summary.picked
+    if not picked:
+        return headline(summary)[0]
+    record = picked.get("knee", next(iter(picked.values())))
+    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
+    positive = [g for g, axis in zip(gains, summary.axes, strict=True) if axis.positive]
+    rest = [g for g, axis in zip(gains, summary.axes, strict=True) if not axis.positive]
+    return _joined([*positive, *rest])
+
+
+def words_of(record: Record, axis: Axis, baseline: Record) -> str:
+    """Return how the record compares on an axis, in words that stand alone."""
+    words = change(record, axis, baseline)
+    if words == "same":
+        return f"{axis.name} unchanged"
+    return words if axis.positive and axis.better else f"{axis.name} {words}"
+
+
+def _sentence(record: Record, summary: Summary) -> str:
+    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
+    return f"trial {record.trial} ({record.runtime}, {summary.short(record)}): {', '.join(gains)}"
+
+
+def _nothing(summary: Summary) -> list[str]:
+    complete = [r for r in summary.records if r.state == "complete"]
+    record = summary.best
+    if record is None or not complete:
+        return ["No trial succeeded."]
+    broken = [f"{name} by {figures(v)}" for name, v in record.limits.items() if v > 0]
+    lines = [f"No trial satisfies every limit: {len(complete)} were measured."]
+    lines.append(f"Nearest: {_sentence(record, summary)}; it misses {_joined(broken)}.")
+    return lines
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Return words as an enumeration: `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def trust(summary: Summary) -> list[str]:
+    """Return what stands behind the numbers, and what does not."""
+    again = (
+        "The front was measured again after the search, interleaved with the baseline."
+        if summary.confirmed
+        else UNCONFIRMED
+    )
+    if summary.confirmed and any(r.facts.pace for r in summary.front):
+        again += (
+            " Not all fitted in one group: times of the others are told at the baseline's pace in "
+            "the first, so that each ratio to it is the one that was seen in turns."
+        )
+    split = (
+        "The validation split guided the search; the test split was scored once, for the front."
+        if any(r.test for r in summary.front)
+        else "The validation split guided the search; the test split has not been scored."
+    )
+    return [
+        "Every number was measured on the exported file, loaded by its own runtime.",
+        again,
+        split,
+        "Times hold for the target and machine below, not for others: measure there again.",
+    ]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from search.experiment import Experiment
 from spaces import Dimension, Point, Slot, Stage, Value
 
-RUNTIME = "deploy.runtime.name"
 SHARE = 0.6
 """Of the trials, at most this share is given to the opening; the sampler gets the rest. However
 few there are, the baselines and one encoding in each of their runtimes are tried."""
@@ -15,10 +14,10 @@ few there are, the baselines and one encoding in each of their runtimes are trie
 
 def baselines(experiment: Experiment) -> list[Point]:
     """Return the neutral point in every searched runtime, the neutral runtime first."""
-    neutral = experiment.space.neutral()
-    if RUNTIME not in neutral:
+    neutral, runtime = experiment.space.neutral(), experiment.space.named("runtime")
+    if runtime is None:
         return [neutral]
-    return [neutral | {RUNTIME: name} for name in experiment.searched_runtimes()]
+    return [neutral | {runtime: name} for name in experiment.runtime_names()]
 
 
 def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:
@@ -29,7 +28,7 @@ def opening(experiment: Experiment, times: Mapping[str, float] | None = None) ->
     whoever asks.
     """
     starts = baselines(experiment)
-    ranked = _ranked(starts, times or {})
+    ranked = _ranked(experiment, starts, times or {})
     encoded = list(_encodings(experiment, ranked))
     compiled = [start for start in ranked if start != starts[0]] or starts
     alone = ranked[0] if times else starts[-1]
@@ -39,9 +38,11 @@ def opening(experiment: Experiment, times: Mapping[str, float] | None = None) ->
     return list(unique.values())
 
 
-def _ranked(starts: list[Point], times: Mapping[str, float]) -> list[Point]:
+def _ranked(experiment: Experiment, starts: list[Point], times: Mapping[str, float]) -> list[Point]:
     """Return the baselines by their times, those without one last, as the experiment names them."""
-    return sorted(starts, key=lambda start: times.get(str(start.get(RUNTIME)), math.inf))
+    return sorted(
+        starts, key=lambda start: times.get(experiment.space.plan(start).runtime, math.inf)
+    )
 
 
 def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
@@ -66,7 +67,8 @@ def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
 
 def _alone(experiment: Experiment, start: Point) -> Iterator[Point]:
     """Yield the first usual setting of each other technique alone, in one runtime."""
-    placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != RUNTIME]
+    runtime = experiment.space.named("runtime")
+    placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != runtime]
     for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN), *placed):
         for part in list(_usual(slot))[:1]:
             yield start | part

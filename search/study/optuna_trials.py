@@ -1,6 +1,7 @@
 """The trials of a study as Optuna keeps them: the only file that asks and tells it."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,27 +10,37 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import BadRun
 from search.experiment import Experiment
-from search.study.parameters import Codec, sampler
-from search.study.record import Record
+from search.records import Axis, Record
+from search.samplers import History, Observation, State
+from search.study.parameters import distributions_of, point_of
 from spaces import Point
 
 FILE = "study.db"
+FORMAT = 2
+"""Of what a study holds: from 2 on parameters are values, before they were ranks."""
 EXECUTABLE = "executable"
 """Constraint that every trial carries: above 0 where no runtime can execute the point."""
 REVISED = "revised"
 GIVEN_BACK = "the search ended before it was evaluated"
 """Reason of trials that are as if never asked: their points are asked again."""
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
 
 
 class Trials:
     """Optuna's trials of one experiment in a SQLite file of its run folder; one process writes."""
 
-    def __init__(self, study: optuna.Study, experiment: Experiment, *, parallel: bool) -> None:
-        self._study, self._experiment, self._parallel = study, experiment, parallel
-        self._codec = Codec(experiment.space)
+    def __init__(self, study: optuna.Study, experiment: Experiment) -> None:
+        self._study, self._experiment = study, experiment
+        self._distributions = distributions_of(experiment.space)
+        self._axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
 
     @classmethod
-    def open(cls, folder: Path, experiment: Experiment, *, parallel: bool) -> "Trials":
+    def open(cls, folder: Path, experiment: Experiment) -> "Trials":
         """Create the trials of a run folder, or continue them; raises BadRun for others' trials.
 
         A folder holds one study: the name that it was begun with stays, whatever the experiment
@@ -41,18 +52,27 @@ class Trials:
         study = optuna.create_study(
             storage=storage,
             study_name=names[0] if names else experiment.name,
-            directions=[g.objective.direction.value for g in experiment.goals],
+            directions=[g.objective.direction.value for g in experiment.objectives],
             load_if_exists=True,
         )
-        known = study.user_attrs.get("key")
-        if known is None:
+        if not names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([g.name for g in experiment.objectives])
+            study.set_user_attr("format", FORMAT)
             study.set_user_attr("key", experiment.key)
-        elif known != experiment.key:
+        elif (known := study.user_attrs.get("format", 1)) != FORMAT:
+            raise BadRun(
+                f"{folder} was begun by another version: its study has format {known}, this one "
+                f"continues format {FORMAT}; search again with --out FOLDER, or resume it with the "
+                "version that began it"
+            )
+        elif study.user_attrs.get("key") != experiment.key:
             raise BadRun(
                 f"{folder} holds a search of {study.study_name!r} with other settings than those "
                 "asked now; choose another folder with --out, or undo the change"
             )
-        return cls(study, experiment, parallel=parallel)
+        return cls(study, experiment)
 
     @property
     def name(self) -> str:
@@ -67,30 +87,30 @@ class Trials:
     def records(self) -> list[Record]:
         """Return the records that were told, or were about to be, the revised ones in place."""
         texts = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
-        found = {r.trial: r for text in texts if text for r in [_record(text)]}
+        records = {r.trial: r for text in texts if text for r in [_record(text)]}
         for line in self._study.user_attrs.get(REVISED, {}).values():
             record = _record(line)
-            found[record.trial] = record
-        return list(found.values())
+            records[record.trial] = record
+        return list(records.values())
 
     def given_back(self) -> list[Point]:
         """Return the points that were asked and given back, in their order, with repeats."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        whole = [t for t in trials if _given_back(t) and t.params.keys() == self._names]
-        return [self._point(trial) for trial in whole]
+        return [point_of(t.params) for t in trials if _given_back(t) and self._whole(t)]
 
-    def ask(self, point: Point | None = None) -> tuple[optuna.Trial, Point]:
-        """Return a new trial at `point`, or where the sampler wants it, and its point.
+    def history(self) -> History:
+        """Return what a sampler may learn from."""
+        trials = self._study.get_trials(deepcopy=False)
+        return History(
+            space=self._experiment.space,
+            objectives=len(self._axes),
+            observations=[self._observation(t) for t in trials if self._whole(t)],
+        )
 
-        The sampler starts from a seed of its own for every trial, so that a resumed search draws
-        what an uninterrupted one would have drawn.
-        """
-        seed = self._experiment.seed * 100_003 + self.count
-        self._study.sampler = sampler(seed, parallel=self._parallel)
-        if point is not None:
-            self._study.enqueue_trial(self._codec.encode(point))
-        trial = self._study.ask(fixed_distributions=self._codec.distributions)
-        return trial, self._point(trial) if point is None else point
+    def ask(self, point: Point) -> optuna.Trial:
+        """Return a new trial at a point."""
+        self._study.enqueue_trial(dict(point))
+        return self._study.ask(fixed_distributions=self._distributions)
 
     def store(self, trial: optuna.Trial, record: Record) -> None:
         """Store a record in its trial, then tell it: a crash between loses nothing."""
@@ -104,7 +124,7 @@ class Trials:
         for name in limits.keys() - trial.constraints.keys():
             trial.set_constraint(name, limits[name])
         if record.state == "complete":
-            values = [record.measurements[g.name].value for g in self._experiment.goals]
+            values = [record.measurements[axis.name].value for axis in self._axes]
             self._study.tell(trial, values)
         elif record.state == "failed":
             self._study.tell(trial, state=TrialState.FAIL)
@@ -125,14 +145,14 @@ class Trials:
     def close_stale(self) -> int:
         """Close the trials that a killed search left open; return how many there were.
 
-        What was recorded is told, the rest is given back. Trials that still wait are taken up
-        first: the next ask would get theirs in place of a new one.
+        What was recorded is told, the rest is given back. WAITING trials are dequeued first;
+        otherwise the next ask would return one of them.
         """
         for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._study.ask(fixed_distributions=self._codec.distributions)
+            self._study.ask(fixed_distributions=self._distributions)
         stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for frozen in stale:
-            trial = optuna.Trial(self._study, frozen._trial_id)
+            trial = optuna.Trial(self._study, frozen._trial_id)  # Optuna has no public way back
             if text := frozen.user_attrs.get("record"):
                 self.tell(trial, _record(text))
             else:
@@ -140,15 +160,22 @@ class Trials:
         return len(stale)
 
     @property
-    def _names(self) -> set[str]:
-        return set(self._codec.distributions)
-
-    @property
     def _limits(self) -> list[str]:
-        return [name for g in self._experiment.goals for name in g.violations(0.0, 0.0)]
+        return [name for g in self._experiment.objectives for name in g.violations(0.0, 0.0)]
 
-    def _point(self, trial: optuna.Trial | FrozenTrial) -> Point:
-        return self._experiment.space.canonical(self._codec.decode(trial.params))
+    def _whole(self, trial: FrozenTrial) -> bool:
+        return trial.params.keys() == self._distributions.keys()
+
+    def _observation(self, trial: FrozenTrial) -> Observation:
+        complete = trial.state is TrialState.COMPLETE
+        return Observation(
+            point=point_of(trial.params),
+            state=_STATES[trial.state],
+            losses=tuple(a.sign * v for a, v in zip(self._axes, trial.values, strict=True))
+            if complete
+            else None,
+            violations=tuple(trial.constraints.values()),
+        )
 
 
 def _given_back(trial: FrozenTrial) -> bool:

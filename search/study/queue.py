@@ -1,11 +1,9 @@
-"""What executors work off: points to evaluate, where records go, and who is stopped on the way."""
+"""The queue that executors work off: points to evaluate, where records go, and who stops."""
 
 import time
 from collections.abc import Callable
 
-from search.study.bar import bar_of, hopeless
-from search.study.record import Record
-from search.study.stopping import PROBE, Ladder, Rung
+from search.records import PROBE, Ladder, Record, Rung, bar_of, hopeless
 from search.study.study import Asked, Study
 
 Told = Callable[[Record], None]
@@ -14,7 +12,7 @@ Progress = Callable[[Asked, str, int, int, str], None]
 """Called with a trial under way: (trial, stage, done, of, detail)."""
 
 
-class Feed:
+class Queue:
     """The open end of a study; used from one thread of the driver only."""
 
     def __init__(
@@ -31,7 +29,7 @@ class Feed:
         self._study, self._told, self._started, self.progress = study, told, started, progress
         self._check = check
         self._deadline = time.monotonic() + (seconds if seconds is not None else float("inf"))
-        self._ladder = Ladder(study.experiment.goals)
+        self._ladder = Ladder(study.experiment.objectives)
         self._exhausted = False
         self._nothing_new = False
         """Whether the study had no point left, until another record may show it one."""
@@ -71,7 +69,7 @@ class Feed:
         if rung.name != PROBE:
             return self._ladder.judge(asked.trial, rung)
         bar = bar_of(self._study.records, self._study.baseline)
-        return hopeless(self._study.experiment.goals, rung.found, bar) if bar else None
+        return hopeless(self._study.experiment.objectives, rung.measurements, bar) if bar else None
 
     def tell(self, asked: Asked, record: Record) -> None:
         """Store the record of a trial."""

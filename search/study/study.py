@@ -2,20 +2,22 @@
 
 import dataclasses
 import json
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import optuna
 
 from objectives import Measurement
-from search.experiment import Experiment
-from search.study.front import Axis, front
-from search.study.known_impossible import FACT, implied
+from search import catalogue
+from search.experiment import Experiment, built, fields_of
+from search.records import Axis, Facts, Record, front
+from search.samplers import Sampler
+from search.study.known_impossible import implied
+from search.study.neighbours import neighbour
 from search.study.opening import SHARE, baselines, opening
 from search.study.optuna_trials import GIVEN_BACK, Trials
-from search.study.parameters import Codec
-from search.study.record import Record
 from spaces import Point
 
 PATIENCE = 4
@@ -40,10 +42,18 @@ class Study:
 
     def __init__(self, trials: Trials, experiment: Experiment, refuse: Refuse) -> None:
         self._trials, self.experiment, self._refuse = trials, experiment, refuse
-        self._codec = Codec(experiment.space)
+        self._sampler = sampler_of(experiment)
+        self._first = {_key(point) for point in baselines(experiment)}
+        opened = max(2 * len(self._first), int(SHARE * experiment.trials))
+        self._sources = (
+            _Source(self._opening, budget=opened),
+            _Source(self._returned),
+            _Source(self._sampled, learns=True),
+            _Source(self._neighbours),
+        )
         self._open: dict[int, optuna.Trial] = {}
         self._pending: dict[int, str] = {}
-        self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.goals)
+        self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.objectives)
         self._records: dict[int, Record] = {}
         self._by_point: dict[str, Record] = {}
         self._impossible: dict[int, Record] = {}
@@ -57,15 +67,13 @@ class Study:
         self._judge()
 
     @classmethod
-    def open(
-        cls, folder: Path, experiment: Experiment, refuse: Refuse, *, parallel: bool = False
-    ) -> "Study":
-        """Create the study of a run folder, or continue it; `parallel` asks before all is told.
+    def open(cls, folder: Path, experiment: Experiment, refuse: Refuse) -> "Study":
+        """Create the study of a run folder, or continue it.
 
         Its experiment has the name that the run was begun with. Raises BadRun when the folder
         holds the study of another experiment.
         """
-        trials = Trials.open(folder, experiment, parallel=parallel)
+        trials = Trials.open(folder, experiment)
         return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse)
 
     # What is known
@@ -115,24 +123,11 @@ class Study:
         found out, are recorded with the reason and never returned;
         points that were answered before are told again from their record.
         """
-        for point in opening(self.experiment, self._times()):
-            if not self._known(point) and self._admits(point):
-                return self._asked(*self._trials.ask(point))
-        for point in self._trials.given_back():
-            if not self._known(point) and not self._refused(point):
-                return self._asked(*self._trials.ask(point))
-        for _ in range(PATIENCE):
-            trial, point = self._trials.ask()
-            if record := self._answer(point):
-                self._trials.tell(trial, record)
-            elif _key(point) in self._pending.values():
-                self._trials.fail(trial, "another trial is evaluating the same point")
-            elif reason := self._refused(point):
-                self._record(trial, self._infeasible(trial.number, point, reason))
-            else:
-                return self._asked(trial, point)
-        neighbour = self._neighbour()
-        return self._asked(*self._trials.ask(neighbour)) if neighbour else None
+        for source in self._sources:
+            for proposal in source.proposals():
+                if asked := self._considered(source, proposal):
+                    return asked
+        return None
 
     def tell(self, asked: Asked, record: Record) -> Record:
         """Store a record, with the limits judged against the baseline, and return it."""
@@ -165,52 +160,75 @@ class Study:
     # Inside
 
     def _excuse(self) -> set[int]:
-        """Forget that baselines failed: nothing can be told without one, and they may work by now.
-
-        Return the trials that do not count against the budget for that, or none of the budget
-        might be left to ask again.
-        """
-        points = {_key(point) for point in baselines(self.experiment)}
-        for key in points & self._by_point.keys():
+        """Retry failed baselines on resume, and return their trials, which then use no budget."""
+        for key in self._first & self._by_point.keys():
             if self._by_point[key].state == "failed":
                 del self._by_point[key]
         if self.baseline is not None:
             return set()
         failed = [r for r in self._records.values() if r.state == "failed"]
-        return {r.trial for r in failed if _key(r.point) in points}
+        return {r.trial for r in failed if _key(r.point) in self._first}
 
     def _times(self) -> dict[str, float]:
         """Return the baselines' values of what is timed first, by runtime, lower being faster."""
         axis = next(
-            (a for g, a in zip(self.experiment.goals, self.axes, strict=True) if g.objective.timed),
+            (a for g, a in zip(self.experiment.objectives, self.axes, strict=True) if g.timed),
             None,
         )
         return {r.runtime: axis.loss(r) for r in self.baselines()} if axis else {}
 
-    def _admits(self, point: Point) -> bool:
-        """Whether a point of the opening can be executed and is within its share of the trials."""
-        first = [_key(p) for p in baselines(self.experiment)]
-        reason = self._refused(point)
-        if reason:
-            trial, _ = self._trials.ask(point)
+    def _considered(self, source: "_Source", proposal: Point) -> Asked | None:
+        """Return the trial of a proposal, None where it needs none."""
+        point = self.experiment.space.canonical(proposal)
+        if not source.learns and self._known(point):
+            return None
+        reason = None if self._known(point) else self._refused(point)
+        spent = self.paid + len(self._pending) >= source.budget
+        if reason is None and spent and _key(point) not in self._first:
+            return None
+        trial = self._trials.ask(proposal)
+        if record := self._answer(point):
+            self._trials.tell(trial, record)
+        elif _key(point) in self._pending.values():
+            self._trials.fail(trial, "another trial is evaluating the same point")
+        elif reason:
             self._record(trial, self._infeasible(trial.number, point, reason))
-            return False
-        budget = max(2 * len(first), int(SHARE * self.experiment.trials))
-        return _key(point) in first or self.paid + len(self._pending) < budget
+        else:
+            self._open[trial.number] = trial
+            self._pending[trial.number] = _key(point)
+            return Asked(trial=trial.number, point=point, forced=_key(point) in self._first)
+        return None
 
-    def _neighbour(self) -> Point | None:
-        """Return a new executable point near the front, or any where those are all known."""
+    def _opening(self) -> Iterator[Point]:
+        yield from opening(self.experiment, self._times())
+
+    def _returned(self) -> Iterator[Point]:
+        yield from self._trials.given_back()
+
+    def _sampled(self) -> Iterator[Point]:
+        """Yield what the sampler proposes, from a seed of its own for every trial.
+
+        So a resumed search draws what an uninterrupted one would have drawn.
+        """
+        for _ in range(PATIENCE):
+            seed = self.experiment.seed * 100_003 + self._trials.count
+            proposal = self._sampler.propose(self._trials.history(), seed)
+            if proposal is None:
+                return
+            yield proposal
+
+    def _neighbours(self) -> Iterator[Point]:
+        """Yield a new executable point near the front, or any where those are all known."""
         parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
         draw = random.Random(f"{self.experiment.seed}-{self._trials.count}")
-        return self._codec.neighbour(
-            parents, draw, lambda point: not self._known(point) and not self._refused(point)
+        point = neighbour(
+            self.experiment.space,
+            parents,
+            draw,
+            lambda point: not self._known(point) and not self._refused(point),
         )
-
-    def _asked(self, trial: optuna.Trial, point: Point) -> Asked:
-        self._open[trial.number] = trial
-        self._pending[trial.number] = _key(point)
-        forced = _key(point) in {_key(p) for p in baselines(self.experiment)}
-        return Asked(trial=trial.number, point=point, forced=forced)
+        if point is not None:
+            yield point
 
     def _refused(self, point: Point) -> str | None:
         """Return why a point cannot be executed, as is known beforehand or found out by now."""
@@ -224,7 +242,7 @@ class Study:
     def _keep(self, record: Record) -> None:
         self._records[record.trial] = record
         self._by_point[_key(record.point)] = record
-        if FACT in record.facts:
+        if record.facts.impossible:
             self._impossible[record.trial] = record
 
     def _known(self, point: Point) -> bool:
@@ -264,7 +282,7 @@ class Study:
             return dataclasses.replace(record, limits={})
         limits = {
             name: violation
-            for goal in self.experiment.goals
+            for goal in self.experiment.objectives
             for name, violation in goal.violations(
                 record.measurements[goal.name].value, base.measurements[goal.name].value
             ).items()
@@ -272,9 +290,30 @@ class Study:
         return dataclasses.replace(record, limits=limits)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where points come from."""
+
+    proposals: Callable[[], Iterator[Point]] = dataclasses.field(kw_only=False)
+    """Yields points, canonical or not; each has been considered before the next is drawn."""
+    budget: float = math.inf
+    """Trials after which the source is not asked any more, but for baselines."""
+    learns: bool = False
+    """Whether it has to know what became of each proposal, also of those made before."""
+
+
+def sampler_of(experiment: Experiment) -> Sampler:
+    """Return the sampler that an experiment names; raises SearchError in one line."""
+    named, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
+    kind = catalogue.find("sampler", named.name, Sampler, experiment.folder)
+    fields = fields_of(kind, where, named.settings)
+    sampler: Sampler = built(kind, where, fields, experiment.folder)
+    return sampler
+
+
 def _assumed(record: Record) -> bool:
     """Whether a point was refused beforehand, and nothing was tried."""
-    return record.state == "infeasible" and not record.facts
+    return record.state == "infeasible" and record.facts == Facts()
 
 
 def _key(point: Point) -> str:

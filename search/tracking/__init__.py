@@ -1,11 +1,6 @@
-"""A study in MLflow."""
+"""A study in MLflow. MLflow takes seconds to import: only `mlflow_store` does."""
 
-from search.tracking.background import Mirror
-from search.tracking.mlflow_store import Tracker
+from search.tracking.background import Background
+from search.tracking.tracker import Tracker
 
-__all__ = [
-    "Mirror",
-    "Tracker",
-    "addresses",
-    "mlflow_store",
-]
+__all__ = ["Background", "Tracker", "addresses", "mlflow_store"]

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from search.driver import Tracker
 from search.reporting import Summary
+from search.tracking.tracker import Tracker
 
 
-class Mirror:
+class Background:
     """Writes the latest summary in a thread of its own, until the search has ended."""
 
     def __init__(self, make: Callable[[], Tracker]) -> None:

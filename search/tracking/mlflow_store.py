@@ -16,8 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.records import Record
 from search.reporting import Summary
-from search.study import Record
 from search.tracking.addresses import (
     Run,
     default_store,
@@ -29,7 +29,7 @@ from search.tracking.addresses import (
 )
 from search.tracking.runs import Projection, counts, quoted, study, trial
 
-__all__ = ["Tracker", "default_store", "ui_command"]
+__all__ = ["MlflowTracker", "default_store", "ui_command"]
 
 PAUSE = 60.0
 """Seconds during which an unreachable store is not asked again."""
@@ -39,7 +39,7 @@ BATCH = 900
 """Metrics in one call: servers take 1000."""
 
 
-class Tracker:
+class MlflowTracker:
     """Keeps a store in step with a study; never stops the search, and warns once of an outage."""
 
     def __init__(self, store: str | None = None, warn: Callable[[str], None] | None = None) -> None:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from search.records import Axis, Record, State, fronts, gain, hypervolume_history
 from search.reporting import Summary, change, headline, quantity, title, trust
-from search.study import Axis, Record, State, fronts, gain, hypervolume_history
 from search.tracking.addresses import redact
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "infeasible": "KILLED", "failed": "FAILED"}
@@ -52,7 +52,7 @@ def trial(record: Record, summary: Summary) -> Projection:
         tags={k: v for k, v in tags.items() if v},
         params=searched,
         metrics={name(k): v for k, v in _metrics(record, summary)},
-        curves={name(f"facts/{k}"): v for k, v in _curves(record.facts)},
+        curves={name(f"facts/{k}"): v for k, v in _curves(record.facts.to_json())},
         seconds=record.seconds,
     )
 
@@ -69,14 +69,14 @@ def _metrics(record: Record, summary: Summary) -> Iterator[tuple[str, float]]:
         if axis.name in record.measurements and summary.grounded:
             yield _relative(record, axis, summary.baseline)
     yield "trial_seconds", record.seconds
-    yield from ((f"facts/{k}", v) for k, v in _numbers(record.facts))
+    yield from ((f"facts/{k}", v) for k, v in _numbers(record.facts.to_json()))
 
 
 def _relative(record: Record, axis: Axis, baseline: Record) -> tuple[str, float]:
     """Return the value relative to the baseline: speed-up, or fraction, or difference."""
     if not axis.positive:
         return f"{axis.name}_change", axis.value(record) - axis.value(baseline)
-    if axis.name == "latency":
+    if axis.is_time:
         return "speedup", gain(record, axis, baseline)
     return f"{axis.name}_ratio", axis.value(record) / axis.value(baseline)
 
@@ -92,8 +92,8 @@ def _numbers(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _curves(facts: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
     """Yield the facts that are series of numbers, thinned to at most CURVE_LENGTH of them."""
     for key, value in facts.items():
-        if isinstance(value, list) and all(isinstance(v, int | float) for v in value):
-            yield key, value[:: -(-len(value) // CURVE_LENGTH) or 1]
+        if isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+            yield key, list(value[:: -(-len(value) // CURVE_LENGTH) or 1])
 
 
 def study(summary: Summary) -> Projection:

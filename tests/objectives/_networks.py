@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives import Export, Target
-from objectives.artifacts.artifact import signature_of
+from objectives.artifacts import signature_of
 from spaces import Encoding
 from spaces.modules.trees import rows
 

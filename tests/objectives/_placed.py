@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from objectives import Export, Program, Runtime, Target
-from objectives.artifacts.artifact import load, signature_of, write
+from objectives.artifacts import load, signature_of, write
 from objectives.runtimes.eager import Eager
 from spaces import Encoding, Split, Task
 

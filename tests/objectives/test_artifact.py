@@ -8,7 +8,7 @@ from _networks import Convolutions, built, images, request
 from torch import nn
 
 from objectives import Runtime
-from objectives.artifacts.artifact import identity, write
+from objectives.artifacts import identity, write
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.onnxruntime import Onnxruntime
 from objectives.runtimes.openvino import Openvino

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from objectives import Program
-from objectives.artifacts.artifact import Altered, load, write
+from objectives.artifacts import Altered, load, write
 from objectives.exporting.codes import layout
 from objectives.exporting.lzma_files import Undecodable, code_files, coded, decoded, decoded_files
 from objectives.metrics.size import Size

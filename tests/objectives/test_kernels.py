@@ -24,7 +24,7 @@ from spaces.modules.trees import call
 from spaces.quantization.encode import encoded
 
 
-class Feed(nn.Module):
+class Queue(nn.Module):
     """(batch, 6, 32) -> (batch, 5), in whatever type it has."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Owner:
     """The task of a model that was not edited."""
 
     def model(self) -> nn.Module:
-        return built(Feed)
+        return built(Queue)
 
 
 def series(count: int) -> Tensor:
@@ -110,7 +110,7 @@ def test_layers_without_a_kernel_stay_as_they_are() -> None:
 
 def test_an_artifact_with_kernels_computes_what_the_rounded_model_does(tmp_path: Path) -> None:
     runtime, bits = Eager(), {"weight_bits": 4, "dtype": "bfloat16"}
-    export = request(built(Feed), series(16), tmp_path, batch=4, **bits)
+    export = request(built(Queue), series(16), tmp_path, batch=4, **bits)
     notes = json.loads(json.dumps(runtime.export(export)))
 
     outputs = {}
@@ -189,13 +189,13 @@ def test_an_artifact_in_float8_agrees_with_the_model(tmp_path: Path, kind: type[
         pytest.skip("needs a CUDA device with float8")
     runtime, target = kind(), Target(device="cuda", batch_size=4)
     assert runtime.refuses(Encoding(dtype="float8"), target, frozenset({"Conv2d"})) is not None
-    export = request(built(Feed), series(16), tmp_path, batch=4, dtype="float8")
+    export = request(built(Queue), series(16), tmp_path, batch=4, dtype="float8")
     export = dataclasses.replace(export, target=target)
     notes = json.loads(json.dumps(runtime.export(export)))
 
     program = runtime.load(tmp_path, export.signature, target, cast(Task, Owner()), notes)
     with torch.no_grad():
-        wanted = call(built(Feed), series(6))
+        wanted = call(built(Queue), series(6))
     assert distance(program(series(6)), wanted) < 0.1
     assert program.execution() == "CUDA graph"
 

@@ -25,7 +25,7 @@ from _placed import (
 from torch import nn
 
 from objectives import Target
-from objectives.artifacts.artifact import load
+from objectives.artifacts import load
 from objectives.examples import read
 from objectives.metrics.cost import Cost
 from objectives.metrics.latency import Latency

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from objectives import Measurement
 from search.experiment.experiment import Experiment
-from search.study.record import Record
+from search.records.record import Record
 from search.study.study import Asked, Refuse, Study
 from spaces import Point
 
@@ -41,11 +41,10 @@ def opened(
     project: Path,
     trials: int = 30,
     *,
-    parallel: bool = False,
     refuse: Refuse = no_eager_integers,
 ) -> Study:
     experiment = Experiment.load(project / "experiment.toml")
     folder = project / "run"
     folder.mkdir(exist_ok=True)
     asked = dataclasses.replace(experiment, trials=trials)
-    return Study.open(folder, asked, refuse, parallel=parallel)
+    return Study.open(folder, asked, refuse)

@@ -2,19 +2,35 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
-from objectives import Direction, Measurement
+from objectives import Measurement
+from objectives.metrics.accuracy import Accuracy
+from objectives.metrics.latency import Latency
+from objectives.metrics.size import Size
+from search.experiment.reading import space_from
+from search.records import Facts
+from search.records.front import Axis, front
+from search.records.record import Record, State
 from search.reporting.summary import Summary
-from search.study.front import Axis, front
-from search.study.record import Record, State
 from spaces import Value
 
-ACCURACY = Axis("accuracy", Direction.MAXIMIZE, "score")
-LATENCY = Axis("latency", Direction.MINIMIZE, "ms", positive=True)
-SIZE = Axis("size", Direction.MINIMIZE, "bytes", positive=True)
+ACCURACY = Axis.of("accuracy", Accuracy())
+LATENCY = Axis.of("latency", Latency())
+SIZE = Axis.of("size", Size())
 AXES = (ACCURACY, LATENCY, SIZE)
 
+SPACE, _ = space_from(
+    {
+        "prune.channels": {"ratio": {"low": 0.0, "high": 0.7, "step": 0.1}},
+        "quantize.integer": {"weight_bits": [32, 8, 4], "activation_bits": [32, 8]},
+        "distill.logits": {"temperature": [1.0, 4.0], "steps": [0, 50, 200]},
+        "precision.compute": {"dtype": ["float32", "bfloat16"]},
+        "deploy.runtime": {"name": ["eager", "inductor", "onnxruntime", "openvino"]},
+    },
+    Path(),
+)
 NEUTRAL: dict[str, Value] = {
     "prune.channels.ratio": 0.0,
     "quantize.integer.weight_bits": 32,
@@ -79,7 +95,7 @@ def pruned(trial: int, ratio: float, runtime: str, bits: int, steps: int) -> Rec
         },
         limits={"accuracy.within": round(0.835 - accuracy, 6)},
         artifact=f"artifacts/{trial}",
-        facts={"weights removed": round(ratio * 272474), "seconds": {"train": 1.5 * steps / 50}},
+        facts=Facts(weights_removed=ratio, seconds={"train": 1.5 * steps / 50}),
         seconds=4.0 + steps / 20,
     )
 
@@ -141,7 +157,7 @@ def summary(records: tuple[Record, ...] | None = None, **changes: Any) -> Summar
         "baseline": records[0],
         "records": tuple(tested.get(r.trial, r) for r in records),
         "front": tuple(tested.values()),
-        "neutral": NEUTRAL,
+        "space": SPACE,
         "limits": {"accuracy.within": "at most 0.05 below the unchanged model (0.835)"},
         "bounds": {"accuracy": 0.835},
         "environment": {"Processor": "AMD EPYC 7R13, AVX2", "torch": "2.13.0", "Seed": "0"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,11 @@ from _answers import answer, measured
 
 from objectives import Measurement
 from search.evaluation import confirm
+from search.executors import Executor
 from search.experiment.experiment import Experiment
 from search.measuring.server import Crashed
-from search.study.queue import Feed
-from search.study.record import Record
+from search.records.record import Record
+from search.study.queue import Queue
 from spaces import Plan
 
 
@@ -38,7 +40,7 @@ class Machine:
         del experiment, rounds, data
         trials = [int(a.name) for a in artifacts]
         if len(trials) > self.room or self.crashing & set(trials):
-            raise Crashed("the runtime crashed while measuring (signal 9)")
+            raise Crashed("the runtime crashed while measuring: its process was killed by signal 9")
         self.groups.append(trials)
         found = {str(a): measured(self.times[int(a.name)] * self._slow, "ms") for a in artifacts}
         self._slow *= self._drift
@@ -64,18 +66,30 @@ def manifest(run: Path, record: Record) -> dict[str, Any]:
     return found
 
 
-@dataclasses.dataclass
-class Imagined:
+class Imagined(Executor):
     """Runs trials by making their records up, and confirms them on an imagined machine."""
 
-    experiment: Experiment
-    folder: Path
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        machine: Machine,
+        fails: Callable[[Record], bool] = lambda record: False,
+    ) -> None:
+        super().__init__(experiment=experiment, folder=folder, cores=1)
+        made = {"machine": machine, "fails": fails, "tally": Counter(), "confirmed": []}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
     machine: Machine
-    fails: Callable[[Record], bool] = lambda record: False
-    asked: int = 0
-    confirmed: list[list[int]] = dataclasses.field(default_factory=list)
+    fails: Callable[[Record], bool]
+    tally: Counter[str]
+    confirmed: list[list[int]]
     """What was confirmed together, by trial, the baseline first."""
-    workers: int = 1
+
+    @property
+    def asked(self) -> int:
+        return self.tally["asked"]
 
     def prepare(self) -> None:
         pass
@@ -83,16 +97,16 @@ class Imagined:
     def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
         del plan, kinds
 
-    def run(self, feed: Feed) -> None:
-        while asked := feed.ask():
-            self.asked += 1
+    def run(self, queue: Queue) -> None:
+        while asked := queue.ask():
+            self.tally["asked"] += 1
             record = answer(asked)
-            goals = {g.name for g in self.experiment.goals}
+            goals = {g.name for g in self.experiment.objectives}
             values = {k: m for k, m in record.measurements.items() if k in goals}
             made = {"measurements": values, "artifact": artifact(self.folder, asked.trial)}
             if self.fails(record):
                 made = {"measurements": {}, "state": "failed", "reason": "the disk went away"}
-            feed.tell(asked, dataclasses.replace(record, **made))
+            queue.tell(asked, dataclasses.replace(record, **made))
 
     def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
         del listener

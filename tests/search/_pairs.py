@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from search import catalogue
 from search.experiment.experiment import Experiment
 from search.experiment.feasibility import kinds_of, refusal
-from spaces import Point
+from spaces import Point, Technique
 from spaces.plan import Recovery
 from spaces.training.mixed_precision import refusal as refusal_to_train
 
@@ -68,15 +69,18 @@ HARDWARE = ("precision.compute", "precision.training", "placement.devices")
 def experiment(folder: Path) -> Experiment:
     """Return an experiment over all techniques, its task written into `folder`."""
     (folder / "task.py").write_text(TASK)
-    lines = ['name = "pairs"\n[task.python]\nfile = "task.py"\n[target]\nbatch_size = 32']
+    space: dict[str, dict[str, Any]] = {"deploy.runtime": {"name": list(RUNTIMES)}}
     for name, setting in SETTINGS.items():
-        kind = catalogue.find("technique", name, object)
-        lines.append(f"[space.{name}]")
-        for field, value in setting.items():
-            lines.append(f"{field} = {[getattr(kind(), field), value]}".replace("'", '"'))
-    names = str(list(RUNTIMES)).replace("'", '"')
-    lines.append(f"[space.deploy.runtime]\nname = {names}")
-    return Experiment.parse("\n".join([*lines, "[objectives.accuracy]\n[objectives.size]"]), folder)
+        neutral = catalogue.find("technique", name, Technique)()
+        space[name] = {f: [getattr(neutral, f), value] for f, value in setting.items()}
+    return Experiment(
+        name="pairs",
+        task={"python": {"file": "task.py"}},
+        target={"batch_size": 32},
+        space={name: space[name] for name in [*SETTINGS, "deploy.runtime"]},
+        objectives={"accuracy": {}, "size": {}},
+        folder=folder,
+    )
 
 
 def pairs() -> Iterator[tuple[str, str]]:

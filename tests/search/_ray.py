@@ -14,8 +14,8 @@ from search.executors.ray.executor import RayTune  # isort: skip  # before Ray i
 from ray.cluster_utils import Cluster
 
 from search.experiment.experiment import Experiment
-from search.study.queue import Feed
-from search.study.record import Record
+from search.records.record import Record
+from search.study.queue import Queue
 from search.study.study import Study
 from spaces import Point
 
@@ -30,7 +30,7 @@ def connected(project: Path, cluster: Cluster, trials: int, workers: int) -> Ite
         experiment=dataclasses.replace(experiment, trials=trials),
         folder=run,
         address=cluster.address,
-        wanted=workers,
+        workers=workers,
         cores=2,
     )
     executor.prepare()
@@ -50,15 +50,15 @@ def in_a_trial(project: Path, code: str) -> None:
 
 
 def opened(
-    executor: RayTune, told: Callable[[Record], None], kind: type[Feed] = Feed
-) -> tuple[Study, Feed]:
+    executor: RayTune, told: Callable[[Record], None], kind: type[Queue] = Queue
+) -> tuple[Study, Queue]:
     """Return a new study of an executor's experiment, and its feed."""
 
     def refuse(point: Point) -> str | None:
         plan = executor.experiment.space.plan(point)
         return executor.refusal(plan, frozenset({"Linear", "ReLU"}))
 
-    study = Study.open(executor.folder, executor.experiment, refuse, parallel=True)
+    study = Study.open(executor.folder, executor.experiment, refuse)
     feed = kind(
         study,
         seconds=None,
@@ -87,7 +87,7 @@ except Exception as error:
 """
 GUARDED = """
 import os, subprocess, sys
-from search.executors._ray_cluster import connect, unguarded
+from search.executors.ray.cluster import connect, unguarded
 connect(None, 1, None)
 import ray
 assert unguarded(None) is None

@@ -10,7 +10,7 @@ import optuna
 from search.executors.ray.searcher import Asking  # isort: skip  # before Ray itself
 
 from search.experiment.experiment import Experiment
-from search.study.queue import Feed
+from search.study.queue import Queue
 from search.study.study import Asked, Study
 from spaces import Plan
 
@@ -35,7 +35,7 @@ class Cluster:
         return self.refusal or ("Only one machine is left." if alone else None)
 
 
-class Points(Feed):
+class Points(Queue):
     """A feed of given points."""
 
     def __init__(self, study: Study, points: list[dict[str, Any]]) -> None:
@@ -52,14 +52,14 @@ class Points(Feed):
         return self._points.pop(0) if self._points else None
 
 
-def searching(study: Study, **callbacks: Any) -> tuple[Asking, Feed]:
+def searching(study: Study, **callbacks: Any) -> tuple[Asking, Queue]:
     """Return a searcher of a study, and the feed between them."""
     silent: dict[str, Any] = {
         "told": lambda record: None,
         "started": lambda asked: None,
         "progress": lambda *message: None,
     }
-    feed = Feed(study, seconds=None, **silent | callbacks)
+    feed = Queue(study, seconds=None, **silent | callbacks)
     return Asking(feed, Cluster(experiment=study.experiment)), feed
 
 

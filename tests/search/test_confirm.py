@@ -11,7 +11,7 @@ from _machines import Machine, artifact, manifest
 from search.evaluation import confirm
 from search.experiment.experiment import Experiment
 from search.measuring.server import Crashed
-from search.study.record import Record
+from search.records.record import Record
 
 MEMBERS = 20
 """More than two groups."""
@@ -79,7 +79,7 @@ def test_gains_are_those_seen_in_turns_whatever_the_machine_does_between_groups(
     assert not any(confirm.pending([r], revised[0]) for r in revised)
     # what took turns in the first group is told as it was timed, of others it is told by how much
     first = run.machine.groups[0]
-    assert all((confirm.PACE in r.facts) is (r.trial not in first) for r in revised)
+    assert all((r.facts.pace is not None) is (r.trial not in first) for r in revised)
     for record in revised:
         told = manifest(run.folder, record)["confirmed"]
         assert told["latency"] == record.measurements["latency"].to_json()
@@ -99,7 +99,7 @@ def test_the_searchs_own_values_are_kept_beside_the_confirmed_ones(run: Run) -> 
     twice = run.revised(other)
     assert not confirm.pending(twice, twice[0])
     for record in (*once, *twice):
-        assert record.facts["during_search"] == {"latency": measured(1.0, "ms").to_json()}
+        assert record.facts.during_search == {"latency": measured(1.0, "ms").to_json()}
 
 
 def test_a_member_that_cannot_be_measured_fails_alone(run: Run) -> None:

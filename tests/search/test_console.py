@@ -6,6 +6,7 @@ import pytest
 from _examples import record
 
 from search.experiment.experiment import Experiment
+from search.records import Facts
 from search.reporting.console import Console
 from search.study.study import Study
 
@@ -19,7 +20,7 @@ def test_cores_that_others_use_are_said_once(
     study = Study.open(run, experiment, lambda point: None)
     console = Console()
     for trial, share in enumerate((0.1, 0.6, 0.9)):
-        facts = {"conditions": {"others": share}}
+        facts = Facts(conditions={"others": share})
         console.trial(record(trial, 0.9, 1.0, 1000, facts=facts), study, None)
     said = capsys.readouterr().err
     assert said.count("note: other processes") == 1

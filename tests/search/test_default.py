@@ -18,6 +18,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def with_gpus(patch: pytest.MonkeyPatch, count: int) -> None:
+    patch.setattr(torch.version, "cuda", "13.0" if count else None)
     patch.setattr(torch.cuda, "is_available", lambda: count > 0)
     patch.setattr(torch.cuda, "device_count", lambda: count)
 
@@ -26,7 +27,7 @@ def test_without_a_gpu_it_is_for_the_processor(task: Path, monkeypatch: pytest.M
     with_gpus(monkeypatch, 0)
     found = default_for(task)
     assert found.target.device == "cpu"
-    assert {"onnxruntime", "openvino"} <= set(found.searched_runtimes())
+    assert {"onnxruntime", "openvino"} <= set(found.runtime_names())
     assert "placement.devices.count" not in found.space.neutral()
     assert found.target.threads == 1
     assert any("on one thread" in notice for notice in found.notices)
@@ -38,13 +39,13 @@ def test_with_gpus_it_is_for_them_and_their_number_is_searched(
     with_gpus(monkeypatch, 1)
     one = default_for(task)
     assert one.target.device == "cuda"
-    assert "onnxruntime" not in one.searched_runtimes()
+    assert "onnxruntime" not in one.runtime_names()
     assert one.space.dimensions()["precision.compute.dtype"].holds("float8")
-    assert "throughput" not in [goal.name for goal in one.goals]
+    assert "throughput" not in [goal.name for goal in one.objectives]
     with_gpus(monkeypatch, 6)
     several = default_for(task)
     assert several.space.dimensions()["placement.devices.count"].values() == (1, 2, 4)
-    assert "throughput" in [goal.name for goal in several.goals]
+    assert "throughput" in [goal.name for goal in several.objectives]
 
 
 @pytest.mark.parametrize(

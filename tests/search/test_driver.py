@@ -13,10 +13,10 @@ from search.driver import Search
 from search.errors import BadEnvironment, BadTask
 from search.evaluation import confirm
 from search.experiment.experiment import Experiment
+from search.records.record import Record
 from search.reporting.console import Console
 from search.reporting.summary import Summary
-from search.study.queue import Feed
-from search.study.record import Record
+from search.study.queue import Queue
 
 
 class Silent:
@@ -153,7 +153,7 @@ def test_a_search_that_cannot_go_on_is_not_left_running_for_reviewers(
     search, executor = make()
     run = executor.run
 
-    def ends(feed: Feed) -> None:
+    def ends(feed: Queue) -> None:
         run(feed)
         raise BadEnvironment("the cluster has gone away")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from search.errors import BadExperiment, SearchError, UnknownName
-from search.experiment.experiment import Experiment, _slot, duration
+from search.experiment.experiment import Experiment
+from search.experiment.reading import duration, slot_from
 from spaces import Choice, Interval
 
 WORKLOADS = Path(__file__).parents[2].parent / "shared" / "workloads"
@@ -32,8 +33,8 @@ def test_everything_that_is_written_is_read(project: Path) -> None:
         "distill.logits.steps": Choice((0, 3)),
         "deploy.runtime.name": Choice(("eager", "null")),
     }
-    assert [goal.name for goal in experiment.goals] == ["accuracy", "latency", "size"]
-    assert experiment.goals[0].within == 0.05
+    assert [goal.name for goal in experiment.objectives] == ["accuracy", "latency", "size"]
+    assert experiment.objectives[0].within == 0.05
     assert experiment.space.size() == 3 * 2 * 2 * 2 * 2 * 2
 
 
@@ -87,7 +88,7 @@ def test_a_technique_without_fields_is_searched_in_its_own_ranges(project: Path)
             "low must be a number, got",
         ),
         ("ratio = [0.0, 0.25, 0.5]", "ratio = [0.0, nan]", "a number that is finite, got nan"),
-        ('file = "task.py"', "file = 3", "task.python.file must be text in quotes, got 3"),
+        ('file = "task.py"', "file = 3", "task.python.file must be a path in quotes, got 3"),
         ("[objectives.latency]", "[objectives.latency]\nat_least = nan", "that is finite, got nan"),
         ("[objectives.latency]", "[objectives.latency]\nwithin = -0.1", "within must be 0 or more"),
         ("[objectives.latency]", "[objectives.latency]\nwithin = 'few'", 'or a share as "5%"'),
@@ -123,7 +124,7 @@ def test_no_file_no_space_no_objective(project: Path) -> None:
 def test_limits_are_violated_by_as_much_as_they_are_overstepped(project: Path) -> None:
     file = changed(project, "[objectives.latency]", "[objectives.latency]\nat_most = 2.0")
     file = changed(project, "[objectives.accuracy]", "[objectives.accuracy]\nwithin = 0.05")
-    accuracy, latency, size = Experiment.load(file).goals
+    accuracy, latency, size = Experiment.load(file).objectives
     # 0.90 falls 0.04 below 0.94, of which 0.05 are allowed; 3.0 ms are 1.0 above 2.0 ms.
     assert accuracy.violations(0.90, 0.94) == {"accuracy.within": pytest.approx(-0.01)}
     assert latency.violations(3.0, 9.9) == {"latency.at_most": pytest.approx(1.0)}
@@ -142,7 +143,7 @@ def test_limits_are_violated_by_as_much_as_they_are_overstepped(project: Path) -
 )
 def test_a_share_is_of_the_scores_scale(project: Path, baseline: float, lowest: float) -> None:
     file = changed(project, "[objectives.accuracy]", '[objectives.accuracy]\nwithin = "5%"')
-    goal = Experiment.load(file).goals[0]
+    goal = Experiment.load(file).objectives[0]
     assert goal.violations(lowest, baseline)["accuracy.within"] == pytest.approx(0.0, abs=1e-9)
     assert goal.violations(lowest - 0.001, baseline)["accuracy.within"] > 0
 
@@ -150,7 +151,7 @@ def test_a_share_is_of_the_scores_scale(project: Path, baseline: float, lowest: 
 def test_a_share_of_a_time_is_of_the_time(project: Path) -> None:
     file = changed(project, "[objectives.latency]", '[objectives.latency]\nwithin = "20 %"')
     # 0.6 ms are 0.1 more than 0.5, whose fifth is 0.1
-    violation = Experiment.load(file).goals[1].violations(0.6, 0.5)["latency.within"]
+    violation = Experiment.load(file).objectives[1].violations(0.6, 0.5)["latency.within"]
     assert violation == pytest.approx(0.0, abs=1e-12)
 
 
@@ -173,14 +174,14 @@ def test_the_users_experiments_are_read_as_they_stand(name: str) -> None:
     if not file.is_file():
         pytest.skip(f"the example users' folder is not beside the checkout: {file}")
     experiment = Experiment.load(file)
-    assert experiment.searched_runtimes() == ("eager", "inductor", "onnxruntime", "openvino")
+    assert experiment.runtime_names() == ("eager", "inductor", "onnxruntime", "openvino")
     assert experiment.notices == ()
 
 
 def test_how_something_is_done_is_searched_only_where_values_are_listed() -> None:
     def ranges(**fields: object) -> set[str]:
-        return set(_slot("prune.channels", fields)[0].ranges)
+        return set(slot_from("prune.channels", fields, Path())[0].ranges)
 
     assert ranges() == ranges(round_to=4) == ranges(importance="l2") == {"ratio"}
-    assert _slot("prune.channels", {"importance": "l2"})[0].base.importance == "l2"  # type: ignore[attr-defined]
+    assert slot_from("prune.channels", {"importance": "l2"}, Path())[0].base.importance == "l2"  # type: ignore[attr-defined]
     assert ranges(importance=["l2", "taylor"]) == {"ratio", "importance"}

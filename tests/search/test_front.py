@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from objectives import Direction
 from search.errors import BadRun, SearchError, UnknownName
-from search.study.front import (
+from search.records import Facts
+from search.records.front import (
     Axis,
     dominates,
     feasible,
@@ -50,12 +51,12 @@ def test_front_drops_the_dominated_and_keeps_the_first_of_equals():
 
 
 def test_the_same_artifact_measured_twice_is_on_the_front_once():
-    same = {"identity": "a"}
+    same = Facts(identity="a")
     records = [
         record(0, 0.90, 8.0),
         record(1, 0.88, 4.0, facts=same),
         record(2, 0.88, 3.9, facts=same),  # faster by chance
-        record(3, 0.87, 3.8, facts={"identity": "b"}),
+        record(3, 0.87, 3.8, facts=Facts(identity="b")),
     ]
     assert trials(front(records, TWO)) == [0, 1, 3]
     records[1] = record(1, 0.88, 4.0, facts=same, state="failed", reason="its file was lost")

@@ -7,10 +7,10 @@ import pytest
 from _answers import answer
 
 from search.experiment.experiment import Experiment
-from search.study.known_impossible import fact, implied
-from search.study.record import Record
+from search.records import Facts, Impossible, Record
+from search.study.known_impossible import implied
 from search.study.study import Asked, Study
-from spaces import Infeasible, Point, Scope
+from spaces import Point, Scope
 from spaces.space import Space
 
 EXPERIMENT = """
@@ -57,7 +57,7 @@ def at(
 def tried(
     point: Point, stage: str, technique: str | None = None, scope: Scope = Scope.POINT
 ) -> Record:
-    facts = fact(stage, technique, Infeasible("it is not possible", scope=scope))
+    facts = Facts(impossible=Impossible(stage=stage, technique=technique, scope=scope))
     runtime = str(point["deploy.runtime.name"])
     return Record(
         trial=1,

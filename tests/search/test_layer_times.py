@@ -4,17 +4,21 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from search.evaluation import TrialContext, evaluate
+from search.evaluation.alone import Workbench, untimed
 from search.evaluation.cache import Cache
-from search.evaluation.trial import Bench, evaluate
-from search.evaluation.widths import Setup, _exported, _untimed, allot
 from search.experiment.experiment import Experiment
 from search.measuring.server import Crashed, Lane
-from spaces import Encoding, Placement
+from search.records import Record
+from spaces import Encoding, Placement, Plan
 from spaces.quantization.allocation import WIDTHS
-from spaces.quantization.kinds import kinds
+from spaces.techniques.quantize.mixed import Mixed
+from spaces.techniques.quantize.mixed.kinds import WEIGHT, kinds
 
 MIXED = """
 name = "tiny"
@@ -52,8 +56,14 @@ def experiment(project: Path, extra: str = "") -> Experiment:
     return Experiment.load(project / "experiment.toml")
 
 
-def bench(given: Experiment, lane: Lane, folder: Path, trial: int = 0) -> Bench:
-    return Bench(
+def allocation(record: Record) -> dict[str, Any]:
+    """Return what the bits of a record follow from."""
+    assert record.facts.techniques is not None
+    return dict(record.facts.techniques["quantize.mixed"])
+
+
+def bench(given: Experiment, lane: Lane, folder: Path, trial: int = 0) -> TrialContext:
+    return TrialContext(
         experiment=given, folder=folder, trial=trial, lane=lane, progress=lambda *news: None
     )
 
@@ -63,20 +73,38 @@ def point(given: Experiment, runtime: str, steps: int = 0) -> dict[str, float | 
     return given.space.canonical({**given.space.neutral(), **own, "deploy.runtime.name": runtime})  # type: ignore[return-value]
 
 
+def workbench(given: Experiment, lane: Lane, folder: Path, asked: Plan) -> Workbench:
+    """Return what a technique may use at a plan."""
+    inputs, _ = next(given.task.batches("validation", 1))
+    return Workbench(
+        context=bench(given, lane, folder),
+        cache=Cache(folder=folder / "cache", identity={}),
+        plan=asked,
+        task=given.task,
+        example=inputs,
+        device=torch.device("cpu"),
+    )
+
+
+def widths(plan: Plan) -> dict[int, Encoding]:
+    """Return the encoding of a layer alone with each number of bits."""
+    asked = dataclasses.replace(plan.encoding, mean_bits=8)
+    return {bits: dataclasses.replace(asked, widths=((WEIGHT, bits),)) for bits in WIDTHS}
+
+
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
 def test_real_runtimes_take_time_for_every_kind_and_width(
     project: Path, lane: Lane, runtime: str
 ) -> None:
     given = experiment(project)
-    inputs, _ = next(given.task.batches("validation", 1))
-    uses = kinds(given.task.model(), inputs)
+    tools = workbench(given, lane, project / "run", given.space.plan(point(given, runtime)))
+    uses = kinds(given.task.model(), tools.example)
     assert [len(used) for used in uses.values()] == [1, 1, 1]
-    artifacts = {}
+    encodings, artifacts = widths(tools.plan), {}
     for number, (kind,) in enumerate(uses.values()):
-        folders = {bits: project / f"{number}-{bits}" for bits in WIDTHS}
-        encoding = Encoding(mean_bits=8)
+        folders = {e: project / f"{number}-{bits}" for bits, e in encodings.items()}
         # neither has kernels for a mean of few bits
-        assert _exported(given, runtime, encoding, kind, folders) == list(WIDTHS)
+        assert tools._exported(kind, folders) == list(encodings.values())
         artifacts |= dict.fromkeys(folders.values(), kind)
     found = lane.layers(given, artifacts)
     assert len(found) == 3 * len(WIDTHS)
@@ -97,9 +125,9 @@ def test_where_times_cannot_differ_the_record_says_so(
     given = experiment(project)
     record = evaluate(bench(given, lane, project / "run"), point(given, runtime))
     assert (record.state, record.reason) == ("complete", None)
-    assert record.facts["allocation"]["by"] == "loss"
-    assert record.facts["allocation"]["reason"] == reason
-    assert set(record.facts["bits"]) == {"0.weight", "2.weight", "4.weight"}
+    assert allocation(record)["by"] == "loss"
+    assert allocation(record)["reason"] == reason
+    assert set(record.facts.bits) == {"0.weight", "2.weight", "4.weight"}
     assert not (project / "run" / "artifacts" / "0-layers").exists()
 
 
@@ -111,7 +139,7 @@ def test_the_record_holds_the_times_and_trained_points_keep_the_bits(
 
     def layers(_: Experiment, artifacts: dict[Path, object]) -> dict[Path, dict[str, float]]:
         asked.append(len(artifacts))
-        taken = {a: slow[int(a.name.rpartition("-")[2])] for a in artifacts}
+        taken = {a: slow[WIDTHS[int(a.name.rpartition("-")[2])]] for a in artifacts}
         return {a: {"value": t, "low": t, "high": t} for a, t in taken.items()}
 
     monkeypatch.setattr(lane, "layers", layers)
@@ -123,27 +151,27 @@ def test_the_record_holds_the_times_and_trained_points_keep_the_bits(
     assert asked == [3 * (len(WIDTHS) - 1)]
     for record in records:
         assert (record.state, record.reason) == ("complete", None)
-        facts = json.loads(json.dumps(record.facts))["allocation"]
+        facts = json.loads(json.dumps(allocation(record)))
         assert facts["by"] == "loss and latency"
         assert facts["predicted_ms"] <= facts["one_width"]["predicted_ms"] == 3
         assert [row["count"] for row in facts["layers"]] == [1, 1, 1]
         assert all(row["ms"]["8"] == [5, 5, 5] for row in facts["layers"])
-        assert 8 not in record.facts["bits"].values()
-    assert records[0].facts["bits"] == records[1].facts["bits"]
-    assert records[1].facts["recovery"]
+        assert 8 not in record.facts.bits.values()
+    assert records[0].facts.bits == records[1].facts.bits
+    assert records[1].facts.recovery
     untimed = experiment(project, "latency = false")
     record = evaluate(bench(untimed, lane, project / "other"), point(untimed, "openvino"))
-    assert record.facts["allocation"] == {
+    assert allocation(record) == {
         "by": "loss",
         "reason": "quantize.mixed.latency is false",
     }
-    assert 8 in record.facts["bits"].values()
+    assert 8 in record.facts.bits.values()
 
 
 def test_openvino_is_timed_for_every_kind_and_width(project: Path, lane: Lane) -> None:
     given = experiment(project)
     record = evaluate(bench(given, lane, project / "run"), point(given, "openvino"))
-    rows = record.facts["allocation"]["layers"]
+    rows = allocation(record)["layers"]
     assert sorted(row["kind"] for row in rows) == [
         "Linear 32 to 3 of [1, 32]",
         "Linear 32 to 32 of [1, 32]",
@@ -162,14 +190,13 @@ def test_layers_that_cannot_be_timed_leave_the_loss(
 
     monkeypatch.setattr(lane, "layers", layers)
     given = experiment(project)
-    inputs, _ = next(given.task.batches("validation", 1))
-    model = given.task.model()
-    cache = Cache(folder=project / "cache", identity={}, trial=0)
-    where = Setup(experiment=given, lane=lane, cache=cache, scratch=project / "layers")
-    plan, facts = allot(where, given.space.plan(point(given, "openvino")), model, inputs)
-    assert facts["reason"].endswith("could not be timed: the measuring server ended unexpectedly")
-    assert len(plan.encoding.widths) == 3
-    assert not (project / "layers").exists()
+    plan = given.space.plan(point(given, "openvino"))
+    tools = workbench(given, lane, project / "run", plan)
+    prepared = Mixed(mean_bits=5).prepare(given.task.model(), plan, tools)
+    reason = str(prepared.facts["reason"])
+    assert reason.endswith("could not be timed: the measuring server ended unexpectedly")
+    assert len(prepared.plan.encoding.widths) == 3
+    assert not (project / "run" / "artifacts" / "0-layers").exists()
 
 
 @pytest.mark.parametrize(
@@ -188,4 +215,4 @@ def test_layers_are_timed_where_one_alone_tells_something(
     given = dataclasses.replace(given, target=target)
     plan = given.space.plan(point(given, "openvino"))
     plan = dataclasses.replace(plan, placement=Placement(count=count))
-    assert _untimed(given, plan) == reason
+    assert untimed(bench(given, None, project), plan) == reason  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def evaluated(project: Path, model_code: str = "", limit: float = 60.0) -> tuple
     point = experiment.space.neutral() | {"deploy.runtime.name": "null"}
     run = project / "run"
     run.mkdir()
-    executor = Local(experiment=experiment, folder=run, threads=1)
+    executor = Local(experiment=experiment, folder=run, cores=1)
     return executor, Asked(trial=0, point=point, forced=True)
 
 
@@ -47,7 +47,7 @@ def test_a_trial_is_measured_on_its_artifact(project: Path) -> None:
     ("code", "reason"),
     [
         ("raise ValueError('no weights here')", "ValueError: no weights here"),
-        ("import os; os.kill(os.getpid(), 11)", "crashed with signal 11"),
+        ("import os; os.kill(os.getpid(), 11)", "was killed by signal 11"),
         ("import os; os.kill(os.getpid(), 9)", "most likely because memory ran out"),
         ("import os; os._exit(7)", "exit code 7 and no result"),
     ],
@@ -104,7 +104,7 @@ def test_the_same_seed_builds_the_same_weights(project: Path) -> None:
         again = dataclasses.replace(executor, folder=folder)
         record = again.evaluate(dataclasses.replace(asked, point=point), None, silent)
         assert record.state == "complete"
-        assert record.facts["weights_removed"] > 0.3
+        assert record.facts.weights_removed > 0.3
         manifest = json.loads((folder / "artifacts" / "0" / "manifest.json").read_text())
         weights.append({k: v["sha256"] for k, v in manifest["files"].items()})
     assert weights[0] == weights[1]

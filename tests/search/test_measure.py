@@ -31,7 +31,7 @@ def test_another_process_and_folder_measure_the_same(
         "quantize.integer.activation_bits": 8,
         "deploy.runtime.name": runtime,
     }
-    executor = Local(experiment=experiment, folder=run, threads=1)
+    executor = Local(experiment=experiment, folder=run, cores=1)
     record = executor.evaluate(Asked(trial=0, point=point, forced=True), None, lambda *_: None)
     assert (record.state, record.reason) == ("complete", None)
     elsewhere = tmp_path_factory.mktemp("elsewhere")

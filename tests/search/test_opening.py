@@ -6,8 +6,8 @@ import pytest
 from _answers import measured
 
 from search.experiment.experiment import Experiment
+from search.records.record import Record
 from search.study.opening import baselines, opening
-from search.study.record import Record
 from search.study.study import Study
 
 RUNTIMES = ("eager", "onnxruntime", "openvino", "null")

@@ -10,7 +10,7 @@ import torch
 from _pairs import RUNTIMES, SETTINGS, experiment, matrix, pairs, point, refused
 
 from search import catalogue
-from search.evaluation.trial import Bench, evaluate
+from search.evaluation import TrialContext, evaluate
 from search.experiment.experiment import Experiment
 from search.measuring.server import Lane
 
@@ -65,7 +65,9 @@ def test_a_pair_reaches_its_measurements_or_is_refused_with_a_reason(
         assert re.fullmatch(r"\S.{15,300}", reason)
         return
     trial = [c.id for c in CASES].index(request.node.callspec.id)
-    bench = Bench(experiment=given, folder=run, trial=trial, lane=lane, progress=lambda *news: None)
+    bench = TrialContext(
+        experiment=given, folder=run, trial=trial, lane=lane, progress=lambda *news: None
+    )
     record = evaluate(bench, point(given, pair, runtime))
     assert (record.state, record.reason) == ("complete", None)
     assert 0 <= record.measurements["accuracy"].value <= 1  # the task refuses what is not finite

@@ -47,7 +47,7 @@ def test_two_losses_of_different_kinds_are_both_told(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
-    study = opened(project, 1, parallel=True)
+    study = opened(project, 1)
     searcher, _ = searching(study)
     for name, error in (("a", "its node has died"), ("b", "it died")):
         config_of(searcher, name)
@@ -58,7 +58,7 @@ def test_two_losses_of_different_kinds_are_both_told(
 
 
 def executor_of(project: Path, experiment: Experiment) -> RayTune:
-    return RayTune(experiment=experiment, folder=project, address=None, wanted=2, cores=2)
+    return RayTune(experiment=experiment, folder=project, address=None, workers=2, cores=2)
 
 
 MEMORY = """1 worker(s) were killed due to the node running low on memory.
@@ -71,7 +71,7 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
 ) -> None:
     """Tune ends with such an error, and with it all other trials under way."""
     monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
-    study = opened(project, 2, parallel=True)
+    study = opened(project, 2)
     executor = executor_of(project, study.experiment)
     rounds: list[dict[str, Any]] = []
 
@@ -110,7 +110,7 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
 def test_another_error_of_tunes_is_not_taken_for_a_lack_of_memory(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = opened(project, 2, parallel=True)
+    study = opened(project, 2)
     monkeypatch.setattr(RayTune, "_depot", None)
 
     def broken(self: RayTune, searcher: Asking) -> None:
@@ -155,7 +155,7 @@ def test_what_asks_for_more_than_any_machine_has_is_infeasible_at_once(
     file = project / "experiment.toml"
     file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
     experiment = Experiment.load(file)
-    executor = dataclasses.replace(executor_of(project, experiment), wanted=1)
+    executor = dataclasses.replace(executor_of(project, experiment), workers=1)
     assert executor.lacks(Plan(placement=Placement(count=3))) is None
     reason = "It asks for 4 CPU on one machine; the cluster's largest has 3 CPU."
     assert executor.lacks(Plan(placement=Placement(count=4))) == reason
@@ -183,7 +183,7 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
     assert executor_of(project, experiment).lacks(plan) is None
-    local = Local(experiment=experiment, folder=project, threads=1)
+    local = Local(experiment=experiment, folder=project, cores=1)
     reason = local.refusal(plan, frozenset({"Linear"}))
     assert reason == "4 devices were asked for, with 1 core each, and this host has 1 core"
 
@@ -258,7 +258,7 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
 def test_a_trial_whose_machines_have_left_ends_the_search(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = opened(project, parallel=True)
+    study = opened(project)
     feed = searching(study)[1]
     reason = "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
     searcher = Asking(feed, Cluster(experiment=study.experiment, refusal=reason))

@@ -25,8 +25,8 @@ from ray.tune.search import Searcher
 from search.executors.ray.control import Stopping
 from search.executors.ray.losses import KILLED
 from search.executors.ray.searcher import Asking
+from search.records.stopping import Rung
 from search.signals import Stopped
-from search.study.stopping import Rung
 from search.study.study import Asked, Study
 from spaces import Point
 
@@ -35,7 +35,7 @@ def placed(project: Path) -> tuple[Study, Point, Point]:
     """Return a study of points on one and on two devices, and one of each."""
     file = project / "experiment.toml"
     file.write_text(file.read_text().replace("[space.deploy", PLACED + "[space.deploy"))
-    study = opened(project, parallel=True)
+    study = opened(project)
     small = study.experiment.space.neutral()
     return study, small, small | {"placement.devices.count": 2}
 
@@ -74,7 +74,7 @@ def test_a_trial_starts_again_where_it_was_lost_if_no_other_machine_is_left(
 ) -> None:
     monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
     monkeypatch.setattr("search.executors.ray.searcher.STARVED", -1.0)
-    study = opened(project, 1, parallel=True)
+    study = opened(project, 1)
     feed = searching(study)[1]
     both = Cluster(experiment=study.experiment)
     searcher = Asking(feed, both)
@@ -99,11 +99,11 @@ def test_every_way_to_end_is_told_to_the_study(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.executors.ray.searcher.PAUSE", 0.0)
-    study = opened(project, 4, parallel=True)
+    study = opened(project, 4)
     searcher, feed = searching(study)
     configs = {name: config_of(searcher, name) for name in ("done", "behind", "broken", "lost")}
     own = {"latency": measured(9.0, "ms"), "accuracy": measured(0.1, "score")}
-    rung = Rung(name="50% of training", found=own)
+    rung = Rung(name="50% of training", measurements=own)
     monkeypatch.setattr(feed, "judge", lambda asked, rung: f"behind after {rung.name}")
     behind = said(rung=rung.to_json())
     assert Stopping(searcher).on_trial_result(None, Named("behind"), behind) == "STOP"
@@ -139,7 +139,7 @@ def test_an_interrupted_search_leaves_no_trial_running(project: Path) -> None:
     def interrupt(*message: Any) -> None:
         raise Stopped(signal.SIGINT)
 
-    study = opened(project, parallel=True)
+    study = opened(project)
     searcher, feed = searching(study, progress=interrupt)
     numbers = [config_of(searcher, name)["trial"] for name in ("a", "b")]
     searcher.on_trial_result("a", said(stage="train", done=1, of=9, detail=""))

@@ -29,11 +29,11 @@ from search.executors.ray.executor import RayTune
 from search.executors.ray.shipping import MARK
 from search.experiment.experiment import Experiment
 from search.experiment.feasibility import refusal
+from search.records.record import Record
+from search.records.stopping import Rung
 from search.reporting.console import LEGEND
 from search.signals import Stopped
-from search.study.queue import Feed
-from search.study.record import Record
-from search.study.stopping import Rung
+from search.study.queue import Queue
 from search.study.study import Asked
 from spaces import Encoding, Placement, Plan
 
@@ -108,7 +108,7 @@ def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(
     assert names.count(f"{second.trial}.log") == 2  # each call of model() ended its process
 
 
-class Strict(Feed):
+class Strict(Queue):
     """A feed that stops the second trial on its way, and counts the trials at once."""
 
     most = 0
@@ -258,7 +258,7 @@ def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> N
 def test_no_cluster_at_an_address_is_one_clear_line(project: Path) -> None:
     experiment = Experiment.load(project / "experiment.toml")
     executor = RayTune(
-        experiment=experiment, folder=project, address="127.0.0.1:1", wanted=1, cores=1
+        experiment=experiment, folder=project, address="127.0.0.1:1", workers=1, cores=1
     )
     with pytest.raises(BadEnvironment, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         executor.prepare()

@@ -5,7 +5,8 @@ import json
 import pytest
 from _examples import record, study
 
-from search.study.record import Record
+from search.records import Facts
+from search.records.record import Record
 
 
 def test_json_round_trip_of_every_example():
@@ -14,7 +15,7 @@ def test_json_round_trip_of_every_example():
 
 
 def test_line_is_one_line_of_strict_json():
-    given = record(1, 0.9, 1.0, 10, note="two\nlines", facts={"text": "ä"})
+    given = record(1, 0.9, 1.0, 10, note="two\nlines", facts=Facts(remark="ä"))
     assert "\n" not in given.line()
     assert json.loads(given.line())["note"] == "two\nlines"
 
@@ -28,7 +29,7 @@ def test_contract_of_front_json():
 
 def test_not_a_number_is_refused():
     with pytest.raises(ValueError, match="trial 3 cannot be stored as JSON"):
-        record(3, 0.9, 1.0, 10, facts={"loss": float("nan")})
+        record(3, 0.9, 1.0, 10, facts=Facts(loss=(float("nan"),)))
 
 
 def test_whatever_is_not_complete_needs_a_reason():

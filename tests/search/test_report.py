@@ -5,10 +5,11 @@ import io
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from _examples import AXES, LATENCY, NEUTRAL, SIZE, measured, record, study, summary
+from _examples import AXES, LATENCY, NEUTRAL, SIZE, SPACE, measured, record, study, summary
 from matplotlib.text import Text
 
 from objectives import Direction
@@ -16,14 +17,18 @@ from objectives.metrics.accuracy import Accuracy
 from objectives.metrics.cost import Cost
 from objectives.metrics.memory import Memory
 from objectives.metrics.throughput import Throughput
+from search.experiment.reading import space_from
+from search.records import Facts
+from search.records.front import Axis, front
 from search.reporting import charts, html
 from search.reporting.console import front_table
+from search.reporting.frame import _safe, front_frame
 from search.reporting.layout import frame, placed, plane, staircase, ticks
 from search.reporting.png import draw, picture
-from search.reporting.summary import headline, title
-from search.reporting.wording import quantity, short
-from search.study.front import Axis, front
+from search.reporting.wording import headline, quantity, title
+from spaces import Stage, Technique, axis, choice
 
+LOSSES = {"before": 1.0, "after": 2.0}
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 
@@ -104,7 +109,7 @@ def test_unconfirmed_front_says_so():
 
 
 def test_times_told_at_the_pace_of_another_group_are_said_to_be():
-    paced = (dataclasses.replace(r, facts={"pace": {"latency": 1.02}}) for r in study())
+    paced = (dataclasses.replace(r, facts=Facts(pace={"latency": 1.02})) for r in study())
     assert "baseline's pace" in " ".join(html.trust(summary(tuple(paced))))
     assert "baseline's pace" not in " ".join(html.trust(summary()))
 
@@ -120,9 +125,9 @@ def test_front_json_is_the_contract(written):
 def test_no_cell_is_a_formula(cell):
     member = record(1, 0.9, 1.0, 10, runtime=cell, point={"prune.channels.ratio": 0.5})
     told = summary((record(0, 0.8, 2.0, 20), member))
-    text = html.front_table(told).to_csv(index=False)
+    text = front_frame(told).to_csv(index=False)
     assert pd.read_csv(io.StringIO(text))["runtime"].tolist() == [f"'{cell}"]
-    assert html.safe("-") == "'-"
+    assert _safe("-") == "'-"
 
 
 def test_nothing_satisfied_tells_the_nearest():
@@ -243,14 +248,28 @@ def test_short_tells_only_what_is_changed():
         "precision.compute.dtype": "bfloat16",
         "deploy.runtime.name": "openvino",
     }
-    assert short(point, NEUTRAL) == "prune 0.3 · 8/8 bit · T4 200 steps · bfloat16"
-    assert short(NEUTRAL, NEUTRAL) == "unchanged"
-    assert short(point, NEUTRAL, taken_back=True).endswith("200 steps · bfloat16 (taken back)")
-    assert short({"new.idea.strength": 2.5, "new.idea.fast": True}, {}) == "strength 2.5 fast"
-    assert short({"quantize.integer.weight_bits": 4}, {}) == "4/32 bit"
-    assert short({"prune.layers.count": 2, "placement.devices.count": 4}, {}) == (
+    assert SPACE.short(point) == "prune 0.3 · 8/8 bit · T4 200 steps · bfloat16"
+    assert SPACE.short(NEUTRAL) == "unchanged"
+    made = record(1, 0.9, 1.0, 10, point=point, facts=Facts(recovery={"kept": False} | LOSSES))
+    assert summary().short(made).endswith("200 steps · bfloat16 (taken back)")
+    assert SPACE.short({"quantize.integer.weight_bits": 4}) == "4/32 bit"
+    space, _ = space_from({"prune.layers": {}, "placement.devices": {}}, Path())
+    assert space.short({"prune.layers.count": 2, "placement.devices.count": 4}) == (
         "depth -2 · 4 devices"
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Idea(Technique):
+    """A technique that says nothing of how its fields read."""
+
+    stage = Stage.ENCODE
+    strength: float = axis(0.0, choice(0.0, 2.5), unit="times")
+    fast: bool = axis(False, choice(False, True), unit="flag")
+
+
+def test_fields_read_by_their_names_where_nothing_else_is_said():
+    assert Idea(strength=2.5, fast=True).short(("strength", "fast")) == "strength 2.5 fast"
 
 
 @pytest.mark.parametrize(

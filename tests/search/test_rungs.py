@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from objectives import Measurement
 from search.experiment.experiment import Experiment
-from search.study.stopping import Ladder, Rung, fronts, rungs
+from search.records.stopping import Ladder, Rung, fronts, rungs
 
 
 def rung(accuracy: float, latency: float, size: float = 100.0) -> Rung:
@@ -16,11 +16,11 @@ def rung(accuracy: float, latency: float, size: float = 100.0) -> Rung:
         name: Measurement(value=v, unit=u, low=v, high=v, samples=1)
         for name, (v, u) in values.items()
     }
-    return Rung(name="50% of training", found=found)
+    return Rung(name="50% of training", measurements=found)
 
 
 def test_the_worse_half_stops_and_its_front_never(project: Path) -> None:
-    ladder = Ladder(Experiment.load(project / "experiment.toml").goals)
+    ladder = Ladder(Experiment.load(project / "experiment.toml").objectives)
     good = [rung(0.90, 1.0), rung(0.85, 0.8), rung(0.95, 1.2)]
     assert [ladder.judge(trial, seen) for trial, seen in enumerate(good)] == [None] * 3
     reason = ladder.judge(3, rung(0.80, 1.3))
@@ -29,7 +29,7 @@ def test_the_worse_half_stops_and_its_front_never(project: Path) -> None:
 
 
 def test_nothing_is_judged_before_enough_was_seen(project: Path) -> None:
-    ladder = Ladder(Experiment.load(project / "experiment.toml").goals)
+    ladder = Ladder(Experiment.load(project / "experiment.toml").objectives)
     assert ladder.judge(0, rung(0.9, 1.0)) is None
     assert ladder.judge(1, rung(0.1, 9.0)) is None
 

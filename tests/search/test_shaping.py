@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from search.evaluation.facts import left_whole, removed, sentences
+from search.evaluation.shape import left_whole, removed
 from search.executors.local import Local
 from search.experiment.experiment import Experiment
+from search.records import Facts
 from search.study.study import Asked
 from spaces import Left
 from spaces.modules.dropped import drop
@@ -45,8 +46,9 @@ def test_dropped_blocks_are_facts_and_a_sentence() -> None:
     drop(pruned[1])
     facts = removed(whole, pruned)
     assert facts == {"weights_removed": 0.5, "layers_dropped": ["1"]}
-    assert sentences(facts | {"left": ["It stays."]}) == ["Dropped: 1.", "It stays."]
-    assert sentences(removed(whole, whole)) == []
+    told = Facts(**facts, left=("It stays.",)).sentences()
+    assert told == ["Dropped: 1.", "It stays."]
+    assert Facts(**removed(whole, whole)).sentences() == []
 
 
 def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(project: Path) -> None:
@@ -60,7 +62,7 @@ def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(proje
     }
     run = project / "run"
     run.mkdir()
-    executor = Local(experiment=experiment, folder=run, threads=1)
+    executor = Local(experiment=experiment, folder=run, cores=1)
     for trial in (0, 1):
         record = executor.evaluate(
             Asked(trial=trial, point=point, forced=True), None, lambda *_: None
@@ -68,4 +70,4 @@ def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(proje
         assert record.state == "complete", record.reason
         assert record.note is not None
         assert record.note.startswith("1 of 2 sets of units were left whole: a, because a and b")
-        assert record.facts["left"] == [record.note]
+        assert record.facts.left == (record.note,)

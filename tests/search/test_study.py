@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import BadRun
 from search.executors.local import failed
-from search.study.parameters import Codec
+from search.study.parameters import point_of
 from search.study.study import Study
 from spaces import Point
 
@@ -121,9 +121,8 @@ def test_wherever_a_search_is_killed_points_stay_with_their_trials(
     whole = asked_points(opened(copied(project, "other")), 6)
     assert [r.point for r in study.records if r.state == "complete"] == whole
     assert known == (3 if name == "tell" else 2)  # what was measured is not measured again
-    codec = Codec(study.experiment.space)
     closed = {t.number: t for t in trials_of(project)}
-    assert all(codec.decode(closed[r.trial].params) == r.point for r in study.records)
+    assert all(point_of(closed[r.trial].params) == r.point for r in study.records)
     complete = {r.trial for r in study.records if r.state == "complete"}
     assert all(closed[trial].state is TrialState.COMPLETE for trial in complete)
     lost = [t for t in closed.values() if t.state is TrialState.FAIL]
@@ -167,7 +166,7 @@ def test_limits_are_judged_by_the_baseline_of_the_neutral_runtime_once_it_is_the
 ) -> None:
     file = project / "experiment.toml"
     file.write_text(file.read_text().replace("seconds = 0.01", "seconds = 0.01\nwithin = 0.1"))
-    study = opened(project, parallel=True)
+    study = opened(project)
     neutral, other = study.ask(), study.ask()
     assert neutral is not None
     assert other is not None
@@ -176,7 +175,7 @@ def test_limits_are_judged_by_the_baseline_of_the_neutral_runtime_once_it_is_the
     assert study.records[0].limits["latency.within"] <= 0
     study.tell(neutral, answer(neutral))
     expected = 9.0 - answer(neutral).measurements["latency"].value - 0.1
-    for known in (study, opened(project, parallel=True)):
+    for known in (study, opened(project)):
         found = next(r for r in known.records if r.trial == other.trial)
         assert found.limits["latency.within"] == pytest.approx(expected)
 

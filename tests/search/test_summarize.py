@@ -6,7 +6,7 @@ from _examples import record
 from objectives.metrics.accuracy import Accuracy
 from objectives.metrics.latency import Latency
 from search.experiment.goals import Goal
-from search.reporting.summarize import limits_in_words
+from search.reporting.summary import limits_in_words
 
 
 @pytest.mark.parametrize(

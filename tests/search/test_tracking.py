@@ -6,14 +6,16 @@ import socket
 import sys
 
 import pytest
-from _examples import AXES, record, study, summary
+from _examples import AXES, SPACE, record, study, summary
 from mlflow import MlflowClient
 
 from search.errors import BadEnvironment
-from search.study.front import front
+from search.records import Facts
+from search.records.front import front
 from search.tracking import addresses, runs
 from search.tracking.addresses import EXPERIMENT
-from search.tracking.mlflow_store import Tracker
+from search.tracking.mlflow_store import MlflowTracker
+from spaces import Choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")
 FEW = study()[:9]
@@ -69,9 +71,9 @@ def contents(address, words="", history=("hypervolume", "latency_ms")):
 
 def test_writing_again_changes_nothing(address, folder):
     told = summary(FEW)
-    assert Tracker(address).finish(told, folder)
+    assert MlflowTracker(address).finish(told, folder)
     once = contents(address)
-    assert Tracker(address).finish(told, folder)
+    assert MlflowTracker(address).finish(told, folder)
     assert contents(address) == once
     assert len(once) == 1 + len(told.records)
     status, _, tags, _, parent, _ = once["cifar10-resnet20"]
@@ -91,7 +93,7 @@ def test_writing_again_changes_nothing(address, folder):
 
 def test_trial_by_trial_is_the_same_as_at_once(address):
     records = study()[:6]
-    tracker = Tracker(address)
+    tracker = MlflowTracker(address)
     for count in range(1, 7):
         part = records[:count]
         assert tracker.sync(summary(part, front=tuple(front(part, AXES))))
@@ -107,17 +109,31 @@ def test_trial_by_trial_is_the_same_as_at_once(address):
 
 def test_resume_in_a_new_process_continues_the_same_runs(address):
     records = study()[:4]
-    assert Tracker(address).sync(summary(records[:2], front=()))
-    assert Tracker(address).sync(summary(records, front=()))
+    assert MlflowTracker(address).sync(summary(records[:2], front=()))
+    assert MlflowTracker(address).sync(summary(records, front=()))
     runs = contents(address)
     assert len(runs) == 5
     assert [s for s, _ in sorted(runs["cifar10-resnet20"][3]["hypervolume"])] == [0, 1, 2, 3]
 
 
+def searched(*names):
+    """Return the space of the examples, all dimensions but these at one value."""
+    slots = []
+    for slot in SPACE.slots:
+        ranges = {
+            field: dimension
+            if f"{slot.name}.{field}" in names
+            else Choice((getattr(slot.base, field),))
+            for field, dimension in slot.ranges.items()
+        }
+        slots.append(dataclasses.replace(slot, ranges=ranges))
+    return dataclasses.replace(SPACE, slots=tuple(slots))
+
+
 def test_names_statuses_params_and_metrics(address):
     records = (*study()[:2], *study()[36:])
-    told = summary(records, searched=("prune.channels.ratio", "deploy.runtime.name"))
-    assert Tracker(address).sync(told)
+    told = summary(records, space=searched("prune.channels.ratio", "deploy.runtime.name"))
+    assert MlflowTracker(address).sync(told)
     runs = contents(address)
     assert runs["t000 · baseline"][0] == "FINISHED"
     assert runs["t036 · prune 0.1"][0] == "KILLED"
@@ -138,11 +154,11 @@ def test_names_statuses_params_and_metrics(address):
 
 def test_curves_among_the_facts_are_written_once(address):
     curve = [3.0, 2.0, 1.5]
-    records = (record(0, 0.9, 2.0, 10, facts={"recovery_loss": curve}),)
+    records = (record(0, 0.9, 2.0, 10, facts=Facts(loss=curve)),)
     for _ in range(2):
-        assert Tracker(address).sync(summary(records))
-    found = contents(address, history=("facts/recovery_loss",))["t000 · baseline"][3]
-    assert sorted(found["facts/recovery_loss"]) == list(enumerate(curve))
+        assert MlflowTracker(address).sync(summary(records))
+    found = contents(address, history=("facts/loss",))["t000 · baseline"][3]
+    assert sorted(found["facts/loss"]) == list(enumerate(curve))
 
 
 def _closed_port():
@@ -153,7 +169,7 @@ def _closed_port():
 
 def test_outage_warns_once_and_never_raises(folder, capsys):
     said: list[str] = []
-    tracker = Tracker(f"http://me:sesame@127.0.0.1:{_closed_port()}", said.append)
+    tracker = MlflowTracker(f"http://me:sesame@127.0.0.1:{_closed_port()}", said.append)
     told = summary(study()[:2])
     assert not tracker.sync(told)
     assert not tracker.sync(told)
@@ -169,13 +185,13 @@ def test_outage_warns_once_and_never_raises(folder, capsys):
 def test_a_broken_database_is_an_outage(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
     said: list[str] = []
-    assert not Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", said.append).sync(summary())
+    assert not MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", said.append).sync(summary())
     assert len(said) == 1
 
 
 def test_after_an_outage_everything_is_written(address, monkeypatch):
     said: list[str] = []
-    tracker = Tracker(address, said.append)
+    tracker = MlflowTracker(address, said.append)
     records = study()[:3]
 
     def refuse(*_args, **_kwargs):

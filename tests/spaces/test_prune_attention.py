@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives import Export, Target
-from objectives.artifacts.artifact import signature_of
+from objectives.artifacts import signature_of
 from objectives.exporting.onnx_graphs import exported
 from spaces import Encoding, Left
 from spaces.modules.structure.matrices import weight

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from _models import Made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces import Encoding, Plan
+from spaces import Encoding, Plan, Task, Time, Untimed, decode, encode
 from spaces.quantization.allocation import WIDTHS, Sensitivity, allocated, allocation
 from spaces.quantization.encode import encoded
-from spaces.quantization.kinds import WEIGHT, Kind, kinds
 from spaces.quantization.straight import allotted
-from spaces.quantization.times import Time, Times, settled
 from spaces.techniques.quantize.mixed import Mixed
+from spaces.techniques.quantize.mixed.kinds import WEIGHT, Kind, kinds
+from spaces.techniques.quantize.mixed.times import Times, settled
 from spaces.training.recovery import recover
 
 NAMES = ("a", "b", "c", "d")
@@ -166,7 +167,7 @@ def test_a_kind_survives_json_and_builds_its_layer() -> None:
     inputs = {"images": torch.randn(2, 4, 3, 3), "ids": torch.zeros(2, 9, dtype=torch.long)}
     for used in kinds(model, inputs).values():
         for kind in used:
-            assert Kind.parse(json.loads(json.dumps(dataclasses.asdict(kind)))) == kind
+            assert decode(json.loads(json.dumps(encode(kind)))) == kind
             assert torch.equal(kind.model()(kind.inputs()), kind.model()(kind.inputs()))
             assert kind.work > kind.inputs().numel()
     convolution = kinds(model, inputs)["convolution.weight"][0]
@@ -225,8 +226,33 @@ def test_times_change_what_training_is_cached_by() -> None:
 
 def test_a_mean_of_32_bits_times_nothing() -> None:
     assert Mixed().plan(Plan()).encoding == Encoding()
-    assert Mixed(mean_bits=4).plan(Plan()).encoding.latency
-    assert not Mixed(mean_bits=4, latency=False).plan(Plan()).encoding.latency
+    assert prepared(Mixed()) == (False, {})
+    assert prepared(Mixed(mean_bits=4, latency=False)) == (
+        False,
+        {"by": "loss", "reason": "quantize.mixed.latency is false"},
+    )
+    assert prepared(Mixed(mean_bits=4)) == (True, {"by": "loss", "reason": "no clock"})
+
+
+def prepared(setting: Mixed) -> tuple[bool, dict[str, Any]]:
+    """Return whether a setting has layers timed, and what its bits follow from."""
+    clock = Clock()
+    facts = setting.prepare(Points().model(), setting.plan(Plan()), clock).facts
+    return clock.asked, dict(facts)
+
+
+@dataclasses.dataclass
+class Clock:
+    """The engine's tools, with a clock that does not run."""
+
+    task: Task = dataclasses.field(default_factory=Points)
+    example: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 8))
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    asked: bool = False
+
+    def time_alone(self, layers: object, encodings: object) -> Any:
+        self.asked = True
+        raise Untimed("no clock")
 
 
 def _values(model: nn.Module) -> list[Tensor]:

@@ -21,9 +21,9 @@ from spaces import Infeasible, Recovery, Task
 from spaces.quantization.activations import Activations
 from spaces.training.batches import parts
 from spaces.training.distributed.launcher import Broken, sharing
-from spaces.training.distributed.wire import decode, encode
 from spaces.training.recovery import Diverged, recover
 from spaces.training.sync_batchnorm import batches_joined
+from spaces.wire import decode, encode
 
 STEPS = 20
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from objectives.exporting import (
+    CODED,
     coded_weights,
     cuda,
     in_turns,
@@ -47,6 +48,8 @@ class Eager(Runtime):
     all others are unpacked when it is loaded.
     """
 
+    reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
+    packages = ("torchao",)
     splits = True
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:

@@ -13,7 +13,7 @@ import torch._inductor as inductor
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from objectives.exporting import cuda, quiet, spelled, torch_modules
+from objectives.exporting import CODED, cuda, quiet, spelled, torch_modules
 from objectives.host import dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.inductor import cuda as on_cuda
@@ -46,6 +46,9 @@ class Inductor(Runtime):
     8-bit weights with 8-bit activations are oneDNN's integer layers, with one range per tensor of
     activations that is estimated from the calibration inputs.
     """
+
+    reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
+    packages = ("torchao",)
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why an encoding has no real kernels here."""

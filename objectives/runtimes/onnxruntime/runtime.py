@@ -14,6 +14,7 @@ from onnxruntime import quantization
 from torch import Tensor
 
 from objectives.exporting import (
+    CODED,
     coded_weights,
     in_turns,
     onnx_graphs,
@@ -74,6 +75,12 @@ class Onnxruntime(Runtime):
     thread: a ResNet-20 static 30 dB at 1.6 times float32's speed, dynamic 33 dB at 0.7 times; a
     6-layer BERT static 15 dB at 1.4 times, dynamic 25 dB at 1.7 times.
     """
+
+    reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
+    packages = (
+        "onnx",
+        "onnxruntime",
+    )
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why there are no kernels for `encoding`."""

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from objectives.exporting import absent, coded_weights, onnx_graphs, remarks, spelled, uncalibrated
+from objectives.exporting import (
+    CODED,
+    absent,
+    coded_weights,
+    onnx_graphs,
+    remarks,
+    spelled,
+    uncalibrated,
+)
 from objectives.host import flags
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.openvino import int8, low_bits, snippets
@@ -68,6 +76,13 @@ class Openvino(Runtime):
     (ResNet-20 4.6 s against 0.6, 6-layer BERT 4.5 s against 4.7), runs at the same speed and
     loses the names of inputs and outputs.
     """
+
+    reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
+    packages = (
+        "onnx",
+        "openvino",
+        "nncf",
+    )
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
         """Return why there are no kernels for `encoding`."""

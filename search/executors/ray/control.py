@@ -12,7 +12,7 @@ from search.executors.ray.searcher import Asking
 
 
 class Stopping(FIFOScheduler):  # type: ignore[misc]
-    """Stops trials that the feed judges to be behind; the order is the study's."""
+    """Stops trials that the queue judges to be behind; the order is the study's."""
 
     def __init__(self, searcher: Asking) -> None:
         super().__init__()

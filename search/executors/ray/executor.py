@@ -4,10 +4,16 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from search.executors.ray.cluster import alive, connect, last_line, machines, quiet  # isort: skip
+from search.executors.ray.cluster import (  # isort: skip
+    alive,
+    connect,
+    last_line,
+    machines,
+    quiet,
+    unguarded,
+)  # isort: skip
 
 import ray
 from ray import tune
@@ -15,14 +21,16 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
+from search.executors import Executor, Listener
 from search.executors.local import Local
 from search.executors.ray.control import Stopping, Watching
 from search.executors.ray.searcher import Asking
 from search.executors.ray.shipping import Depot, Station
 from search.executors.ray.trainable import Trial
 from search.executors.ray.worker import clear, confirm, refused
-from search.experiment import Experiment, refusal
-from search.study import Asked, Feed, Record
+from search.experiment import refusal
+from search.records import Record
+from search.study import Asked, Queue
 from spaces import Plan
 
 FAREWELL = 10.0
@@ -30,26 +38,29 @@ FAREWELL = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RayTune:
+class RayTune(Executor):
     """Runs trials on a Ray cluster, each in a process that a worker forks and watches."""
 
-    experiment: Experiment
-    folder: Path
-    """The run folder, on the driver's machine."""
-    address: str | None
+    address: str | None = None
     """Of a running cluster, "auto" for the one of this machine; None starts one here."""
-    wanted: int | None
+    workers: int | None = None
     """Trials that run at once at most; None is one for each machine, or each of its GPUs."""
-    cores: int
-    """Cores of this machine that trials may use, where the cluster is started here."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be a positive integer, got {self.workers}")
 
     @functools.cached_property
-    def workers(self) -> int:
+    def parallel(self) -> int:
         """How many trials run at once at most."""
-        if self.wanted is not None:
-            return self.wanted
+        if self.workers is not None:
+            return self.workers
         unit = None if self.experiment.target.device == "cpu" else "GPU"
         return max(1, sum(int(n.get(unit, 0)) if unit else 1 for n in machines()))
+
+    def notices(self) -> Sequence[str]:
+        """Return a warning where the cluster will let anyone in who can reach it."""
+        return [warning] if (warning := unguarded(self.address)) else []
 
     def prepare(self) -> None:
         """Connect to the cluster, or start one on this machine.
@@ -86,16 +97,16 @@ class RayTune:
             there = NodeAffinitySchedulingStrategy(machine, soft=False)
             asked = refused.options(scheduling_strategy=there)
             try:
-                found: str | None = ray.get(asked.remote(self.experiment.text, plan, kinds))
+                found: str | None = ray.get(asked.remote(self.experiment.to_json(), plan, kinds))
             except ray.exceptions.RayError as error:  # it may have been lost meanwhile
                 lost = last_line(error)
             else:
                 return found
         raise BadEnvironment(f"no machine of the cluster says what it can execute: {lost}")
 
-    def run(self, feed: Feed) -> None:
-        """Evaluate what the feed asks on all workers until it is finished."""
-        searcher = Asking(feed, self)
+    def run(self, queue: Queue) -> None:
+        """Evaluate the points of the queue on all workers until it is finished."""
+        searcher = Asking(queue, self)
         _ = self._depot  # held, and in place before the first trial has ended
         while not self._tuned(searcher):
             pass
@@ -122,7 +133,7 @@ class RayTune:
                 "search_alg": searcher,
                 "scheduler": Stopping(searcher),
                 "callbacks": [watching],
-                "max_concurrent_trials": self.workers,
+                "max_concurrent_trials": self.parallel,
                 "reuse_actors": True,
                 "max_failures": 0,  # the searcher tries again itself, and not at once
                 "raise_on_failed_trial": False,
@@ -134,7 +145,7 @@ class RayTune:
             finally:
                 watching.end_trials()
 
-    def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
+    def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
         """Return new measurements of records by trial, taken where the trials ran.
 
         Raises BadEnvironment when the process fails.
@@ -167,7 +178,7 @@ class RayTune:
         """Return the threads with which a trial is built and trained."""
         found = machines()
         cores = min((int(n.get("CPU", 1)) for n in found), default=1)
-        together = -(-self.workers // max(1, len(found)))  # on one machine
+        together = -(-self.parallel // max(1, len(found)))  # on one machine
         return max(1, cores // together)
 
     def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
@@ -227,4 +238,4 @@ class RayTune:
 
     @property
     def _local(self) -> Local:
-        return Local(experiment=self.experiment, folder=self.folder, threads=self.cores)
+        return Local(experiment=self.experiment, folder=self.folder, cores=self.cores)

@@ -1,4 +1,4 @@
-"""The study as Ray Tune sees it: a searcher around one feed."""
+"""The study as Ray Tune sees it: a searcher around one queue."""
 
 import contextlib
 import dataclasses
@@ -14,8 +14,9 @@ from ray.tune.search import Searcher
 from search.errors import BadEnvironment, SearchError
 from search.executors.local import failed
 from search.experiment import Experiment
+from search.records import Record, Rung
 from search.signals import Stopped
-from search.study import Asked, Feed, Record, Rung
+from search.study import Asked, Queue
 from spaces import Plan
 
 PAUSE = 10.0
@@ -42,9 +43,9 @@ class Cluster(Protocol):
 class Asking(Searcher):  # type: ignore[misc]
     """The study as Ray Tune sees it: every trial asked is told, whatever becomes of it."""
 
-    def __init__(self, feed: Feed, cluster: Cluster) -> None:
+    def __init__(self, queue: Queue, cluster: Cluster) -> None:
         super().__init__(metric=None, mode=None)
-        self._feed, self._cluster = feed, cluster
+        self._queue, self._cluster = queue, cluster
         self._asked: dict[str, Asked] = {}
         self._begun: dict[str, float] = {}
         self._waiting: set[str] = set()
@@ -64,11 +65,11 @@ class Asking(Searcher):  # type: ignore[misc]
             return None
         with self._errors_kept():
             lost = self._again() if self.error is None else None
-            asked = lost.asked if lost else self._feed.ask() if self.error is None else None
+            asked = lost.asked if lost else self._queue.ask() if self.error is None else None
             if asked:
                 return self._begin(trial_id, asked, lost.machine if lost else None)
         under_way = self._asked or self._lost  # what is under way may be lost, and be tried again
-        over = self.error is not None or (self._feed.finished and not under_way)
+        over = self.error is not None or (self._queue.finished and not under_way)
         return str(Searcher.FINISHED) if over else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -79,7 +80,7 @@ class Asking(Searcher):  # type: ignore[misc]
         if "stage" in message:
             keys = ("stage", "done", "of", "detail")
             with self._errors_kept():
-                self._feed.progress(self._asked[trial_id], *(message[key] for key in keys))
+                self._queue.progress(self._asked[trial_id], *(message[key] for key in keys))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -87,7 +88,7 @@ class Asking(Searcher):  # type: ignore[misc]
         """Tell a trial that has ended, in whatever way."""
         asked, seconds, machine = self._ended(trial_id)
         if self.error is not None:
-            return  # stopped because the search ends: the feed gives it back, to be asked again
+            return  # stopped because the search ends: the queue gives it back, to be asked again
         if trial_id in self._cornered:
             self._cornered.remove(trial_id)
             self._lost.append(losses.Lost(asked=asked, when=float("-inf"), machine=None))
@@ -98,7 +99,7 @@ class Asking(Searcher):  # type: ignore[misc]
             self._lost.append(losses.Lost(asked=asked, when=time.monotonic(), machine=machine))
             return
         with self._errors_kept():
-            self._feed.tell(asked, self._record(trial_id, asked, result, error, seconds))
+            self._queue.tell(asked, self._record(trial_id, asked, result, error, seconds))
 
     def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial is to stop at the rung it has reached."""
@@ -106,7 +107,7 @@ class Asking(Searcher):  # type: ignore[misc]
         if "rung" not in message:
             return self.error is not None
         rung = Rung.from_json(message["rung"])
-        reason = self._feed.judge(self._asked[trial_id], rung)
+        reason = self._queue.judge(self._asked[trial_id], rung)
         if reason:
             self._stopped[trial_id] = (reason, rung)
         return reason is not None
@@ -213,8 +214,8 @@ class Asking(Searcher):  # type: ignore[misc]
         if trial_id in self._stopped:
             reason, rung = self._stopped.pop(trial_id)
             record = failed(asked, runtime, reason, seconds)
-            estimates = {g.name for g in self._cluster.experiment.goals if g.objective.trained}
-            own = {k: m for k, m in rung.found.items() if k not in estimates}
+            estimates = {g.name for g in self._cluster.experiment.objectives if g.objective.trained}
+            own = {k: m for k, m in rung.measurements.items() if k not in estimates}
             return dataclasses.replace(record, state="pruned", measurements=own)
         message = json.loads(result["message"]) if result and not error else {}
         if "result" in message:

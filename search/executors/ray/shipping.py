@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from objectives.host import new_file
 from search import catalogue
 from search.experiment import Experiment
 
@@ -20,7 +21,8 @@ MARK = ".shared"
 class Station:
     """Where a worker finds the experiment, and where its results go; plain data."""
 
-    text: str
+    content: dict[str, Any]
+    """The experiment as plain data."""
     folder: str
     """The experiment's folder on the driver's machine."""
     run: str
@@ -36,7 +38,7 @@ class Station:
         token = uuid.uuid4().hex
         (run / MARK).write_text(token)
         return cls(
-            text=experiment.text,
+            content=experiment.to_json(),
             folder=str(experiment.folder),
             run=str(run.resolve()),
             key=f"{experiment.name}-{experiment.key}",
@@ -67,9 +69,9 @@ class Station:
         run = Path(self.run)
         mark = run / MARK
         if mark.is_file() and mark.read_text() == self.token:
-            return Experiment.parse(self.text, Path(self.folder)), run, True
+            return Experiment.of(self.content, Path(self.folder)), run, True
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return Experiment.parse(self.text, Path.cwd()), self.scratch, False
+        return Experiment.of(self.content, Path.cwd()), self.scratch, False
 
     @property
     def scratch(self) -> Path:
@@ -97,9 +99,8 @@ class Depot:
         if not file.is_relative_to(self._run.resolve()):
             raise ValueError(f"{name} is not a file of the run folder")
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.tmp")
-        draft.write_bytes(content)
-        draft.replace(file)
+        with new_file(file) as draft:
+            draft.write_bytes(content)
 
     def get(self, trial: int) -> list[tuple[str, bytes]]:
         """Return the files of a trial."""

@@ -1,6 +1,5 @@
 """What runs on the workers of a Ray cluster: trials, and the measurements that confirm a front."""
 
-import functools
 import json
 import shutil
 import time
@@ -14,7 +13,7 @@ from search.executors.local import Local
 from search.executors.ray.shipping import Station, shipped
 from search.experiment import Experiment, refusal
 from search.processes import PATIENCE, Child, Failed, Killed, job
-from search.study import Record
+from search.records import Record
 from spaces import Plan
 
 TELL = 1.0
@@ -97,7 +96,7 @@ def confirm(station: Station, threads: int, lines: list[str]) -> dict[str, Any]:
                 file = run / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
-    local = Local(experiment=experiment, folder=run, threads=threads)
+    local = Local(experiment=experiment, folder=run, cores=threads)
     return local.confirm(records, lambda stage, done, of, detail: None)
 
 
@@ -106,17 +105,13 @@ SEES_GPUS = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
 
 
 @ray.remote(num_cpus=0, runtime_env=SEES_GPUS)  # type: ignore[untyped-decorator]
-def refused(text: str, plan: Plan, kinds: frozenset[str]) -> str | None:
+def refused(content: dict[str, Any], plan: Plan, kinds: frozenset[str]) -> str | None:
     """Return why a machine of the cluster cannot execute a plan, None if it can.
 
-    `text` is the experiment's; the user's files lie in the current folder, where Ray has put them.
+    `content` is the experiment as plain data; the user's files lie in the current folder, where
+    Ray has put them.
     """
-    return refusal(_parsed(text), plan, kinds)
-
-
-@functools.cache
-def _parsed(text: str) -> Experiment:
-    return Experiment.parse(text, Path.cwd())
+    return refusal(Experiment.of(content, Path.cwd()), plan, kinds)
 
 
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]

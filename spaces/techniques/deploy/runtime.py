@@ -2,17 +2,15 @@
 
 import dataclasses
 
-from spaces import Plan, Stage, Technique, axis, choice
+from spaces import Entries, Plan, Stage, Technique, axis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime(Technique):
-    """Export to, and run on, the runtime `name`: a file of objectives/runtimes."""
+    """Export to, and run on, the runtime `name`: an entry of objectives/runtimes."""
 
     stage = Stage.DEPLOY
-    name: str = axis(
-        "eager", choice("eager", "inductor", "onnxruntime", "openvino"), unit="runtime"
-    )
+    name: str = axis("eager", Entries("runtime"), unit="runtime", short="")
 
     def plan(self, plan: Plan) -> Plan:
         """Ask for this runtime."""

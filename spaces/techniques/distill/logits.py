@@ -23,8 +23,10 @@ class Logits(Technique):
     """
 
     stage = Stage.TRAIN
-    temperature: float = axis(1.0, choice(1.0, 2.0, 4.0, 8.0), unit="divisor of logits")
-    steps: int = axis(0, choice(0, 50, 200), unit="optimizer steps")
+    temperature: float = axis(
+        1.0, choice(1.0, 2.0, 4.0, 8.0), unit="divisor of logits", short="T{value}"
+    )
+    steps: int = axis(0, choice(0, 50, 200), unit="optimizer steps", short="{value} steps")
     labels: str = axis("soft", choice("soft", "hard"), unit="kind of the teacher's labels")
     weight: float = 0.9
     """Share of the teacher's term in the loss, 0..1; 0 is plain fine-tuning, 1 uses no labels."""

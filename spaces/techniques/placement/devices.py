@@ -19,7 +19,7 @@ class Devices(Technique):
     """
 
     stage = Stage.DEPLOY
-    count: int = axis(1, choice(1, 2, 4), unit="devices")
+    count: int = axis(1, choice(1, 2, 4), unit="devices", short="{value} devices")
     strategy: str = axis(
         "auto", choice("auto", "data", "tensor", "pipeline"), unit="parallel strategy"
     )

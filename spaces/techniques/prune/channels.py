@@ -39,7 +39,9 @@ class Channels(Technique):
 
     stage = Stage.SHAPE
     rank = 1
-    ratio: float = axis(0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels")
+    ratio: float = axis(
+        0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels", short="prune {value}"
+    )
     round_to: int = 8
     """Keep a multiple of this many channels: speed is a staircase in the width."""
     importance: str = axis(

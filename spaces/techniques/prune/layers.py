@@ -22,7 +22,7 @@ class Layers(Technique):
     """
 
     stage = Stage.SHAPE
-    count: int = axis(0, choice(0, 1, 2, 3, 4), unit="blocks dropped")
+    count: int = axis(0, choice(0, 1, 2, 3, 4), unit="blocks dropped", short="depth -{value}")
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:

@@ -30,7 +30,9 @@ class Weights(Technique):
 
     stage = Stage.SHAPE
     rank = 2
-    sparsity: float = axis(0.0, Interval(0.0, 0.95, step=0.05), unit="fraction of weights")
+    sparsity: float = axis(
+        0.0, Interval(0.0, 0.95, step=0.05), unit="fraction of weights", short="sparse {value}"
+    )
     pattern: str = axis("single", choice("single", "2:4"), unit="arrangement of zeros")
     """Any single weight may go ("single"), or two of each four consecutive inputs do ("2:4"):
     half of the weights, whatever `sparsity` says, in the form that sparse tensor cores take."""

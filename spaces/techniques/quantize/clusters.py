@@ -18,7 +18,9 @@ class Clusters(Technique):
     """
 
     stage = Stage.ENCODE
-    bits: int = axis(32, choice(32, 8, 6, 5, 4), unit="bits per weight")
+    bits: int = axis(
+        32, choice(32, 8, 6, 5, 4), unit="bits per weight", short="{value}-bit codebooks"
+    )
 
     def __post_init__(self) -> None:
         if self.bits != 32 and not 1 <= self.bits <= 8:

@@ -1,6 +1,7 @@
 """Weights and activations as integers, through the kernels that the runtime really has."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Self
 
 from spaces import Plan, Stage, Technique, axis, choice
@@ -88,6 +89,14 @@ class Integer(Technique):
         if self.weight_bits >= 8:
             kept = dataclasses.replace(kept, granularity="automatic")
         return kept
+
+    def short(self, searched: Collection[str]) -> str:
+        """Return the bits of weights and activations together: 8/8 bit."""
+        bits = {"weight_bits", "activation_bits"}
+        rest = super().short([name for name in searched if name not in bits])
+        if self.weight_bits == self.activation_bits == 32 or bits.isdisjoint(searched):
+            return rest
+        return f"{self.weight_bits}/{self.activation_bits} bit {rest}".rstrip()
 
     def usual(self) -> tuple[Self, ...]:
         """Return full int8, weight-only int8 and weight-only int4."""

@@ -19,13 +19,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from spaces import processes
 from spaces.modules import surgery
 from spaces.plan import Recovery
 from spaces.task import Task
 from spaces.technique import Infeasible
 from spaces.training.defaults import normalised
-from spaces.training.distributed.wire import encode
 from spaces.training.loop import Diverged, Outcome, Progress
+from spaces.user_code import Unreachable
+from spaces.wire import encode
 
 WORKER = "spaces.training.distributed.worker"
 JOB, REFERENCE, MODEL, RESULT = "job.json", "reference", "model", "result.safetensors"
@@ -96,9 +98,11 @@ def train_together(
     if kind == "cuda" and (found := torch.cuda.device_count()) < recovery.devices:
         raise Infeasible(f"{recovery.devices} GPUs are asked for, this process sees {found}")
     sharded = sharing(model, reference, recovery, kind).sharded
-    job = {
-        "task": encode(task),
-        "recovery": encode(recovery),
+    try:
+        described = {"task": encode(task), "recovery": encode(recovery)}
+    except Unreachable as error:
+        raise Infeasible(f"several devices cannot train it: {error}") from error
+    job = described | {
         "seed": seed,
         "device": kind,
         "count": recovery.devices,
@@ -199,7 +203,7 @@ def _follow(ranks: Sequence[_Rank], progress: Progress) -> Outcome:
 def _message(rank: _Rank) -> dict[str, Any]:
     """Return the next message; an empty one when the process has ended."""
     try:
-        return dict(json.loads(rank.line.recv_bytes()))
+        return processes.receive(rank.line)
     except (EOFError, OSError):
         return {}
 
@@ -216,8 +220,7 @@ def _failure(rank: _Rank, message: dict[str, Any]) -> tuple[int, Exception]:
     where = f"recovery training process {rank.number}"
     if "error" in message:
         return 2, Broken(f"{where} failed: {message['error']}")
-    code = rank.process.wait()
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    how = processes.ending(rank.process.wait())
     return 1, Broken(f"{where} {how} before it was done")
 
 

@@ -19,14 +19,15 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spaces import processes
 from spaces.messages import said
 from spaces.modules import seeded, surgery
 from spaces.technique import Infeasible
 from spaces.training.distributed.launcher import JOB, MODEL, REFERENCE, RESULT
-from spaces.training.distributed.wire import decode
 from spaces.training.loop import Diverged
 from spaces.training.recovery import train
 from spaces.training.world import World
+from spaces.wire import decode
 
 TIMEOUT = datetime.timedelta(minutes=5)
 """How long one process waits for the others before it gives up."""
@@ -108,7 +109,7 @@ def _end_with_parent(connection: Connection) -> None:
 
 
 def _send(connection: Connection, **message: Any) -> None:
-    connection.send_bytes(json.dumps(message).encode())
+    processes.send(connection, message)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from spaces import Alone
 from spaces.modules import call, evaluating
-from spaces.quantization.layers import layers
+from spaces.quantization import layers
 
 _TYPES: dict[str, type[nn.Module]] = {
     "Linear": nn.Linear,
@@ -23,7 +24,7 @@ WEIGHT = "0.weight"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(Alone):
     """A layer as it is used: its type, its arguments and the shape of its input."""
 
     type: str
@@ -32,12 +33,6 @@ class Kind:
     """What it is made with."""
     shape: tuple[int, ...]
     """Of its input at the target's batch size, the batch as dimension 0."""
-
-    @classmethod
-    def parse(cls, given: dict[str, Any]) -> "Kind":
-        """Return the kind that `dataclasses.asdict` and JSON made of one."""
-        pairs = ((name, _tuple(value)) for name, value in given["arguments"])
-        return cls(type=given["type"], arguments=tuple(pairs), shape=tuple(given["shape"]))
 
     def model(self) -> nn.Module:
         """Return a model of one layer of this kind, the same values every time."""
@@ -133,7 +128,3 @@ def _convolution(module: _ConvNd, shape: tuple[int, ...]) -> Kind:
     }
     name = next(n for n, kind in _TYPES.items() if isinstance(module, kind))
     return Kind(type=name, arguments=tuple(options.items()), shape=shape)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

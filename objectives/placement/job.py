@@ -1,15 +1,11 @@
-"""What a process must know to load an artifact, and how processes talk about it."""
+"""What a process must know to load an artifact."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from contextlib import nullcontext
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from objectives.exporting import decoded_files
@@ -47,20 +43,3 @@ class Job:
         tensors, _ = flatten(next(iter(self.task.batches("validation", samples)))[0])
         index = torch.arange(samples) % tensors[0].shape[0]
         return [t[index].contiguous() for t in tensors]
-
-
-def send(connection: Connection, header: dict[str, Any], tensors: Sequence[Tensor] = ()) -> None:
-    """Send a header, which is JSON, and tensors, as safetensors: nothing is unpickled."""
-    connection.send_bytes(json.dumps({**header, "tensors": len(tensors)}).encode())
-    if tensors:
-        connection.send_bytes(save({str(i): t.contiguous() for i, t in enumerate(tensors)}))
-
-
-def receive(connection: Connection) -> tuple[dict[str, Any], list[Tensor]]:
-    """Return the header and the tensors that `send` sent; raises EOFError at the other's end."""
-    header: dict[str, Any] = json.loads(connection.recv_bytes())
-    count = header.pop("tensors")
-    if not count:
-        return header, []
-    found = load(connection.recv_bytes())
-    return header, [found[str(i)] for i in range(count)]

@@ -10,7 +10,7 @@ from optuna._hypervolume import compute_hypervolume
 
 from objectives import Direction, Objective
 from search.errors import BadRun, SearchError, UnknownName
-from search.study.record import Record
+from search.records.record import Record
 
 SCORE_STEP = 0.1
 """One step on a score axis, as a share of the baseline's score; on a ratio axis it is factor 2."""
@@ -27,11 +27,25 @@ class Axis:
     unit: str
     positive: bool = False
     """Whether values are above zero by nature: gains are factors, compared in the logarithm."""
+    is_time: bool = False
+    """Whether values are times, so that a gain is a speed-up."""
+    better: tuple[str, str] | None = None
+    """How a factor of gain and one of loss read: 4.71x faster, 1.20x slower."""
+    superlative: str | None = None
+    """What the best member on this axis is called."""
 
     @classmethod
     def of(cls, name: str, objective: Objective) -> Self:
         """Return the axis of an objective."""
-        return cls(name, objective.direction, objective.unit, objective.positive)
+        return cls(
+            name=name,
+            direction=objective.direction,
+            unit=objective.unit,
+            positive=objective.positive,
+            is_time=objective.is_time,
+            better=objective.better,
+            superlative=objective.superlative,
+        )
 
     @property
     def sign(self) -> int:
@@ -90,9 +104,9 @@ def fronts(records: Iterable[Record], axes: Sequence[Axis]) -> Iterator[list[Rec
     members: list[Record] = []
     known: set[str] = set()
     for record in records:
-        if feasible([record]) and record.identity not in known:
+        if feasible([record]) and record.facts.identity not in known:
             members = _joined(members, record, axes)
-            known |= {record.identity} if record.identity else set()
+            known |= {record.facts.identity} if record.facts.identity else set()
         yield members
 
 
@@ -160,26 +174,20 @@ def hypervolume_history(
     return history
 
 
-EXTREMES = {
-    "fastest": ("throughput", "latency"),
-    "smallest": ("memory", "size"),
-    "cheapest": ("cost",),
-    "most-accurate": ("accuracy",),
-}
-"""Words for the best on an axis, by the axes they may mean; of several searched, the last."""
-
-
 def picks(axes: Sequence[Axis]) -> dict[str, Axis | None]:
-    """Return the words that `pick` understands here, with the axis that each is the best on."""
-    named = {axis.name: axis for axis in axes}
+    """Return the words that `pick` understands here, with the axis that each is the best on.
+
+    Where several axes share a superlative, such as latency and throughput, the first has it.
+    """
     words: dict[str, Axis | None] = {"knee": None}
-    for word, names in EXTREMES.items():
-        words.update((word, named[name]) for name in names if name in named)
+    for axis in sorted(axes, key=lambda axis: not axis.positive):
+        if axis.superlative:
+            words.setdefault(axis.superlative, axis)
     return words | {axis.name: axis for axis in axes}
 
 
 def pick(front: Sequence[Record], how: str, axes: Sequence[Axis], baseline: Record) -> Record:
-    """Return one member: knee, one of EXTREMES, an axis' name, or trial=N.
+    """Return one member: knee, an axis' superlative or name, or trial=N.
 
     The knee is nearest to the ideal point (the best of every axis at once), each axis in steps
     and scaled to the extent of the front. Equals are decided by the axes in their order.

@@ -1,8 +1,8 @@
-"""What is to be told of a model whose shape was edited: what it lacks, and what was left whole."""
+"""Facts about a model whose shape was edited: what was removed, and what could not be."""
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -34,10 +34,3 @@ def removed(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
     if dropped := surgery.dropped(model):
         facts["layers_dropped"] = dropped
     return facts
-
-
-def sentences(facts: Mapping[str, Any]) -> list[str]:
-    """Return what of these facts a reader should know."""
-    dropped = facts.get("layers_dropped", [])
-    told = [f"Dropped: {', '.join(dropped)}."] if dropped else []
-    return [*told, *facts.get("left", [])]

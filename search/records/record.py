@@ -5,6 +5,7 @@ import json
 from typing import Any, Literal, Self, get_args
 
 from objectives import Measurement
+from search.records.facts import Facts
 from spaces import Value
 
 State = Literal["complete", "pruned", "infeasible", "failed"]
@@ -30,8 +31,8 @@ class Record:
     """Folder of the exported files, relative to the run folder."""
     limits: dict[str, float] = dataclasses.field(default_factory=dict)
     """Violation of each limit of the experiment, by name; at most 0 is satisfied."""
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What else was observed, as JSON: weights removed, seconds by stage, cache hits."""
+    facts: Facts = dataclasses.field(default_factory=Facts)
+    """What else was observed: weights removed, seconds by stage, cache hits."""
     note: str | None = None
     """A remark for whoever reads the report."""
     seconds: float = 0.0
@@ -48,24 +49,13 @@ class Record:
             raise ValueError(f"trial {self.trial} cannot be stored as JSON: {error}") from error
 
     @property
-    def taken_back(self) -> bool:
-        """Whether recovery training made the model worse, so that it is the untrained one."""
-        return not self.facts.get("recovery", {}).get("kept", True)
-
-    @property
-    def identity(self) -> str | None:
-        """What artifacts of the same files on the same devices share; None if not known."""
-        found: str | None = self.facts.get("identity")
-        return found
-
-    @property
     def satisfied(self) -> bool:
         """Whether every limit of the experiment holds."""
         return all(violation <= 0 for violation in self.limits.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"facts": self.facts.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -74,7 +64,7 @@ class Record:
         Raises TypeError on missing or unknown keys and ValueError on values out of range.
         """
         parts = {name: _measurements(data.get(name, {})) for name in ("measurements", "test")}
-        return cls(**{**data, **parts})
+        return cls(**{**data, **parts, "facts": Facts.from_json(data.get("facts", {}))})
 
     def line(self) -> str:
         """Return the record as one line of strict JSON, without the line's end."""

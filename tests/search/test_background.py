@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from search.reporting.summary import Summary
-from search.tracking.background import Mirror
+from search.tracking.background import Background
 
 
 class Slow:
@@ -42,7 +42,7 @@ def summary(name: str) -> Summary:
 
 def test_the_search_goes_on_while_the_store_is_written_and_the_last_word_comes_last() -> None:
     slow = Slow()
-    mirror = Mirror(lambda: slow)
+    mirror = Background(lambda: slow)
     mirror.sync(summary("first"))
     assert slow.begun.wait(60)
     mirror.sync(summary("second"))  # neither waits for the store
@@ -60,7 +60,7 @@ def test_a_fault_of_the_tracker_is_raised_where_it_is_called_next() -> None:
     slow = Slow()
     slow.error = TypeError("not a metric")
     slow.may.set()
-    mirror = Mirror(lambda: slow)
+    mirror = Background(lambda: slow)
     mirror.sync(summary("first"))
     with pytest.raises(TypeError, match="not a metric"):
         mirror.finish(summary("last"), Path())
@@ -75,7 +75,7 @@ def test_what_makes_the_tracker_runs_beside_the_search_once() -> None:
         slow.may.set()
         return slow
 
-    mirror = Mirror(make)
+    mirror = Background(make)
     mirror.sync(summary("first"))
     mirror.finish(summary("last"), Path())
     assert len(made) == 1

@@ -3,19 +3,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from spaces.quantization.kinds import Kind
+from spaces import Time
+from spaces.techniques.quantize.mixed.kinds import Kind
 
 ALIKE = 0.1
 """Share by which a time must differ to count: of two loads of one file, times differ by half."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Time:
-    """The time of one layer alone, in milliseconds, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,16 @@ from _answers import answer, measured, opened
 
 from objectives import Measurement
 from search.executors.local import failed
-from search.study.queue import Feed
-from search.study.record import Record
-from search.study.stopping import PROBE, Rung
+from search.records.record import Record
+from search.records.stopping import PROBE, Rung
+from search.study.queue import Queue
 from search.study.study import Asked, Study
 
 
-def fed(study: Study, seconds: float | None = None) -> tuple[Feed, list[Record]]:
+def fed(study: Study, seconds: float | None = None) -> tuple[Queue, list[Record]]:
     """Return a feed of a study, and where it tells records."""
     told: list[Record] = []
-    feed = Feed(
+    feed = Queue(
         study,
         seconds=seconds,
         told=told.append,
@@ -28,7 +28,7 @@ def fed(study: Study, seconds: float | None = None) -> tuple[Feed, list[Record]]
     return feed, told
 
 
-def taken(feed: Feed, count: int) -> list[Asked]:
+def taken(feed: Queue, count: int) -> list[Asked]:
     """Return `count` trials under way at once."""
     asked = [feed.ask() for _ in range(count)]
     assert all(asked)
@@ -36,7 +36,7 @@ def taken(feed: Feed, count: int) -> list[Asked]:
 
 
 def test_trials_under_way_count_against_the_budget(project: Path) -> None:
-    feed, told = fed(opened(project, 4, parallel=True))
+    feed, told = fed(opened(project, 4))
     under_way = taken(feed, 4)
     assert feed.ask() is None
     assert not feed.finished
@@ -48,7 +48,7 @@ def test_trials_under_way_count_against_the_budget(project: Path) -> None:
 
 
 def test_answers_may_come_in_any_order_and_failures_too(project: Path) -> None:
-    study = opened(project, 6, parallel=True)
+    study = opened(project, 6)
     feed, told = fed(study)
     under_way = taken(feed, 3)
     feed.tell(under_way[2], answer(under_way[2]))
@@ -67,7 +67,7 @@ def test_what_came_before_the_baseline_is_judged_once_it_is_there(project: Path)
         "[objectives.accuracy]", "[objectives.accuracy]\nwithin = 0.02"
     )
     file.write_text(limited.replace('["null"]', '["eager"]'))
-    study = opened(project, parallel=True)
+    study = opened(project)
     feed, _ = fed(study)
     baseline, *others = taken(feed, 5)
     assert baseline.forced
@@ -85,7 +85,7 @@ def test_what_came_before_the_baseline_is_judged_once_it_is_there(project: Path)
 
 
 def test_what_was_not_answered_is_asked_again(project: Path) -> None:
-    study = opened(project, parallel=True)
+    study = opened(project)
     feed, _ = fed(study)
     under_way = taken(feed, 3)
     feed.tell(under_way[0], answer(under_way[0]))
@@ -102,7 +102,7 @@ def test_a_space_that_is_used_up_is_not_asked_again_before_a_trial_has_ended(
     small = small.replace("weight_bits = [32, 8]", "weight_bits = [32]")
     small = small.replace("activation_bits = [32, 8]", "activation_bits = [32]")
     file.write_text(small.replace("steps = [0, 3]", "steps = [0]"))
-    study = opened(project, parallel=True)
+    study = opened(project)
     feed, _ = fed(study)
     under_way = taken(feed, 4)  # 2 ratios in 2 runtimes
     assert feed.ask() is None
@@ -141,7 +141,9 @@ def test_what_cannot_reach_the_front_stops_unless_it_is_a_baseline(
     (asked,) = taken(feed, 1)
     feed.tell(asked, Record(**{**vars(answer(asked)), "measurements": better}))
     slow = {"latency": measured(9.0, "ms"), "size": measured(9000, "bytes")}
-    reason = feed.judge(Asked(trial=99, point={}, forced=forced), Rung(name=PROBE, found=slow))
+    reason = feed.judge(
+        Asked(trial=99, point={}, forced=forced), Rung(name=PROBE, measurements=slow)
+    )
     assert (reason is None) is forced
 
 
@@ -158,5 +160,7 @@ def test_a_difference_that_measuring_again_could_bring_stops_nobody(
     own = answer(baseline).measurements | {"latency": latency(2.0)}
     feed.tell(baseline, Record(**{**vars(answer(baseline)), "measurements": own}))
     found = {"latency": latency(3.0), "size": measured(9000, "bytes")}
-    reason = feed.judge(Asked(trial=99, point={}, forced=False), Rung(name=PROBE, found=found))
+    reason = feed.judge(
+        Asked(trial=99, point={}, forced=False), Rung(name=PROBE, measurements=found)
+    )
     assert (reason is not None) is stops

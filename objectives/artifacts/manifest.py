@@ -1,0 +1,75 @@
+"""Manifests: what an artifact's files are, and whether they still are."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from objectives.host import write_json
+from spaces import Placement
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Altered(Exception):
+    """An artifact whose files are missing or are not those that its manifest lists."""
+
+
+def annotate(folder: Path, **facts: Any) -> None:
+    """Add facts, such as measurements, to an artifact's manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    write_json(folder / MANIFEST, manifest | facts)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Return an artifact's manifest, its files checked against their sha256.
+
+    Raises Altered when the manifest or a file is missing, or a file's content differs.
+    """
+    path = folder / MANIFEST
+    manifest = read(path)
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise Altered(f"{path} names a file outside the artifact: {name}")
+        if not file.is_file() or file_entry(file) != entry:
+            raise Altered(f"{file} is missing or was altered since it was exported")
+    return manifest
+
+
+def identity(manifest: Mapping[str, Any]) -> str:
+    """Return what two artifacts share that a runtime executes alike: files, runtime, devices."""
+    files = {name: entry["sha256"] for name, entry in sorted(manifest["files"].items())}
+    whole = json.dumps([manifest["runtime"], files, manifest.get("placement")], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the manifest in a file, its artifact unchecked; raises Altered where there is none."""
+    if not path.is_file():
+        raise Altered(f"{path.parent} is not an artifact: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest["files"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise Altered(f"{path} cannot be read: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise Altered(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
+    return manifest
+
+
+def placement_of(folder: Path) -> Placement:
+    """Return on how many devices an artifact runs; its files are not checked.
+
+    Raises Altered when its manifest is missing or cannot be read.
+    """
+    return Placement(**read(folder / MANIFEST).get("placement", {}))
+
+
+def file_entry(file: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file: its sha256 and its bytes."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": file.stat().st_size}

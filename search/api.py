@@ -1,0 +1,194 @@
+"""The calls that `import search` offers; the command line is a thin layer over them."""
+
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from objectives.host import cores
+from search import catalogue, run_folder
+from search.checks import check as checking
+from search.driver import Search
+from search.errors import BadArtifact, BadEnvironment, BadExperiment
+from search.executors import Executor, executor_of
+from search.experiment import Experiment, NamedEntry, default_for, duration
+from search.measuring import Crashed, Lane, Measured, Subject
+from search.reporting import Console
+from search.result import Result, stored
+from search.tracking import Background, Tracker
+from spaces import Infeasible, Split
+
+
+def run(
+    experiment: Experiment | str | Path | None = None,
+    *,
+    task: str | Path | None = None,
+    trials: int | None = None,
+    time: float | str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Search until the budget is spent, confirm the front, and return the result.
+
+    `experiment` is one built in code or a TOML file's path; without it the space is chosen for
+    `task`, a task.py, or the embedded default is searched. `trials` and `time` (90, "20m") replace
+    the experiment's budget, `workers` and `ray` its executor. `out` is the run folder, runs/NAME
+    by default; a search that is there already is continued. `quiet` prints no progress.
+    Ctrl+C keeps all measurements and raises Interrupted. Raises SearchError in one line.
+    """
+    given = with_budget(asked(experiment, task), trials, time, workers, ray)
+    return _searched(given, Path(out) if out else Path("runs") / given.name, quiet)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    trials: int | None = None,
+    time: float | str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Continue the search of a run folder, with another budget if one is given; see `run`."""
+    folder = Path(folder)
+    given = with_budget(run_folder.reopen(folder), trials, time, workers, ray)
+    return _searched(given, folder, quiet)
+
+
+def open(folder: str | Path) -> Result:  # as in search.open("runs/mine")
+    """Return the result of a run folder, as far as its search has come; raises BadRun."""
+    return stored(Path(folder))
+
+
+def check(experiment: Experiment | str | Path) -> list[str]:
+    """Return what an experiment and its task show without a trial, one line each.
+
+    Raises SearchError at the first fault.
+    """
+    return checking.check(asked(experiment, None))
+
+
+def measure(
+    artifact: str | Path, *, split: Split = "validation", task: str | Path | None = None
+) -> Measured:
+    """Load an artifact afresh, and measure it as a trial does.
+
+    `task` is where the task's file lies now, if it was moved. Raises BadArtifact, and
+    BadEnvironment where this host has not what the artifact needs.
+    """
+    artifact, file = Path(artifact).resolve(), Path(task) if task else None
+    Subject.recorded(artifact, file)  # says what is wrong, and imports for all processes
+    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane(traces=False)) as lane:
+        try:
+            return lane.recorded(artifact, file, split=split, data=Path(data))
+        except Crashed as error:
+            raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
+        except Infeasible as error:
+            raise BadEnvironment(f"{artifact} cannot be measured here: {error}") from error
+
+
+def asked(experiment: Experiment | str | Path | None, task: str | Path | None) -> Experiment:
+    """Return an experiment as it is, of a file, of a task alone, or the embedded default."""
+    if experiment is not None and task is not None:
+        raise BadExperiment("give an experiment or a task, not both")
+    if isinstance(experiment, Experiment):
+        return experiment
+    if task is not None:
+        return default_for(Path(task))
+    return Experiment.load(Path(experiment) if experiment else embedded())
+
+
+def embedded() -> Path:
+    """Path of the embedded default: handwritten digits."""
+    return catalogue.home("search.experiment") / "digits.toml"
+
+
+def with_budget(
+    experiment: Experiment,
+    trials: int | None,
+    time: float | str | None,
+    workers: int | None,
+    ray: str | None,
+) -> Experiment:
+    """Return an experiment with what is given in place of its own budget and executor."""
+    changes: dict[str, Any] = {}
+    if trials is not None:
+        if trials < 1:
+            raise BadExperiment(f"--trials must be a positive integer, got {trials}")
+        changes["trials"] = trials
+    if time is not None:
+        changes["time"] = duration(time)
+    if workers is not None and workers < 1:
+        raise BadExperiment(f"--workers must be a positive integer, got {workers}")
+    if ray is not None or workers not in (None, 1):
+        settings = {"workers": workers, "address": ray}
+        given = {k: v for k, v in settings.items() if v is not None}
+        changes["executor"] = NamedEntry("ray", given)
+    return dataclasses.replace(experiment, **changes)
+
+
+def _searched(experiment: Experiment, folder: Path, quiet: bool) -> Result:
+    """Search in a run folder, which is locked meanwhile."""
+    if multiprocessing.parent_process() is not None:
+        raise BadExperiment(
+            "a search was begun while one of its processes imports the script that begins it: put "
+            'it under `if __name__ == "__main__":`'
+        )
+    console = Console(quiet=quiet)
+    with _threads(cores()), run_folder.locked(folder):
+        executor = executor_of(experiment, folder, cores())
+        for notice in executor.notices():
+            console.say(notice)
+        search = Search(
+            experiment=experiment,
+            folder=folder,
+            executor=executor,
+            tracker=functools.cache(lambda: _tracker(console, executor)),
+            console=console,
+            command=_command(),
+        )
+        try:
+            return Result(summary=search.run())
+        finally:
+            console.close()
+            executor.close()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Say to libraries of processes that are started how many threads there are."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = given or str(count)
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+def _tracker(console: Console, executor: Executor) -> Tracker:
+    """Return what writes to MLflow: between trials where this machine is measured on, or beside."""
+
+    def make() -> Tracker:
+        from search.tracking import mlflow_store  # late: MLflow takes seconds to import
+
+        return mlflow_store.MlflowTracker(warn=console.say)
+
+    return make() if executor.quiet else Background(make)
+
+
+def _command() -> str:
+    """Return how the search was begun, as it can be repeated."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    if program in ("__main__.py", "paretune"):
+        return "python -m search " + shlex.join(sys.argv[1:])
+    return f"search.run(...) in {program or 'Python'}"

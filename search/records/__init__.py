@@ -1,0 +1,40 @@
+"""What is known of trials: records, the front among them, and when one stops."""
+
+from search.records.facts import Facts, Impossible
+from search.records.front import (
+    Axis,
+    dominates,
+    feasible,
+    front,
+    fronts,
+    gain,
+    hypervolume_history,
+    nearest,
+    pick,
+    picks,
+)
+from search.records.record import Record, State
+from search.records.stopping import PROBE, Ladder, Rung, bar_of, hopeless, rungs
+
+__all__ = [
+    "PROBE",
+    "Axis",
+    "Facts",
+    "Impossible",
+    "Ladder",
+    "Record",
+    "Rung",
+    "State",
+    "bar_of",
+    "dominates",
+    "feasible",
+    "front",
+    "fronts",
+    "gain",
+    "hopeless",
+    "hypervolume_history",
+    "nearest",
+    "pick",
+    "picks",
+    "rungs",
+]

@@ -1,0 +1,23 @@
+"""What mirrors a study for reviewers."""
+
+from pathlib import Path
+from typing import Protocol
+
+from search.reporting import Summary
+
+
+class Tracker(Protocol):
+    """Writes a study to a store; it never stops a search."""
+
+    @property
+    def address(self) -> str:
+        """The store as it may be shown."""
+
+    def location(self) -> tuple[str, str] | None:
+        """Return the ids of the experiment and of the study's run, None before the first sync."""
+
+    def sync(self, summary: Summary) -> bool:
+        """Write whatever the store lacks; return whether it is complete now."""
+
+    def finish(self, summary: Summary, folder: Path, status: str = "FINISHED") -> bool:
+        """Write the confirmed front, its artifacts and the report, and close the study's run."""
