@@ -42,6 +42,7 @@ def hopeless(goals: Sequence[Goal], found: Mapping[str, Measurement], bar: Bar) 
     Either a limit is broken that training cannot mend, or one incumbent is clearly better
     (each outside of the other's interval) on everything found and also has the best score of all:
     the candidate is then dominated as far as its training cannot beat the best score seen so far.
+    This is stricter than dominance, which lets all objectives but one be equal.
     """
     for goal in goals:
         if goal.name in found and (reason := _broken(goal, found[goal.name], bar)):
