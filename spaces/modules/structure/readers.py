@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.modules.module_tables import own_parameters
 from spaces.modules.seeding import seeded
 from spaces.modules.structure.matrices import bias, linear, weight
 from spaces.modules.trees import call, length, plain, rows
@@ -79,7 +80,7 @@ def readable(module: nn.Module) -> bool:
     if linear(module):
         return True
     plain_forward = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward)
-    held = isinstance(module._parameters.get("weight"), nn.Parameter)
+    held = isinstance(own_parameters(module).get("weight"), nn.Parameter)
     return plain_forward and held and getattr(module, "groups", 1) == 1
 
 
