@@ -78,9 +78,9 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
+    return device.type == "cpu" and bool(native)
 
 
 def operations(model: nn.Module, inputs: Any) -> int:

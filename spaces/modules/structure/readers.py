@@ -214,6 +214,7 @@ def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
 def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return the values under the kernel at `places`, (places, channels x kernel)."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # what "same" stands for has no public name
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     sample, *starts = places
     count, dims = len(sample), len(starts)
