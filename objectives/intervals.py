@@ -14,8 +14,6 @@ TRUST = 2
 """How many observed deviations the usual spread counts for."""
 BLOCKS, DRAWS = 20, 200
 """Blocks of a process' observations, and how often they are drawn anew."""
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at LEVEL, two-sided, for 1, 2, ... degrees of freedom."""
 
 
 def of_processes(
@@ -34,13 +32,15 @@ def of_processes(
     of the same kind, hence the factor 2 beside 1 / processes. What disturbs makes slower, so that
     deviations count on the side on which they lie.
     """
+    from scipy.special import stdtrit  # a third of a second, and not every process times
+
     medians = np.array([float(np.median(observations)) for observations in series])
     value, count = float(np.median(medians)), len(medians)
     within = float(
         np.mean([error_of_median(s, m) ** 2 for s, m in zip(series, medians, strict=True)])
     )
     freedom = TRUST + count - 1
-    student = STUDENT[min(freedom, len(STUDENT)) - 1]
+    student = stdtrit(freedom, (1 + LEVEL) / 2)
 
     def factor(deviations: np.ndarray) -> float:
         seen = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
@@ -57,6 +57,7 @@ def error_of_median(samples: Sequence[float], median: float) -> float:
     Consecutive samples are alike (a busy neighbour slows many in a row), so contiguous blocks
     are resampled, by their medians, not samples. Source: Kunsch 1989 (moving-block bootstrap).
     """
+    # Not scipy.stats.bootstrap: it refuses a single block, and takes a second to import.
     parts = np.array_split(np.asarray(samples, dtype=float), min(BLOCKS, len(samples)))
     blocks = np.array([float(np.median(part)) for part in parts])
     draws = np.random.default_rng(0).integers(len(blocks), size=(DRAWS, len(blocks)))
@@ -73,6 +74,7 @@ def of_score(
     bootstrap cannot tell from certainty, a share in 0..1 gets Wilson's interval instead. Raises
     ValueError where most resamples have no score.
     """
+    # Not scipy.stats.bootstrap: one resample without a score makes its interval NaN.
     generator = torch.Generator().manual_seed(0)
     indices = [torch.randint(count, (count,), generator=generator) for _ in range(draws)]
     values = [v for index in indices if math.isfinite(v := _score_of(score, index))]
@@ -96,8 +98,11 @@ def _score_of(score: Callable[[Tensor], float], index: Tensor) -> float:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share seen in `count` trials (Wilson 1927)."""
-    z2 = 1.959964**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = (z2 * (share * (1 - share) / count + z2 / (4 * count**2))) ** 0.5 / (1 + z2 / count)
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    """Return the 95 % interval of a share seen in `count` trials (Wilson 1927).
+
+    The share counts as the nearest whole number of trials, and lies within the interval.
+    """
+    from scipy.stats import binomtest  # a second, and rarely needed
+
+    interval = binomtest(round(share * count), count).proportion_ci(LEVEL, "wilson")
+    return min(share, float(interval.low)), max(share, float(interval.high))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.exporting import stored_modules
+from objectives.kernels import torch_private
 from spaces import first_line
 
 
@@ -26,13 +27,10 @@ class DynamicLinear(nn.Module):
 
 def _packed(weight: stored_modules.Rounded, bias: Tensor | None) -> Any:
     """Return FBGEMM's form of an integer weight."""
-    zeros = torch.zeros(weight.values.shape[0], dtype=torch.long)
     with warnings.catch_warnings():
         # the only way to these kernels; without it `refuses` answers
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-        whole = torch._make_per_channel_quantized_tensor(
-            weight.values, weight.scale.double(), zeros, 0
-        )
+        whole = torch_private.quantized_by_row(weight.values, weight.scale)
     return torch.ops.quantized.linear_prepack(whole, bias)
 
 

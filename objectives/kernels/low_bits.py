@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.exporting import torch_modules
+from objectives.kernels import torch_private
 from spaces.modules import Codes
 
 CAPABILITY = (8, 0)
@@ -99,9 +100,7 @@ class FourBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in bfloat16."""
         rows = torch_modules.rows_of(inputs)
-        ops = torch.ops.aten
-        product = ops._weight_int4pack_mm if rows.is_cuda else ops._weight_int4pack_mm_for_cpu
-        found: Tensor = product(rows, self.packed, self.group, self.scales)
+        found = torch_private.int4_weight_product(rows, self.packed, self.group, self.scales)
         found = found if self.bias is None else found + self.bias
         return found.reshape(*inputs.shape[:-1], self.outputs)
 
@@ -116,14 +115,11 @@ def _centred(codes: Codes) -> tuple[Tensor, Tensor]:
 
 def _packed(codes: Tensor) -> Tensor:
     """Return (rows, columns) int32 codes 0..15 in the order in which the kernel reads them."""
-    ops = torch.ops.aten
-    if codes.is_cuda:
-        pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
-        tiles = next(t for t in _TILES if codes.shape[1] % (16 * t) == 0)
-        packed: Tensor = ops._convert_weight_to_int4pack(pairs, tiles)
-    else:
-        packed = ops._convert_weight_to_int4pack_for_cpu(codes, 1)
-    return packed
+    if not codes.is_cuda:
+        return torch_private.packed_for_cpu(codes)
+    pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
+    tiles = next(t for t in _TILES if codes.shape[1] % (16 * t) == 0)
+    return torch_private.packed_for_cuda(pairs, tiles)
 
 
 class EightBitLinear(nn.Module):
@@ -149,7 +145,7 @@ class EightBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in the type of the inputs."""
         rows = torch_modules.rows_of(inputs)
-        found: Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.scale)
+        found = torch_private.int8_weight_product(rows, self.values, self.scale)
         if self.offset is not None:
             total = rows.sum(1, keepdim=True, dtype=torch.float32).to(rows.dtype)
             found = torch.addcmul(found, total, self.offset)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives.exporting import Rounded, torch_modules
+from objectives.kernels import torch_private
 
 INTEGERS, FLOAT8 = (8, 0), (8, 9)
 """The first GPUs whose 8-bit products are fast: of integers from Ampere, of float8 from Ada on."""
@@ -82,7 +83,8 @@ class IntegerLinear(RowScaled):
         """Return outputs in float32."""
         whole = steps.round().to(torch.int8)
         missing = max(0, self.least - len(whole))
-        sums = torch._int_mm(F.pad(whole, (0, 0, 0, missing)), self.values)[: len(whole)]
+        padded = F.pad(whole, (0, 0, 0, missing))
+        sums = torch_private.int8_product(padded, self.values)[: len(whole)]
         outputs = sums.float() * scale * self.scale
         return outputs if self.bias is None else outputs + self.bias
 
@@ -103,12 +105,5 @@ class Float8Linear(RowScaled):
     def product(self, steps: Tensor, scale: Tensor) -> Tensor:
         """Return outputs in bfloat16."""
         # a rounded quotient may exceed the top by a step, and that is not a number
-        return torch._scaled_mm(
-            steps.clamp(-self.top, self.top).to(torch.float8_e4m3fn),
-            self.values,
-            scale_a=scale,
-            scale_b=self.scale,
-            bias=self.bias,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+        rounded = steps.clamp(-self.top, self.top).to(torch.float8_e4m3fn)
+        return torch_private.float8_product(rounded, self.values, scale, self.scale, self.bias)

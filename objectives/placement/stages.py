@@ -101,6 +101,7 @@ def _exported(module: nn.Module, tensors: Sequence[Tensor]) -> ExportedProgram:
 
 
 def _mutates(node: fx.Node) -> bool:
+    # neither operators nor their schemas have public names
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 

@@ -20,7 +20,7 @@ from objectives.exporting import Replayed, torch_modules
 from objectives.placement.job import Job
 from objectives.placement.replicas import Share, gather
 from spaces import Infeasible
-from spaces.modules import call, flatten, plain, unflatten
+from spaces.modules import Convolution, call, flatten, plain, unflatten
 from spaces.modules.structure import Coupled, Family, Removal, Snapshot, attempt, coupling, matrices
 
 TOLERANCE = 1e-4
@@ -248,7 +248,7 @@ def _operations(model: nn.Module, inputs: Any) -> dict[int, float]:
         weight = matrices.weight(module) if matrices.linear(module) else module.weight
         found[id(module)] = weight.numel() * output.numel() / weight.shape[0]
 
-    kinds = nn.Linear | nn.modules.conv._ConvNd
+    kinds = nn.Linear | Convolution
     layers = [m for m in model.modules() if isinstance(m, kinds) or matrices.transposed(m)]
     hooks = [m.register_forward_hook(count) for m in layers]
     try:

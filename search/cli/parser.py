@@ -5,11 +5,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.errors import RESUMABLE, SearchError
+from search.errors import RESUMABLE, SearchError, UnknownName
 from spaces import Split
 
 EXAMPLES = {
@@ -66,16 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and suggest the nearest name."""
+    """A parser whose errors are one line and suggest the nearest command."""
+
+    commands: Iterable[str] | None = None
+    """Names of its commands; None in the parser of one command."""
 
     def error(self, message: str) -> Any:
         """Print the error and exit with 2."""
         wrong = message.partition("invalid choice: '")[2].partition("'")[0]
-        if wrong and self._subparsers:
-            known = [a.choices for a in self._subparsers._actions if a.choices]
-            from search.errors import UnknownName
-
-            message = str(UnknownName("command", wrong, [str(k) for c in known for k in c]))
+        if wrong and self.commands:
+            message = str(UnknownName("command", wrong, list(self.commands)))
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    top.commands = commands.choices
     _run_commands(commands)
     _reading_commands(commands)
     return top

@@ -1,11 +1,11 @@
 """Whether a point can be executed, asked before anything is paid for it."""
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from objectives.placement import limits
 from search.experiment.experiment import Experiment
 from spaces import Plan
+from spaces.modules import Convolution
 from spaces.training import refusal as untrainable
 
 MINOR = 0.02
@@ -40,7 +40,7 @@ def kinds_of(model: nn.Module) -> frozenset[str]:
     runtime that computes the other layers in integers computes the model in integers.
     """
     minor = MINOR * sum(p.numel() for p in model.parameters())
-    few = sum(m.weight.numel() for m in model.modules() if isinstance(m, _ConvNd)) < minor
+    few = sum(m.weight.numel() for m in model.modules() if isinstance(m, Convolution)) < minor
     return frozenset(
-        type(m).__name__ for m in model.modules() if not (few and isinstance(m, _ConvNd))
+        type(m).__name__ for m in model.modules() if not (few and isinstance(m, Convolution))
     )

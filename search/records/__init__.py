@@ -3,7 +3,6 @@
 from search.records.facts import Facts, Impossible
 from search.records.front import (
     Axis,
-    dominates,
     feasible,
     front,
     fronts,
@@ -26,7 +25,6 @@ __all__ = [
     "Rung",
     "State",
     "bar_of",
-    "dominates",
     "feasible",
     "front",
     "fronts",

@@ -1,15 +1,16 @@
 """Which records are worth choosing from, how much of the space they cover, and which to take."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
-from optuna._hypervolume import compute_hypervolume
 
 from objectives import Direction, Objective
 from search.errors import BadRun, SearchError, UnknownName
+from search.records.dominance import hypervolume, nondominated
 from search.records.record import Record
 
 SCORE_STEP = 0.1
@@ -84,12 +85,6 @@ def feasible(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.state == "complete" and r.satisfied]
 
 
-def dominates(a: Record, b: Record, axes: Sequence[Axis]) -> bool:
-    """Whether `a` is at least as good as `b` on every axis and better on one."""
-    pairs = [(axis.loss(a), axis.loss(b)) for axis in axes]
-    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
-
-
 def front(records: Iterable[Record], axes: Sequence[Axis]) -> list[Record]:
     """Return the feasible records that no other dominates, in their order.
 
@@ -112,11 +107,9 @@ def fronts(records: Iterable[Record], axes: Sequence[Axis]) -> Iterator[list[Rec
 
 def _joined(members: list[Record], new: Record, axes: Sequence[Axis]) -> list[Record]:
     """Return the front of `members` (a front already) and one more record."""
-    losses = [axis.loss(new) for axis in axes]
-    for member in members:
-        if all(axis.loss(member) <= loss for axis, loss in zip(axes, losses, strict=True)):
-            return members
-    return [m for m in members if not dominates(new, m, axes)] + [new]
+    both = [*members, new]
+    kept = nondominated([[axis.loss(record) for axis in axes] for record in both])
+    return list(itertools.compress(both, kept)) if kept[-1] else members
 
 
 def nearest(records: Iterable[Record]) -> Record | None:
@@ -136,18 +129,6 @@ def nearest(records: Iterable[Record]) -> Record | None:
         return len(broken), sum(v / largest[name] for name, v in broken.items())
 
     return min(complete, key=distance, default=None)
-
-
-def hypervolume(values: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Return the volume that `values` (lower is better) dominate, up to `reference`.
-
-    Values beyond the reference dominate nothing of it and are left out. Source of the algorithm:
-    While, Bradstreet, Barone 2012, "A fast way of calculating exact hypervolumes" (in Optuna).
-    """
-    inside = [row for row in values if all(v <= r for v, r in zip(row, reference, strict=True))]
-    if not inside:
-        return 0.0
-    return float(compute_hypervolume(np.array(inside, float), np.array(reference, float)))
 
 
 def hypervolume_history(

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from objectives import Measurement
 from search.experiment import Goal
+from search.records.dominance import front_numbers
 from search.records.front import feasible
 from search.records.record import Record
 
@@ -71,6 +72,7 @@ def hopeless(goals: Sequence[Goal], found: Mapping[str, Measurement], bar: Bar) 
     Either a limit is broken that training cannot mend, or one incumbent is clearly better
     (each outside of the other's interval) on everything found and also has the best score of all:
     the candidate is then dominated as far as its training cannot beat the best score seen so far.
+    This is stricter than dominance, which lets all objectives but one be equal.
     """
     for goal in goals:
         if goal.name in found and (reason := _broken(goal, found[goal.name], bar)):
@@ -139,27 +141,12 @@ class Ladder:
         seen[trial] = tuple(self._cost(goal, rung.measurements[goal.name]) for goal in self._goals)
         if len(seen) < FEWEST:
             return None
-        ranks = fronts(seen)
-        ahead = sum(rank < ranks[trial] for rank in ranks.values())
-        if ranks[trial] == 0 or 2 * ahead < len(seen):
+        fronts = dict(zip(seen, front_numbers(list(seen.values())), strict=True))
+        ahead = sum(front < fronts[trial] for front in fronts.values())
+        if fronts[trial] == 0 or 2 * ahead < len(seen):
             return None
         return f"after {rung.name}, {ahead} of {len(seen)} trials are on better fronts"
 
     @staticmethod
     def _cost(goal: Goal, found: Measurement) -> float:
         return -found.value if goal.rising else found.value
-
-
-def fronts(costs: Mapping[int, tuple[float, ...]]) -> dict[int, int]:
-    """Return for each trial the number of its front: 0 is dominated by none, 1 by front 0 only."""
-    ranks: dict[int, int] = {}
-    left = dict(costs)
-    while left:
-        best = [t for t, c in left.items() if not any(_dominates(o, c) for o in left.values())]
-        ranks |= dict.fromkeys(best, max(ranks.values(), default=-1) + 1)
-        left = {trial: cost for trial, cost in left.items() if trial not in ranks}
-    return ranks
-
-
-def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b

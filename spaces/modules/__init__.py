@@ -3,7 +3,14 @@
 from spaces.modules.batchnorm_statistics import reestimate
 from spaces.modules.codes import Codes, compact, pack, planes, unpack
 from spaces.modules.dropped import carried, drop
+from spaces.modules.layer_types import (
+    BatchNorm,
+    Convolution,
+    Dropout,
+    TransposedConvolution,
+)
 from spaces.modules.modes import differentiable, evaluating
+from spaces.modules.module_tables import own_parameters
 from spaces.modules.on_device import exact, placed, workplace
 from spaces.modules.seeding import seeded
 from spaces.modules.surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
@@ -22,7 +29,11 @@ from spaces.modules.trees import (
 __all__ = [
     "ARCHITECTURE",
     "WEIGHTS",
+    "BatchNorm",
     "Codes",
+    "Convolution",
+    "Dropout",
+    "TransposedConvolution",
     "batchnorm_statistics",
     "call",
     "carried",
@@ -36,6 +47,7 @@ __all__ = [
     "flatten",
     "length",
     "names",
+    "own_parameters",
     "pack",
     "placed",
     "plain",

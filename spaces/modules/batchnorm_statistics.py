@@ -2,8 +2,8 @@
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from spaces.modules.layer_types import BatchNorm
 from spaces.modules.modes import evaluating
 from spaces.modules.trees import call, length
 from spaces.task import Task
@@ -18,7 +18,7 @@ def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int =
     All batches weigh the same (Ioffe and Szegedy 2015, section 3.1, with a plain average instead
     of a moving one). Without such statistics nothing is computed.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     if not layers:
         return
     momenta = [m.momentum for m in layers]
@@ -31,7 +31,7 @@ def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int =
             layer.momentum = momentum
 
 
-def _average(model: nn.Module, layers: list[_BatchNorm], task: Task, samples: int) -> None:
+def _average(model: nn.Module, layers: list[BatchNorm], task: Task, samples: int) -> None:
     """Run training batches through `model` with only `layers` in training mode."""
     seen = 0
     for inputs, _ in task.batches("train", BATCH):

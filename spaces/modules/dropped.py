@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spaces.modules.module_tables import empty
+
 
 class Dropped(nn.Module):
     """Stands where a residual or transformer block was; it has no parameters and no submodules.
@@ -29,6 +31,6 @@ def carried(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 def drop(block: nn.Module, returns: int = 0) -> None:
     """Make `block` a Dropped in place; its old submodules and tensors are left as they are."""
-    vars(block).update(_modules={}, _parameters={}, _buffers={}, _non_persistent_buffers_set=set())
+    empty(block)
     block.__class__ = Dropped
     block.returns = returns  # type: ignore[assignment]

@@ -129,11 +129,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _transient(model: nn.Module) -> set[str]:
     """Return the names of buffers that a state dict leaves out."""
-    return {
-        f"{name}.{key}" if name else key
-        for name, module in model.named_modules(remove_duplicate=False)
-        for key in module._non_persistent_buffers_set
-    }
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    return buffers - model.state_dict(keep_vars=True).keys()
 
 
 def _changed(old: nn.Module, new: nn.Module) -> _Attributes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import call
+from spaces.modules import Convolution, call
 from spaces.modules.structure import Family, keep, matrices
 from spaces.pruning.surgeon import Curve
 
@@ -65,7 +65,7 @@ def count(model: nn.Module, example: object, families: Sequence[Family]) -> dict
         module.register_forward_hook(_counter(name, found))
         for name, module in layers.items()
         if matrices.linear(module)
-        or isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.MultiheadAttention)
+        or isinstance(module, Convolution | nn.Linear | nn.MultiheadAttention)
     ]
     try:
         with torch.no_grad():
@@ -79,7 +79,7 @@ def count(model: nn.Module, example: object, families: Sequence[Family]) -> dict
 def _counter(name: str, found: dict[str, float]) -> Callable[..., None]:
     def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
         tensor = output if isinstance(output, Tensor) else output[0]
-        channels = tensor.shape[1 if isinstance(module, nn.modules.conv._ConvNd) else -1]
+        channels = tensor.shape[1 if isinstance(module, Convolution) else -1]
         weights = sum(p.numel() for p in module.parameters() if p.dim() > 1)
         found[name] = found.get(name, 0.0) + tensor.numel() / channels * weights
 

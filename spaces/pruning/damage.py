@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import call, length
+from spaces.modules import call, length, own_parameters
 from spaces.modules.structure import readers
 from spaces.pruning.refit import write
 from spaces.task import Task
 from spaces.technique import Infeasible
-from spaces.training import _operations, distillation
+from spaces.training import distillation, operations
 
 OPERATIONS = 3e10
 """Most floating-point operations of one measurement: a second on one CPU core."""
@@ -25,7 +25,7 @@ class Outputs:
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model = model
         first = next(readers.batches(task, readers.BATCH))
-        affordable = OPERATIONS * length(first) / max(_operations(model, first), 1)
+        affordable = OPERATIONS * length(first) / max(operations(model, first), 1)
         samples = int(max(FEWEST, min(readers.SAMPLES, affordable)))
         self._inputs = list(readers.batches(task, samples))
         self._whole = [self._outputs(inputs) for inputs in self._inputs]
@@ -45,14 +45,15 @@ class Outputs:
         changed. The layers are left as they were.
         """
         layers = {name: self._model.get_submodule(name) for name in matrices}
-        saved = {name: dict(layer._parameters) for name, layer in layers.items()}
+        saved = {name: own_parameters(layer) for name, layer in layers.items()}
         try:
             for name, matrix in matrices.items():
                 write(layers[name], matrix)
             return self.moved()
         finally:
             for name, parameters in saved.items():
-                layers[name]._parameters.update(parameters)
+                for key, parameter in parameters.items():
+                    layers[name].register_parameter(key, parameter)
 
     def moved(self) -> float:
         """Return the mean distillation term at temperature 1 of the model as it is now."""

@@ -6,9 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from spaces.modules import call, differentiable, length, plain, rows, seeded
+from spaces.modules import (
+    BatchNorm,
+    TransposedConvolution,
+    call,
+    differentiable,
+    length,
+    plain,
+    rows,
+    seeded,
+)
 from spaces.modules.structure import Family, Member, Side, matrices
 from spaces.task import Task
 from spaces.training import normalised
@@ -71,7 +79,7 @@ def weakest(family: Family, count: int, channels: Scores) -> tuple[int, ...]:
 
 def _scaled(family: Family) -> Family:
     """Return a family with only its batch normalisations, the whole if it has none."""
-    norms = tuple(m for m in family.members if isinstance(m.module, _BatchNorm) and m.module.affine)
+    norms = tuple(m for m in family.members if isinstance(m.module, BatchNorm) and m.module.affine)
     return dataclasses.replace(family, members=norms or family.members)
 
 
@@ -123,7 +131,7 @@ def _channels(member: Member, of: Callable[[Tensor], Tensor]) -> Tensor | None:
     values = of(weight).detach().double()
     if weight.dim() == 1:
         return values
-    swapped = matrices.transposed(module) or isinstance(module, nn.modules.conv._ConvTransposeNd)
+    swapped = matrices.transposed(module) or isinstance(module, TransposedConvolution)
     axis = int((member.side == "in") != swapped)
     sums = values.sum([d for d in range(values.dim()) if d != axis])
     # a grouped convolution stores one group's channels of an axis: they serve every group alike

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from spaces.modules import call, carried
+from spaces.modules import BatchNorm, call, carried, own_parameters
 from spaces.modules.structure import Snapshot, coupling
 
 TOLERANCE = 1e-3
@@ -69,10 +68,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _idle(block: nn.Module) -> None:
     """Set weights to zero and normalisations to the identity's, on copies."""
     for module in block.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None:
-                one = isinstance(module, _NORMS) and key == "weight"
-                new = torch.full_like(parameter, float(one))
-                module._parameters[key] = nn.Parameter(new, requires_grad=False)
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module._buffers["running_mean"] = torch.zeros_like(module.running_mean)
+        for key, parameter in own_parameters(module).items():
+            one = isinstance(module, _NORMS) and key == "weight"
+            new = torch.full_like(parameter, float(one))
+            module.register_parameter(key, nn.Parameter(new, requires_grad=False))
+        if isinstance(module, BatchNorm) and module.running_mean is not None:
+            module.running_mean = torch.zeros_like(module.running_mean)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from spaces.constraint import Constraint, Project
+from spaces.modules import Convolution, own_parameters
 from spaces.modules.structure import matrices
 from spaces.task import Task
 
 FLOOR = 0.02
 """Share of its weights that a layer keeps at least where all layers compete."""
-_LAYERS = nn.Linear | nn.modules.conv._ConvNd
+_LAYERS = nn.Linear | Convolution
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -30,7 +31,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     seen: set[int] = set()
     for name, module in model.named_modules():
         for key in _keys(module):
-            weight = module._parameters.get(key)
+            weight = own_parameters(module).get(key)
             if weight is None or id(weight) in looked_up | seen or weight.dim() < 2:
                 continue
             seen.add(id(weight))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import Codes, batchnorm_statistics, compact, exact, placed
+from spaces.modules import Codes, batchnorm_statistics, compact, exact, own_parameters, placed
 from spaces.modules.structure import matrices, readers
 from spaces.plan import Encoding
 from spaces.quantization.allocation import WIDTHS, widths
@@ -175,7 +175,7 @@ def _compensated(
 
 def _take(module: nn.Module, bias: Tensor) -> None:
     """Give a layer the bias that took the errors of its weights over."""
-    own = module._parameters.get("bias")
+    own = own_parameters(module).get("bias")
     if own is not None and bias.numel():
         with torch.no_grad():
             own.copy_(bias.flatten())

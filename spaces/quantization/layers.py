@@ -3,8 +3,8 @@
 import dataclasses
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
+from spaces.modules import Convolution, own_parameters
 from spaces.modules.structure import matrices
 from spaces.plan import Encoding
 from spaces.quantization.grid import group_of
@@ -72,11 +72,11 @@ def layers(model: nn.Module) -> dict[str, Layer]:
 
 def _fields(module: nn.Module) -> list[str]:
     """Return the names of a module's own weights that codes can stand for."""
-    own = module._parameters
+    own = own_parameters(module)
     if isinstance(module, nn.RNNBase):
         return [name for name in own if name.startswith("weight_")]
     field = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-    known = isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention))
+    known = isinstance(module, (nn.Linear, Convolution, nn.Embedding, nn.MultiheadAttention))
     if not (known or matrices.transposed(module)) or not isinstance(own.get(field), nn.Parameter):
         return []
     return [field]

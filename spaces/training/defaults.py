@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from spaces.modules import call, evaluating, length
+from spaces.modules import BatchNorm, call, evaluating, length
 
 RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
@@ -27,7 +26,7 @@ BATCHES = (8, 256)
 
 def normalised(model: nn.Module) -> bool:
     """Whether batch normalisation keeps the weights of `model` on one scale."""
-    return any(isinstance(m, _BatchNorm) for m in model.modules())
+    return any(isinstance(m, BatchNorm) for m in model.modules())
 
 
 def automatic_rate(model: nn.Module, batch_size: int) -> float:
@@ -47,9 +46,9 @@ def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) ->
     `inputs` are a few samples on the models' device. The backward pass costs about twice the
     forward pass. It counts operations rather than seconds, so that a repetition is the same.
     """
-    cost = 3 * _operations(model, inputs)
+    cost = 3 * operations(model, inputs)
     if teacher is not None:
-        cost += _operations(teacher, inputs)
+        cost += operations(teacher, inputs)
     budget = STEP_FLOPS.get(next(model.parameters()).device.type, STEP_FLOPS_OTHER)
     affordable = budget * length(inputs) / max(cost, 1)
     low, high = BATCHES
@@ -79,12 +78,12 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
+    return device.type == "cpu" and bool(native)
 
 
-def _operations(model: nn.Module, inputs: Any) -> int:
+def operations(model: nn.Module, inputs: Any) -> int:
     """Return the floating-point operations of a forward pass in evaluation mode."""
     with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(model):
         call(model, inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.modules import call, evaluating
+from spaces.modules import Convolution, call, evaluating
 from spaces.task import Inputs
 from spaces.technique import Infeasible
 from spaces.training.relations_term import comparable, distance, projections
@@ -172,7 +172,7 @@ def candidates(student: nn.Module, teacher: nn.Module) -> list[str]:
     """
     names = sorted({*blocks(teacher), *_attentions(teacher)}, key=_order(teacher))
     if not names:
-        kinds = (nn.Linear, nn.modules.conv._ConvNd)
+        kinds = (nn.Linear, Convolution)
         names = [n for n, module in teacher.named_modules() if n and isinstance(module, kinds)][:-1]
     own = dict(student.named_modules())
     theirs = dict(teacher.named_modules())

@@ -102,6 +102,7 @@ def _float8(kind: str) -> bool:
 
 def _native(dtype: str) -> bool:
     """Whether this processor has instructions for `dtype` that torch's kernels use."""
+    # torch.cpu.get_capabilities says what the processor has, not what oneDNN makes of it
     if dtype == "bfloat16":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
-from spaces.modules import placed, seeded
+from spaces.modules import Dropout, placed, seeded
 from spaces.plan import Recovery
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope
@@ -174,7 +173,7 @@ def _in_training(model: nn.Module, layout: torch.memory_format) -> Iterator[None
 
     Dropout only slows the few steps of a recovery down.
     """
-    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, _DropoutNd)]
+    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, Dropout)]
     model.train()
     lay_out(model, layout)
     for module, _ in dropouts:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces.modules import BatchNorm
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def batches_joined(model: nn.Module) -> Iterator[None]:
 
     As nn.SyncBatchNorm, which exists for GPUs alone, and without replacing modules.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     for norm in norms:
         norm.forward = functools.partial(_forward, norm)  # type: ignore[method-assign]
     try:
@@ -29,9 +30,10 @@ def batches_joined(model: nn.Module) -> Iterator[None]:
             del norm.forward
 
 
-def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _forward(norm: BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
-        return type(norm).forward(norm, x)
+        usual: Callable[..., Tensor] = type(norm).forward
+        return usual(norm, x)
     y, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.bias, norm.eps
     )
@@ -41,7 +43,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def _remember(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
     """Move the running statistics towards those of a batch (the variance without bias)."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from objectives.intervals import of_processes, of_score
+from objectives.intervals import of_processes, of_score, wilson
 from objectives.metrics.latency import Latency
 
 Random = np.random.Generator
@@ -95,3 +95,15 @@ def test_a_score_that_most_resamples_lack_has_no_interval() -> None:
 
     with pytest.raises(ValueError, match="give the split more samples"):
         of_score(needy, 99, 1.0)
+
+
+def test_wilson_by_hand() -> None:
+    """Of 10 trials none or all: 0 to z^2 / (10 + z^2), and the mirror image, with z = 1.96."""
+    z2 = 1.959964**2
+    assert wilson(0.0, 10) == pytest.approx((0, z2 / (10 + z2)), abs=1e-6)
+    assert wilson(1.0, 10) == pytest.approx((10 / (10 + z2), 1), abs=1e-6)
+
+
+def test_a_score_on_which_all_resamples_agree_still_has_an_interval() -> None:
+    assert of_score(lambda index: 1.0, 10, 1.0) == wilson(1.0, 10)
+    assert of_score(lambda index: 7.0, 10, 7.0) == (7.0, 7.0)  # no share: none is known

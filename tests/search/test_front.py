@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from objectives import Direction
 from search.errors import BadRun, SearchError, UnknownName
 from search.records import Facts
+from search.records.dominance import hypervolume
 from search.records.front import (
     Axis,
-    dominates,
     feasible,
     front,
     gain,
-    hypervolume,
     hypervolume_history,
     nearest,
     pick,
@@ -36,6 +35,11 @@ values = st.tuples(
 
 def trials(n):
     return [t.trial for t in n]
+
+
+def dominates(a, b, axes):
+    pairs = [(axis.loss(a), axis.loss(b)) for axis in axes]
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
 def test_front_drops_the_dominated_and_keeps_the_first_of_equals():
@@ -74,9 +78,9 @@ def test_only_complete_and_satisfied_records_are_feasible():
 
 
 def test_domination_needs_one_better_and_none_worse():
-    assert dominates(record(1, 0.9, 4.0), record(2, 0.9, 5.0), TWO)
-    assert not dominates(record(1, 0.9, 4.0), record(2, 0.9, 4.0), TWO)
-    assert not dominates(record(1, 0.8, 4.0), record(2, 0.9, 5.0), TWO)
+    assert trials(front([record(2, 0.9, 5.0), record(1, 0.9, 4.0)], TWO)) == [1]
+    assert trials(front([record(2, 0.9, 4.0), record(1, 0.9, 4.0)], TWO)) == [2]
+    assert trials(front([record(2, 0.9, 5.0), record(1, 0.8, 4.0)], TWO)) == [2, 1]
 
 
 def test_a_complete_record_without_an_objective_is_told():

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from objectives import Measurement
 from search.experiment.experiment import Experiment
-from search.records.stopping import Ladder, Rung, fronts, rungs
+from search.records.dominance import front_numbers
+from search.records.stopping import Ladder, Rung, rungs
 
 
 def rung(accuracy: float, latency: float, size: float = 100.0) -> Rung:
@@ -36,15 +37,14 @@ def test_nothing_is_judged_before_enough_was_seen(project: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_each_front_is_dominated_by_the_one_before_only(points: list[tuple[int, int]]) -> None:
-    costs = {i: (float(a), float(b)) for i, (a, b) in enumerate(points)}
-    ranks = fronts(costs)
-    for one, mine in costs.items():
+    numbers = front_numbers(points)
+    for number, mine in zip(numbers, points, strict=True):
         better = [
-            ranks[o]
-            for o, c in costs.items()
-            if c != mine and all(x <= y for x, y in zip(c, mine, strict=True))
+            other
+            for other, point in zip(numbers, points, strict=True)
+            if point != mine and all(x <= y for x, y in zip(point, mine, strict=True))
         ]
-        assert ranks[one] == max(better, default=-1) + 1
+        assert number == max(better, default=-1) + 1
 
 
 def test_short_trainings_have_no_rungs() -> None:

@@ -1,17 +1,17 @@
 """torch.compile ahead of time for GPUs: Triton kernels and tensor-core libraries in one package."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor as inductor
 from torch import Tensor, nn
-from torch.utils._triton import has_triton
 
 from objectives.exporting import cuda, spelled, torch_modules, uncalibrated
 from objectives.kernels import eight_bits, multiplies_in_8_bits, tensor_cores, with_eight_bits
 from objectives.runtime import Export
+from objectives.runtimes.inductor import package
 from spaces import Encoding
 from spaces.modules import transform
 
@@ -20,8 +20,8 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
     """Return why an encoding has no real kernels on the GPU."""
     if reason := cuda.lacks_cuda():
         return reason
-    if not has_triton():
-        return "Inductor compiles for GPUs through Triton, which is not installed."
+    if reason := _lacks_triton():
+        return reason
     if encoding.dtype == "float8":
         if encoding.quantized:
             return "A layer multiplies in float8 or by integers, and both were asked for."
@@ -42,6 +42,14 @@ def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
     return tensor_cores.lacks_integers()
 
 
+def _lacks_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Inductor compiles for GPUs through Triton, which is not installed."
+    if torch.cuda.get_device_capability() < (7, 0):
+        return "Inductor compiles through Triton, which needs a GPU of compute capability 7.0."
+    return None
+
+
 def prepared(export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
     """Return model and inputs as they are compiled, and what a manifest says of the layers.
 
@@ -56,14 +64,11 @@ def prepared(export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
     return with_eight_bits(model, layers, export.target).cuda(), inputs, notes
 
 
-def loaded(package: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+def loaded(file: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return the package as a function of tensors on the current GPU."""
     index = torch.cuda.current_device()
     # torch documents that its bookkeeping for several threads conflicts with CUDA graphs
-    package_of = inductor.aoti_load_package(
-        str(package), run_single_threaded=True, device_index=index
-    )
-    loader = package_of.loader
+    loader = package.loader(file, run_single_threaded=True, device_index=index)
 
     def function(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(loader.boxed_run(list(tensors)))  # it empties the list that it is given

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor as inductor
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -17,13 +16,13 @@ from objectives.exporting import CODED, cuda, quiet, spelled, torch_modules
 from objectives.host import dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.inductor import cuda as on_cuda
+from objectives.runtimes.inductor import package
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
 from spaces.modules import call, flatten, plain, unflatten
 
 with quiet(FutureWarning, DeprecationWarning, UserWarning):
-    # they log CUDA libraries that are not there, and call what PyTorch deprecates
-    from torch._inductor.package.package import package_aoti
+    # its modules call what PyTorch deprecates
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
@@ -129,7 +128,7 @@ class _Inductor(Program):
         super().__init__(signature, target, folder)
         self._dtype = dtype
         # the loader itself: a call of the package parses its description of the inputs each time
-        self._loader = inductor.aoti_load_package(str(folder / _PACKAGE)).loader
+        self._loader = package.loader(folder / _PACKAGE)
 
     def feed(self, tensors: list[Tensor]) -> Any:
         """Return contiguous tensors in the type that the package was built for."""
@@ -199,17 +198,16 @@ def _build(program: ExportedProgram, export: Export) -> None:
     with tempfile.TemporaryDirectory(prefix="inductor-") as scratch, torch.no_grad():
         try:
             options = _options(program, export, scratch)
-            files = inductor.aot_compile(module, example[0], options=options)
+            files = package.compiled(module, example[0], options)
         except _FAILURES as error:
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
-        assert isinstance(files, list)
         integers = export.encoding.quantized and export.target.device == "cpu"
         if integers and not _INTEGER_CALL.search(_sources(Path(scratch))):
             raise Infeasible("Inductor found no layer of this model to compute in integers.")
         # the loader for GPUs finds its description by the name of a source; on CPUs none is needed
         gpu = export.target.device == "cuda"
         needed = [f for f in files if gpu or not str(f).endswith(".cpp")]
-        package_aoti(str(export.folder / _PACKAGE), needed)
+        package.write(export.folder / _PACKAGE, needed)
 
 
 def _sources(folder: Path) -> str:
@@ -230,7 +228,7 @@ def _options(program: ExportedProgram, export: Export, scratch: str) -> dict[str
         "aot_inductor.enable_line_tables": False,
         "aot_inductor.enable_frame_pointer": False,
     }
-    known = inductor.config.get_config_copy()
+    known = package.settings()
     return {key: value for key, value in wanted.items() if key in known}
 
 

@@ -11,6 +11,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from spaces.messages import untraced
+from spaces.modules.layer_types import BatchNorm, Convolution, InstanceNorm
 from spaces.modules.modes import differentiable
 from spaces.modules.structure.bounds import Endless, limit
 from spaces.modules.structure.families import Coupled, Family, Member, Side
@@ -32,12 +33,7 @@ BUILD_ERRORS = (
 )
 """What a model that cannot be traced, or does not fit together any more, raises."""
 
-_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-)
+_NORMS = (BatchNorm, InstanceNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +114,7 @@ def _block(member: Member) -> int:
     module, total = member.module, member.unit.numel()
     if isinstance(module, nn.GroupNorm):
         return total // module.num_groups
-    if isinstance(module, nn.modules.conv._ConvNd) and member.side != "both":
+    if isinstance(module, Convolution) and member.side != "both":
         return total // module.groups
     return total
 
@@ -177,8 +173,8 @@ def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterato
     others = [m for m in model.modules() if isinstance(m, LAYERS) and m not in wanted]
     for group in graph.get_all_groups(ignored_layers=others, root_module_types=LAYERS):
         targets = [item.dep.target.module for item in group]
-        if any(isinstance(m, torch_pruning.ops._OutputOp | nn.Embedding) for m in targets):
-            continue  # outputs and a transformer's hidden width stay
+        if any(_stays(m) for m in targets):
+            continue
         items = [item for g in group if (item := _item(graph, g, names)) is not None]
         if not items:
             continue
@@ -187,6 +183,12 @@ def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterato
         if not ways:
             reason = reason or "its channels do not divide into equal units"
         yield Coupled(name=items[0].member.name, ways=ways, reason=reason)
+
+
+def _stays(module: Any) -> bool:
+    """Whether a node of the graph is an output of the model or a transformer's hidden width."""
+    output = torch_pruning.ops.module2type(module) == torch_pruning.ops.OPTYPE.OUTPUT
+    return output or isinstance(module, nn.Embedding)
 
 
 def _fixed(modules: Sequence[Any], owners: Owners) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.modules.layer_types import BatchNorm, Convolution, InstanceNorm
 from spaces.modules.trees import call, flatten
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+LAYERS = (Convolution, nn.Linear)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -133,7 +134,7 @@ def _cut(
 
 def _bare(module: nn.Module) -> bool:
     """Whether a normalisation holds statistics, and no parameters by which it would be seen."""
-    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    norm = isinstance(module, BatchNorm | InstanceNorm)
     return norm and module.running_mean is not None and module.weight is None
 
 

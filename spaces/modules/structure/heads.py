@@ -43,7 +43,8 @@ def _cutter(module: nn.MultiheadAttention) -> Callable[[list[int]], None]:
         projection.weight = nn.Parameter(projection.weight.detach()[:, kept])
         projection.in_features = len(kept)
         module.num_heads = len(kept) // module.head_dim
-        module._qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused path
+        # keeps this layer off the fused path of nn.TransformerEncoderLayer, without a public name
+        module._qkv_same_embed_dim = False
         module.__class__ = PrunedAttention
 
     return cut

@@ -2,23 +2,19 @@
 
 import warnings
 from collections.abc import Sequence
+from types import UnionType
 from typing import Any
 
 from torch import nn
 
+from spaces.modules.layer_types import BatchNorm, Convolution, InstanceNorm
 from spaces.modules.structure.families import Coupled
 from spaces.modules.structure.flow import LAYERS, Layer, Stream, mixes, streams
 from spaces.modules.structure.matrices import inputs, linear, transposed
 from spaces.modules.structure.units import ways
 
 _MIXING = (nn.LayerNorm, nn.RMSNorm)
-_KNOWN = (
-    *_MIXING,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-)
+_KNOWN = (*_MIXING, BatchNorm, InstanceNorm, nn.GroupNorm, nn.PReLU)
 """Modules with a parameter for each channel, which can be cut."""
 
 
@@ -96,11 +92,11 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
 
 def _outputs(layer: Layer) -> int:
     """Return how many channels a layer writes: those of convolutions are dimension 1."""
-    convolution = isinstance(layer.module, nn.modules.conv._ConvNd)
+    convolution = isinstance(layer.module, Convolution)
     return layer.written[0].shape[1 if convolution else -1]
 
 
-def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module]) -> bool:
+def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module] | UnionType) -> bool:
     return any(isinstance(module, kinds) for module in modules)
 
 

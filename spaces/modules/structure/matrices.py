@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from spaces.modules.module_tables import own_parameters
 from spaces.modules.structure.families import Side
 
 
 def linear(module: nn.Module) -> bool:
     """Whether a layer multiplies the last axis of what it reads with its weight, as it is held."""
     plain = type(module).forward is nn.Linear.forward or transposed(module)
-    return plain and isinstance(module._parameters.get("weight"), nn.Parameter)
+    return plain and isinstance(own_parameters(module).get("weight"), nn.Parameter)
 
 
 def transposed(module: nn.Module) -> bool:
@@ -29,7 +30,7 @@ def weight(module: nn.Module) -> Tensor:
 
 def bias(module: nn.Module) -> nn.Parameter | None:
     """Return a layer's bias, if it has one."""
-    return module._parameters.get("bias")
+    return own_parameters(module).get("bias")
 
 
 def trains(module: nn.Module) -> bool:

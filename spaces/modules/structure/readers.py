@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.modules.module_tables import own_parameters
 from spaces.modules.seeding import seeded
 from spaces.modules.structure.matrices import bias, linear, weight
 from spaces.modules.trees import call, length, plain, rows
@@ -79,7 +80,7 @@ def readable(module: nn.Module) -> bool:
     if linear(module):
         return True
     plain_forward = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward)
-    held = isinstance(module._parameters.get("weight"), nn.Parameter)
+    held = isinstance(own_parameters(module).get("weight"), nn.Parameter)
     return plain_forward and held and getattr(module, "groups", 1) == 1
 
 
@@ -213,6 +214,7 @@ def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
 def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return the values under the kernel at `places`, (places, channels x kernel)."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # what "same" stands for has no public name
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     sample, *starts = places
     count, dims = len(sample), len(starts)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from spaces.messages import first_line
+from spaces.modules.layer_types import Convolution, TransposedConvolution
+from spaces.modules.module_tables import copied_attributes
 from spaces.modules.structure.coupling import BUILD_ERRORS
 from spaces.modules.structure.families import Family
 from spaces.modules.structure.matrices import transposed
@@ -35,18 +36,14 @@ class Snapshot:
     """The modules of a model as they are now; tensors are shared, not copied."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._saved = [(m, type(m), _copied(m.__dict__)) for m in model.modules()]
+        self._saved = [(m, type(m), copied_attributes(m.__dict__)) for m in model.modules()]
 
     def restore(self) -> None:
         """Put everything back; tensors that were edited in place stay edited."""
         for module, kind, state in self._saved:
             module.__class__ = kind
             module.__dict__.clear()
-            module.__dict__.update(_copied(state))
-
-
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {k: dict(v) if k in ("_parameters", "_buffers") else v for k, v in state.items()}
+            module.__dict__.update(copied_attributes(state))
 
 
 class _PlainNorms(TorchFunctionMode):
@@ -128,7 +125,8 @@ def _mask(removals: Sequence[Removal]) -> None:
             module, gone = member.module, member.channels(removal.units)
             reader = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
             reads = member.side == "in" or reader is not module
-            if reads and gone and (transposed(reader) or isinstance(reader, nn.Linear | _ConvNd)):
+            multiplies = transposed(reader) or isinstance(reader, nn.Linear | Convolution)
+            if reads and gone and multiplies:
                 assert isinstance(reader.weight, Tensor)
                 weight = reader.weight.detach().clone()
                 _zero(reader, weight, gone)
@@ -136,9 +134,9 @@ def _mask(removals: Sequence[Removal]) -> None:
 
 
 def _zero(module: nn.Module, weight: Tensor, channels: list[int]) -> None:
-    if transposed(module) or isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if transposed(module) or isinstance(module, TransposedConvolution):
         weight[channels] = 0
-    elif isinstance(module, _ConvNd) and module.groups > 1:
+    elif isinstance(module, Convolution) and module.groups > 1:
         rows, columns = weight.shape[0] // module.groups, weight.shape[1]
         for channel in channels:
             group, column = divmod(channel, columns)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.dimension import Interval, axis, choice
-from spaces.modules import evaluating, reestimate
+from spaces.modules import evaluating, own_parameters, reestimate
 from spaces.modules.structure import Snapshot
 from spaces.plan import Plan
 from spaces.pruning import KeepZeros, fit, input_axis, largest, magnitudes, prunable, two_of_four
@@ -122,6 +122,6 @@ def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: boo
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
     """Put `new` wherever `old` stands, so that tied weights stay tied."""
     for module in model.modules():
-        for key, parameter in module._parameters.items():
+        for key, parameter in own_parameters(module).items():
             if parameter is old:
-                module._parameters[key] = new
+                module.register_parameter(key, new)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from spaces import Alone
-from spaces.modules import call, evaluating
+from spaces.modules import Convolution, call, evaluating
 from spaces.quantization import layers
 
 _TYPES: dict[str, type[nn.Module]] = {
@@ -113,7 +112,7 @@ def _linear(weight: Tensor, bias: bool, shape: tuple[int, ...]) -> Kind:
     return Kind(type="Linear", arguments=tuple(options.items()), shape=(*shape[:-1], inputs))
 
 
-def _convolution(module: _ConvNd, shape: tuple[int, ...]) -> Kind:
+def _convolution(module: Convolution, shape: tuple[int, ...]) -> Kind:
     outputs, inputs, *kernel = module.weight.shape  # pruning leaves attributes behind
     options: dict[str, Any] = {
         "in_channels": inputs * module.groups,

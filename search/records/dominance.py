@@ -1,0 +1,38 @@
+"""Pareto dominance among vectors of losses, lower being better in every component.
+
+A vector dominates another if it is nowhere worse and somewhere better.
+"""
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+
+Losses = Sequence[Sequence[float]]
+"""Vectors of one length, as rows."""
+
+
+def nondominated(losses: Losses) -> list[bool]:
+    """Return for each row whether none dominates it and none before it equals it."""
+    rows: list[bool] = moocore.is_nondominated(np.array(losses, float)).tolist()
+    return rows
+
+
+def front_numbers(losses: Losses) -> list[int]:
+    """Return the number of each row's front: 0 is dominated by none, 1 by rows of front 0 only.
+
+    Source: Deb et al. 2002, A fast and elitist multiobjective genetic algorithm: NSGA-II,
+    section III A.
+    """
+    numbers: list[int] = moocore.pareto_rank(np.array(losses, float)).tolist()
+    return numbers
+
+
+def hypervolume(losses: Losses, reference: Sequence[float]) -> float:
+    """Return the volume that the rows dominate, up to `reference`; 0 without rows.
+
+    Rows beyond the reference in a component add nothing. Source: Zitzler and Thiele 1998,
+    Multiobjective optimization using evolutionary algorithms, section 3.
+    """
+    rows = np.array(losses, float).reshape(-1, len(reference))
+    return float(moocore.hypervolume(rows, ref=np.array(reference, float)))
