@@ -1,12 +1,11 @@
 """Names of what an experiment can name: the path of an entry is the name of its class."""
 
-import importlib
 import importlib.util
-import inspect
 from pathlib import Path
 from typing import TypeVar
 
 from search.errors import BadEnvironment, UnknownName
+from spaces import entry_of
 
 T = TypeVar("T")
 PACKAGES = {
@@ -14,6 +13,7 @@ PACKAGES = {
     "objective": "objectives.metrics",
     "runtime": "objectives.runtimes",
     "task": "objectives.tasks",
+    "device": "spaces.devices",
 }
 """The catalogues by what their entries are. A technique's name has its family before a dot."""
 
@@ -45,19 +45,10 @@ def find(kind: str, name: str, base: type[T]) -> type[T]:
     if name not in (known := names(kind)):
         raise UnknownName(kind, name, known)
     try:
-        module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
+        return entry_of(PACKAGES[kind], name, base)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         raise BadEnvironment(
             f"the {kind} {name!r} needs the package {missing!r}, which is not installed: "
             f"pip install {missing.replace('_', '-')}"
         ) from error
-    (found,) = [
-        item
-        for item in vars(module).values()
-        if inspect.isclass(item)
-        and issubclass(item, base)
-        and not inspect.isabstract(item)
-        and f"{item.__module__}.".startswith(f"{module.__name__}.")
-    ]
-    return found

@@ -10,6 +10,7 @@ import pytest
 from objectives import Objective, Runtime
 from search import catalogue
 from spaces import Task, Technique
+from spaces.devices import Device
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("spaces", "objectives", "search")
@@ -20,7 +21,13 @@ FILES = {
 }
 """Every file of the product and of the experiments by its module's name."""
 PACKAGES = {name for name, path in FILES.items() if path.name == "__init__.py"}
-BASES = {"technique": Technique, "objective": Objective, "runtime": Runtime, "task": Task}
+BASES = {
+    "technique": Technique,
+    "objective": Objective,
+    "runtime": Runtime,
+    "task": Task,
+    "device": Device,
+}
 ENTRIES = {
     f"{package}.{name}"
     for kind, package in catalogue.PACKAGES.items()
