@@ -17,7 +17,8 @@ from search.evaluation.facts import left_whole, removed
 from search.evaluation.notes import provenance
 from search.study import rungs
 from spaces import Encoding, Point, Recovery, Stage
-from spaces.modules import exact, placed, rows, surgery, workplace
+from spaces.devices import device_of
+from spaces.modules import placed, rows, surgery, workplace
 from spaces.quantization import encoded
 from spaces.training import recovery
 
@@ -61,7 +62,7 @@ class Stages:
             if model is None:
                 device = workplace(reference, self.experiment.target.device)
                 model = self._copy(reference).to(device)
-                with exact(device), left_whole() as left:
+                with device_of(device).exact(), left_whole() as left:
                     for setting in settings:
                         self.editing = space.name_of(setting)
                         model = setting.apply(model, placed(task, device))

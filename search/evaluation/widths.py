@@ -19,7 +19,8 @@ from search.experiment import Experiment
 from search.measuring import Alone, Crashed, Lane
 from search.run_folder import processor
 from spaces import Encoding, Infeasible, Plan
-from spaces.modules import exact, placed, workplace
+from spaces.devices import device_of
+from spaces.modules import placed, workplace
 from spaces.quantization import (
     WEIGHT,
     WIDTHS,
@@ -59,7 +60,7 @@ def allot(setup: Setup, plan: Plan, model: nn.Module, example: Any) -> tuple[Pla
     counted = times.of(WIDTHS) if times and not reason else {}
     device = workplace(model, setup.experiment.target.device)
     there = model if device.type == "cpu" else copy.deepcopy(model).to(device)
-    with exact(device):
+    with device_of(device).exact():
         task = placed(setup.experiment.task, device)
         found = allocation(there, task, plan.encoding, counted)
     return allotted(plan, found.bits), _facts(found, times, reason)

@@ -105,7 +105,11 @@ class Device(abc.ABC):
         return contextlib.nullcontext()
 
     def fork_rng(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context that restores the random generators; of idle devices it starts none."""
+        """Return a context that restores the random generators.
+
+        Idle devices have nothing to restore: asking one for its generator would start it, and a
+        process that has started one can often not be forked any more.
+        """
         used = range(self.count()) if self.initialized() else ()
         return torch.random.fork_rng(used, device_type=self.name)
 

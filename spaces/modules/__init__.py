@@ -4,7 +4,7 @@ from spaces.modules.batchnorm_statistics import reestimate
 from spaces.modules.codes import Codes, compact, pack, planes, unpack
 from spaces.modules.dropped import carried, drop
 from spaces.modules.modes import differentiable, evaluating
-from spaces.modules.on_device import exact, placed, workplace
+from spaces.modules.on_device import placed, workplace
 from spaces.modules.seeding import seeded
 from spaces.modules.surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
 from spaces.modules.trees import (
@@ -32,7 +32,6 @@ __all__ = [
     "differentiable",
     "drop",
     "evaluating",
-    "exact",
     "flatten",
     "length",
     "names",
