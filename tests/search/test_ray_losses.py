@@ -15,7 +15,6 @@ from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
 from objectives import Target
-from objectives.placement import limits
 from search.errors import BadEnvironment
 from search.executors.local import Local
 from search.executors.ray.executor import RayTune
@@ -25,6 +24,7 @@ from search.executors.ray.shipping import Station
 from search.experiment.experiment import Experiment
 from search.study.study import Asked, Study
 from spaces import Placement, Plan
+from spaces.devices.cpu import Cpu
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes(monkeypatch, head=1, large=8)
-    monkeypatch.setattr(limits, "cores", lambda: 1)
+    monkeypatch.setattr(Cpu, "count", lambda self: 1)
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
     assert executor_of(project, experiment).lacks(plan) is None

@@ -75,10 +75,13 @@ class Onnxruntime(Runtime):
     6-layer BERT static 15 dB at 1.4 times, dynamic 25 dB at 1.7 times.
     """
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    devices = frozenset({"cpu"})
+
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why there are no kernels for `encoding`."""
-        if target.device != "cpu":
-            return f"onnxruntime is run on its CPU provider only, the target is {target.device}"
+        del target
         if encoding.dtype != "float32":
             return f"ONNX Runtime's CPU provider has no {encoding.dtype} kernels, only conversions"
         if reason := onnx_graphs.refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),)):

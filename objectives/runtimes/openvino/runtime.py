@@ -69,10 +69,13 @@ class Openvino(Runtime):
     loses the names of inputs and outputs.
     """
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    devices = frozenset({"cpu"})
+
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why there are no kernels for `encoding`."""
-        if target.device != "cpu":
-            return f"openvino is run on its CPU plugin only, the target is {target.device}"
+        del target
         return (
             _lacks(encoding.dtype)
             or onnx_graphs.refuses_bits(encoding, kinds, "OpenVINO")
