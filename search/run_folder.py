@@ -15,6 +15,7 @@ from objectives.artifacts import versions, write_json
 from search.errors import BadRun
 from search.experiment import Experiment
 from search.study import Record
+from spaces.devices import HOST, device_of
 
 EXPERIMENT = "experiment.toml"
 ENVIRONMENT = "environment.json"
@@ -80,9 +81,7 @@ def environment(experiment: Experiment, command: str) -> dict[str, Any]:
 
 def cores() -> int:
     """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return device_of(HOST).count()
 
 
 def processor() -> str:

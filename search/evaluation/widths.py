@@ -19,7 +19,7 @@ from search.experiment import Experiment
 from search.measuring import Alone, Crashed, Lane
 from search.run_folder import processor
 from spaces import Encoding, Infeasible, Plan
-from spaces.devices import device_of
+from spaces.devices import device_of, on_host
 from spaces.modules import placed, workplace
 from spaces.quantization import (
     WEIGHT,
@@ -59,7 +59,7 @@ def allot(setup: Setup, plan: Plan, model: nn.Module, example: Any) -> tuple[Pla
     times, reason = _times(setup, plan, model, example)
     counted = times.of(WIDTHS) if times and not reason else {}
     device = workplace(model, setup.experiment.target.device)
-    there = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+    there = model if on_host(device) else copy.deepcopy(model).to(device)
     with device_of(device).exact():
         task = placed(setup.experiment.task, device)
         found = allocation(there, task, plan.encoding, counted)
@@ -114,7 +114,7 @@ def _untimed(experiment: Experiment, plan: Plan) -> str | None:
     """Return why layers are not timed, None if they are."""
     if not plan.encoding.latency:
         return "quantize.mixed.latency is false"
-    if experiment.target.device != "cpu":
+    if device_of(experiment.target.device).accelerator:
         return f"layers are timed alone on CPUs only, the target is {experiment.target.device}"
     if plan.placement.count > 1:
         return "layers are not timed alone where several devices share them"

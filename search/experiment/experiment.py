@@ -14,9 +14,9 @@ from search.errors import BadExperiment, UnknownName
 from search.experiment.fields import built, declared, fields_of, require
 from search.experiment.goals import Goal, goals_of
 from spaces import Choice, Dimension, Interval, Slot, Space, Task, Technique, widened
+from spaces.devices import device_names
 
 TOP = ("name", "seed", "trials", "time", "trial_time", "task", "target", "space", "objectives")
-DEVICES = ("cpu", "cuda")
 MAX_TRIALS = 100_000
 
 
@@ -156,8 +156,8 @@ def _target(table: Any) -> Target:
         value = getattr(target, name)
         if value < 1:
             raise BadExperiment(f"target.{name} must be a positive integer, got {value!r}")
-    if target.device not in DEVICES:
-        known = " or ".join(f'"{device}"' for device in DEVICES)
+    if target.device not in (devices := device_names()):
+        known = " or ".join(f'"{device}"' for device in devices)
         raise BadExperiment(f"target.device must be {known}, got {target.device!r}")
     return target
 

@@ -6,10 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-import torch
-
 from search.errors import BadExperiment
 from search.experiment.experiment import Experiment
+from spaces.devices import HOST, Device, all_devices, device_of
 
 INTEGERS = """\
 [space.quantize.integer]
@@ -26,7 +25,7 @@ count = {counts}
 
 [objectives.throughput]
 """
-"""With more than one GPU their number has a use, and so needs an objective that sees it."""
+"""With several accelerators their number has a use, and so needs an objective that sees it."""
 ONE_THREAD = (
     "speed is measured on one thread; if you deploy on more, set target.threads in a copy of the "
     "run folder's experiment.toml and run that"
@@ -36,18 +35,19 @@ ONE_THREAD = (
 def default_for(task: Path) -> Experiment:
     """Return an experiment for a task alone: usual techniques, and the hardware found here.
 
-    The target is a GPU where there is one, and one thread of the processor otherwise: with one
-    sample at a time all cores are often slower, and on a machine that is shared by far (15 ms on
-    one thread were 256 on all), so that what is slow by itself would look like a speed-up. Raises
-    BadExperiment without a task.
+    The target is an accelerator where there is one, and one thread of the processor otherwise:
+    with one sample at a time all cores are often slower, and on a machine that is shared by far
+    (15 ms on one thread were 256 on all), so that what is slow by itself would look like a
+    speed-up. Raises BadExperiment without a task.
     """
     if not task.is_file():
         raise BadExperiment(f"no task at {task}; write one with model() and batches()")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = _device()
+    accelerated = device.accelerator is not None
     name = _name(task.resolve().parent.name)
-    types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
+    types = ["float32", "bfloat16", *(["float16", "float8"] if accelerated else [])]
     encodings = [INTEGERS, TYPES.format(types=json.dumps(types))]
-    if gpus:  # what comes first is tried together with pruning first
+    if accelerated:  # what comes first is tried together with pruning first
         encodings.reverse()
     text = f"""\
 # Made from a task alone, for the machine it was made on.
@@ -59,7 +59,7 @@ trials = 40
 file = {json.dumps(str(task.resolve()), ensure_ascii=False)}
 
 [target]
-device = {json.dumps("cuda" if gpus else "cpu")}
+device = {json.dumps(device.name)}
 threads = 1
 batch_size = 1
 
@@ -70,7 +70,7 @@ ratio = {{ low = 0.0, high = 0.7, step = 0.1 }}
 [space.distill.logits]
 
 [space.deploy.runtime]
-name = {json.dumps(_runtimes(gpus))}
+name = {json.dumps(_runtimes(accelerated))}
 
 [objectives.accuracy]
 within = "5%"   # 0.05 of a score from 0 to 1; of any other, 5 % of its magnitude
@@ -79,10 +79,10 @@ within = "5%"   # 0.05 of a score from 0 to 1; of any other, 5 % of its magnitud
 
 [objectives.size]
 """
-    if gpus > 1:
-        text += SEVERAL.format(counts=[2**i for i in range(gpus.bit_length()) if 2**i <= gpus])
+    if accelerated and (count := device.count()) > 1:
+        text += SEVERAL.format(counts=[2**i for i in range(count.bit_length())])
     made = Experiment.parse(text, task.resolve().parent)
-    return made if gpus else dataclasses.replace(made, notices=(*made.notices, ONE_THREAD))
+    return made if accelerated else dataclasses.replace(made, notices=(*made.notices, ONE_THREAD))
 
 
 def _name(folder: str) -> str:
@@ -91,7 +91,13 @@ def _name(folder: str) -> str:
     return plain.strip(".-_")[:64] or "task"
 
 
-def _runtimes(gpus: int) -> list[str]:
+def _device() -> Device:
+    """Return the kind of an accelerator that this machine has, the processor without one."""
+    accelerators = (device for device in all_devices() if device.accelerator)
+    return next((device for device in accelerators if device.available()), device_of(HOST))
+
+
+def _runtimes(accelerated: bool) -> list[str]:
     compilers = any(shutil.which(name) for name in ("g++", "clang++"))
     own = ["eager", *(["inductor"] if compilers else [])]
-    return own if gpus else [*own, "onnxruntime", "openvino"]
+    return own if accelerated else [*own, "onnxruntime", "openvino"]

@@ -95,7 +95,10 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def peak_memory(self, work: Callable[[], object]) -> int | None:
-        """Do `work` and return the most bytes allocated meanwhile; None for the host's memory."""
+        """Do `work` and return the most bytes allocated on the device meanwhile.
+
+        None, with nothing done, where that is the host's memory: processes are measured then.
+        """
 
     def empty_cache(self) -> None:  # noqa: B027
         """Give memory that PyTorch keeps for later tensors back to the device."""

@@ -24,6 +24,7 @@ from search.executors.ray.worker import clear, confirm, refused
 from search.experiment import Experiment, refusal
 from search.study import Asked, Feed, Record
 from spaces import Plan
+from spaces.devices import device_of
 
 FAREWELL = 10.0
 """Seconds for which machines that do not answer any more are waited for at the end."""
@@ -39,7 +40,7 @@ class RayTune:
     address: str | None
     """Of a running cluster, "auto" for the one of this machine; None starts one here."""
     wanted: int | None
-    """Trials that run at once at most; None is one for each machine, or each of its GPUs."""
+    """Trials that run at once at most; None is one for each machine or accelerator."""
     cores: int
     """Cores of this machine that trials may use, where the cluster is started here."""
 
@@ -48,7 +49,7 @@ class RayTune:
         """How many trials run at once at most."""
         if self.wanted is not None:
             return self.wanted
-        unit = None if self.experiment.target.device == "cpu" else "GPU"
+        unit = device_of(self.experiment.target.device).accelerator
         return max(1, sum(int(n.get(unit, 0)) if unit else 1 for n in machines()))
 
     def prepare(self) -> None:
@@ -143,7 +144,7 @@ class RayTune:
             return self._local.confirm(records, listener)
         each = [self._request(self.experiment.space.plan(record.point)) for record in records]
         wanted = {k: max(request[k] for request in each) for k in each[0]}
-        task = confirm.options(num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0))
+        task = confirm.options(**_as_options(wanted))
         under_way = task.remote(self._station, self.cores, [r.line() for r in records])
         try:
             return dict(ray.get(under_way))
@@ -190,8 +191,8 @@ class RayTune:
     def _request(self, plan: Plan) -> dict[str, float]:
         """Return the resources of a plan, all on one machine."""
         target, devices = self.experiment.target, plan.placement.count
-        if target.device != "cpu":
-            return {"CPU": 1.0, "GPU": float(devices)}
+        if unit := device_of(target.device).accelerator:
+            return {"CPU": 1.0, unit: float(devices)}
         return {"CPU": float(max(self.threads(), devices * target.threads))}
 
     def _able(self, plan: Plan) -> set[str | None]:
@@ -228,3 +229,10 @@ class RayTune:
     @property
     def _local(self) -> Local:
         return Local(experiment=self.experiment, folder=self.folder, threads=self.cores)
+
+
+def _as_options(wanted: Mapping[str, float]) -> dict[str, Any]:
+    """Return resources as options of a remote function, which names those of accelerators apart."""
+    rest = {k: v for k, v in wanted.items() if k not in ("CPU", "GPU")}
+    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0)}
+    return options | ({"resources": rest} if rest else {})
