@@ -66,8 +66,8 @@ def medians(models: Sequence[nn.Module], inputs: Any) -> list[float]:
     """
     tensors, structure = flatten(inputs)
     runs = [_run(model, structure, tensors) for model in models]
-    cores = device_of(tensors[0].device).accelerator is None
-    return in_turns(runs, alone=cores and torch.get_num_threads() == 1)
+    accelerated = device_of(tensors[0].device).accelerator is not None
+    return in_turns(runs, alone=not accelerated and torch.get_num_threads() == 1)
 
 
 def _run(model: nn.Module, structure: Any, tensors: Sequence[Tensor]) -> Callable[[], None]:

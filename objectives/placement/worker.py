@@ -49,7 +49,7 @@ def main(
     if cores:
         os.sched_setaffinity(0, cores)
     accelerated = device_of(job.target.device).accelerator is not None
-    torch.set_num_threads(len(cores) or 1 if accelerated else job.target.threads)
+    torch.set_num_threads((len(cores) or 1) if accelerated else job.target.threads)
     worker = Worker(job, rank, count, Path(store))
     while True:
         try:

@@ -69,13 +69,13 @@ def examine() -> dict[str, Any]:
 
 def _accelerators() -> dict[str, str]:
     """Return how many there are of each product, by what one is called."""
-    found = {}
+    accelerators = {}
     for device in all_devices():
         if device.accelerator:
             names = device.product_names() if device.available() else []
             counts = (f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-            found[f"{device.accelerator.lower()}s"] = ", ".join(counts) or "none"
-    return found
+            accelerators[f"{device.accelerator.lower()}s"] = ", ".join(counts) or "none"
+    return accelerators
 
 
 def _can(name: str, device: Device) -> dict[str, str]:
