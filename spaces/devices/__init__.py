@@ -108,13 +108,14 @@ class Device(abc.ABC):
         return contextlib.nullcontext()
 
     def fork_rng(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context that restores the random generators.
+        """Return a context that restores the random generators, the host's among them.
 
         Idle devices have nothing to restore: asking one for its generator would start it, and a
         process that has started one can often not be forked any more.
         """
-        used = range(self.count()) if self.initialized() else ()
-        return torch.random.fork_rng(used, device_type=self.name)
+        if not self.initialized():
+            return torch.random.fork_rng((), device_type=HOST.type)
+        return torch.random.fork_rng(range(self.count()), device_type=self.name)
 
     @abc.abstractmethod
     def trains_in(self, dtype: str) -> bool:

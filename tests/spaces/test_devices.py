@@ -16,6 +16,7 @@ from search.errors import BadExperiment
 from search.experiment import Experiment, default_for, refusal, refusal_here
 from spaces import Encoding, Placement, Plan, Recovery
 from spaces.devices import HOST, Device, all_devices, device_names, device_of, on_host
+from spaces.modules import seeded
 from spaces.quantization import encoded
 
 LINEAR = frozenset({"Linear"})
@@ -157,6 +158,12 @@ class TestAnotherAcceleratorIsOneFile:
         assert low < least < most < high
         with exclusive("xla"):
             pass
+
+    def test_an_idle_one_is_not_started_for_its_generator(self, tpu: type[Device]) -> None:
+        with seeded(0):
+            first = torch.rand(3)
+        with seeded(0):
+            assert torch.equal(torch.rand(3), first)
 
     def test_layers_without_kernels_there_stay_as_they_are(self, tpu: type[Device]) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)).eval()
