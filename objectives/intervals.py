@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spaces.devices import device_of
+
 LEVEL = 0.95
-APART = {"cpu": 0.015, "cuda": 0.005}
-"""Usual spread between processes that time the same artifact: standard deviation, as a share."""
 TRUST = 2
 """How many observed deviations the usual spread counts for."""
 BLOCKS, DRAWS = 20, 200
@@ -26,11 +26,10 @@ def of_processes(
     neighbours): repetition at that highest level decides the interval (Kalibera and Jones 2013,
     Rigorous benchmarking in reasonable time, sections 6 to 8). Three processes say little of
     their own spread, one says nothing: as in Smyth 2004 (Linear models and empirical Bayes
-    methods, section 3) it is moderated, the usual spread APART
-    on such a device counting for TRUST deviations,
-    which also widens Student's t where there are few. The interval foretells a measurement
-    of the same kind, hence the factor 2 beside 1 / processes. What disturbs makes slower, so that
-    deviations count on the side on which they lie.
+    methods, section 3) it is moderated, the usual spread on such a device counting for TRUST
+    deviations, which also widens Student's t where there are few. The interval foretells a
+    measurement of the same kind, hence the factor 2 beside 1 / processes. What disturbs makes
+    slower, so that deviations count on the side on which they lie.
     """
     from scipy.special import stdtrit  # a third of a second, and not every process times
 
@@ -41,10 +40,11 @@ def of_processes(
     )
     freedom = TRUST + count - 1
     student = stdtrit(freedom, (1 + LEVEL) / 2)
+    spread = device_of(device).spread
 
     def factor(deviations: np.ndarray) -> float:
         seen = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
-        variance = (TRUST * (APART[device] ** 2 + within) + seen) / freedom
+        variance = (TRUST * (spread**2 + within) + seen) / freedom
         return float(np.exp(student * np.sqrt(2 * variance / count)))
 
     logs = np.log(medians / value)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Task
+from spaces.devices import device_of
 from spaces.modules import Codes, flatten, length, unflatten
 
 
@@ -165,12 +166,26 @@ class Runtime(abc.ABC):
     """Whether it is searched where an experiment names no runtimes."""
     splits: ClassVar[bool] = False
     """Whether `module` returns a model that can be split over devices."""
+    devices: ClassVar[frozenset[str] | None] = None
+    """The devices that it has code for; None is any that PyTorch computes on."""
 
-    @abc.abstractmethod
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
-        """Return in one sentence why `encoding` has no real kernels here, None if it has.
+        """Return in one sentence why `encoding` cannot be executed at `target`, None if it can.
 
         `kinds` are the class names of the layers that matter. Asked before anything is paid for.
+        """
+        if self.devices is not None and target.device not in self.devices:
+            name, known = type(self).__name__.lower(), " and ".join(sorted(self.devices))
+            return f"{name} is run on {known} only, the target is {target.device}"
+        return device_of(target.device).lacks() or self.lacks_kernels(encoding, target, kinds)
+
+    @abc.abstractmethod
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
+        """Return why `encoding` has no real kernels on the target's device, None if it has.
+
+        `refuses` asks this of devices that there are, and that the runtime has code for.
         """
 
     @abc.abstractmethod

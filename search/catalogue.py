@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from search.errors import BadEnvironment, BadExperiment, UnknownName
-from spaces import address_of, resolve, said
+from spaces import address_of, entry_of, resolve, said
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ CATALOGUES = {
     "task": Catalogue("objectives.tasks", "spaces:Task"),
     "sampler": Catalogue("search.samplers", "search.samplers:Sampler"),
     "executor": Catalogue("search.executors", "search.executors:Executor"),
+    "device": Catalogue("spaces.devices", "spaces.devices:Device"),
 }
 """The catalogues by what their entries are."""
 
@@ -81,22 +82,13 @@ def entry(kind: str, name: str, folder: Path | None = None) -> type[Any]:
     try:
         if name in points:
             return _checked(kind, name, points[name].load(), base)
-        module = importlib.import_module(f"{CATALOGUES[kind].package}.{name}")
+        return entry_of(CATALOGUES[kind].package, name, base)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         raise BadEnvironment(
             f"the {kind} {name!r} needs the package {missing!r}, which is not installed: "
             f"pip install {missing.replace('_', '-')}"
         ) from error
-    (found,) = [
-        item
-        for item in vars(module).values()
-        if inspect.isclass(item)
-        and issubclass(item, base)
-        and not inspect.isabstract(item)
-        and f"{item.__module__}.".startswith(f"{module.__name__}.")
-    ]
-    return found
 
 
 def name_of(kind: str, found: type, folder: Path | None = None) -> str:

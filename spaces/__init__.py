@@ -1,5 +1,6 @@
 """What may change: techniques with their dimensions, and the space they span."""
 
+from spaces.catalogue import entry_of
 from spaces.dimension import Choice, Dimension, Entries, Interval, Value, axis, choice
 from spaces.messages import first_line, said, sentence, untraced
 from spaces.outputs import Outputs
@@ -48,6 +49,7 @@ __all__ = [
     "decode",
     "drawn",
     "encode",
+    "entry_of",
     "first_line",
     "load_file",
     "processes",

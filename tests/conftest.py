@@ -1,6 +1,7 @@
 """What several tests share: small experiments on the fake device and on digits."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share th
 
 import pytest
 import torch
+
+from spaces import devices
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -58,6 +61,57 @@ seconds = 0.01
 
 [objectives.size]
 """
+
+TPU = """
+import torch
+from spaces.devices import Device
+
+
+class Xla(Device):
+    accelerator, backend, visible = "TPU", "xla", "TPU_VISIBLE_CHIPS"
+    spread, shortest, step_flops = 0.02, 1e-4, 1e13
+    here = 0  # TPUs of this machine
+
+    def lacks(self):
+        return None if self.here else "The target asks for xla, and this machine has no TPU."
+
+    def count(self):
+        return self.here
+
+    def initialized(self):
+        return False
+
+    def select(self, index):
+        return torch.device("xla", index)
+
+    def synchronize(self):
+        pass
+
+    def memory(self):
+        return 2**34, 2**34
+
+    def peak_memory(self, work):
+        work()
+        return 1
+
+    def trains_in(self, dtype):
+        return dtype in ("float32", "bfloat16")
+
+    def native_bfloat16(self):
+        return True
+"""
+
+
+@pytest.fixture
+def tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[devices.Device]]:
+    """Another accelerator: one more file of the catalogue, and nothing else."""
+    folder = tmp_path / "devices"
+    folder.mkdir()
+    (folder / "xla.py").write_text(TPU)
+    monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(folder)])
+    yield type(devices.device_of("xla"))
+    del sys.modules["spaces.devices.xla"]
+    vars(devices).pop("xla", None)
 
 
 @pytest.fixture

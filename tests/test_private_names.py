@@ -21,7 +21,7 @@ USED = {
     },
     "spaces/modules/structure/heads.py": {"_qkv_same_embed_dim"},
     "spaces/modules/structure/readers.py": {"_reversed_padding_repeated_twice"},
-    "spaces/training/mixed_precision.py": {
+    "spaces/devices/cpu.py": {
         "_is_mkldnn_bf16_supported",
         "_is_mkldnn_fp16_supported",
     },

@@ -1,5 +1,6 @@
 """What several runtimes need to write and to load their files."""
 
+from objectives.exporting.accelerator import AcceleratorProgram
 from objectives.exporting.activation_ranges import uncalibrated
 from objectives.exporting.codes import (
     CODED,
@@ -20,12 +21,12 @@ from objectives.exporting.stored_modules import Rounded, rounded
 __all__ = [
     "CODED",
     "RECORDED",
+    "AcceleratorProgram",
     "Replayed",
     "Rounded",
     "absent",
     "code_files",
     "coded_weights",
-    "cuda",
     "decoded_files",
     "in_turns",
     "layout",

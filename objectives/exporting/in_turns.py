@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from objectives.exporting.cuda_graph import Replayed
 from objectives.exporting.torch_modules import as_function
+from spaces.devices import device_of
 from spaces.modules import flatten
 
 GAIN = 0.97
@@ -64,20 +65,18 @@ def medians(models: Sequence[nn.Module], inputs: Any) -> list[float]:
     most of them, and would hide how they differ.
     """
     tensors, structure = flatten(inputs)
-    device = tensors[0].device
-    runs = [_run(model, structure, tensors, device) for model in models]
-    return in_turns(runs, alone=device.type == "cpu" and torch.get_num_threads() == 1)
+    runs = [_run(model, structure, tensors) for model in models]
+    accelerated = device_of(tensors[0].device).accelerator is not None
+    return in_turns(runs, alone=not accelerated and torch.get_num_threads() == 1)
 
 
-def _run(
-    model: nn.Module, structure: Any, tensors: Sequence[Tensor], device: torch.device
-) -> Callable[[], None]:
-    replayed = Replayed(as_function(model, structure), device)
+def _run(model: nn.Module, structure: Any, tensors: Sequence[Tensor]) -> Callable[[], None]:
+    kind = device_of(tensors[0].device)
+    replayed = Replayed(as_function(model, structure), tensors[0].device)
     replayed.record(tensors)
 
     def run() -> None:
         replayed(tensors)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        kind.synchronize()
 
     return run

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from objectives.runtime import Program, Signature
 from objectives.target import Target
 from spaces import Infeasible, Precision, first_line
+from spaces.devices import HOST
 from spaces.modules import call, flatten, plain, transform, unflatten
 
 
@@ -24,24 +24,6 @@ def dtype_of(name: Precision) -> torch.dtype:
         "float16": torch.float16,
         "float8": torch.bfloat16,
     }[name]
-
-
-def lacks(name: Precision) -> str | None:
-    """Return in one sentence why the CPU cannot compute in a precision, None if it can.
-
-    Tried on a convolution, a normalisation, an activation and a linear layer, since which
-    operators exist in half precision on a CPU differs from release to release.
-    """
-    if name == "float8":
-        return "PyTorch multiplies in float8 on GPUs only, from Ada and Hopper on."
-    images = torch.full((1, 4, 8, 8), 0.5, dtype=dtype_of(name))
-    weights = torch.full((4, 4, 3, 3), 0.5, dtype=dtype_of(name))
-    try:
-        means = F.conv2d(images, weights).mean((2, 3))
-        outputs = F.linear(F.gelu(F.layer_norm(means, (4,))), weights[:, :, 0, 0])
-    except RuntimeError as error:
-        return f"PyTorch cannot compute in {name} on this CPU ({first_line(error)})."
-    return None if bool(outputs.isfinite().all()) else f"{name} is not computed right on this CPU."
 
 
 @contextlib.contextmanager
@@ -117,7 +99,7 @@ class ModuleProgram(Program):
         super().__init__(signature, target, folder)
         self._model = model
         self._dtype = dtype
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._device = next((p.device for p in model.parameters()), HOST)
 
     def feed(self, tensors: list[Tensor]) -> Any:
         """Return the inputs in the structure and the floating-point type of the model."""

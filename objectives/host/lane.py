@@ -10,18 +10,20 @@ from pathlib import Path
 
 import psutil
 
+from spaces.devices import device_of
+
 
 @contextlib.contextmanager
 def exclusive(device: str = "cpu") -> Iterator[None]:
     """Hold the lane of `device`; other measurements, of any run of this user, wait meanwhile.
 
     On a CPU all other trials on the host are paused as well, wherever they are: cores share caches,
-    memory and a clock, so that training on one is felt on the others. A GPU belongs to one trial;
-    its lane is that of the GPUs that the process can see.
+    memory and a clock, so that training on one is felt on the others. An accelerator belongs to
+    one trial; its lane is that of the accelerators that the process can see.
     """
     with _lock(device) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        paused = _pause() if device == "cpu" else []
+        paused = [] if device_of(device).accelerator else _pause()
         try:
             yield
         finally:
@@ -49,7 +51,7 @@ def revive(group: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         if psutil.Process(group).status() != psutil.STATUS_STOPPED:
             return
-        with _lock("cpu") as file, contextlib.suppress(BlockingIOError):
+        with _lock() as file, contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _signal(group, signal.SIGCONT)
             fcntl.flock(file, fcntl.LOCK_UN)
@@ -62,8 +64,9 @@ def _folder() -> Path:
 
 
 @contextlib.contextmanager
-def _lock(device: str) -> Iterator[int]:
-    seen = "" if device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+def _lock(device: str = "cpu") -> Iterator[int]:
+    variable = device_of(device).visible
+    seen = os.environ.get(variable, "all") if variable else ""
     path = _folder() / f"{device}{seen}.lock".replace("/", "_")
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

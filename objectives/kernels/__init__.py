@@ -1,5 +1,6 @@
 """Linear layers of PyTorch in few bits, with kernels that compute in them."""
 
+from objectives.kernels.by_device import kernels_of
 from objectives.kernels.eight_bits import eight_bits, multiplies_in_8_bits, with_eight_bits
 from objectives.kernels.low_bits import EightBitLinear, FourBitLinear, with_codes
 from objectives.kernels.replaceable import linears
@@ -11,7 +12,7 @@ __all__ = [
     "Float8Linear",
     "FourBitLinear",
     "eight_bits",
-    "fbgemm",
+    "kernels_of",
     "linears",
     "multiplies_in_8_bits",
     "tensor_cores",

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from objectives.exporting import Rounded, rounded
-from objectives.kernels import fbgemm
+from objectives.kernels.by_device import kernels_of
 from objectives.kernels.replaceable import linears, replaced
-from objectives.kernels.tensor_cores import Float8Linear, IntegerLinear
+from objectives.kernels.tensor_cores import Float8Linear
 from objectives.target import Target
 from spaces import Encoding, Infeasible
 
@@ -29,9 +29,8 @@ def eight_bits(
     """
     float8 = encoding.dtype == "float8"
     every = linears(model, inputs)
-    fits = Float8Linear.fits if float8 else IntegerLinear.fits
-    sized = float8 or target.device == "cuda"
-    found = {name: layer for name, layer in every.called.items() if not sized or fits(layer)}
+    fits = Float8Linear.fits if float8 else kernels_of(target.device).fits
+    found = {name: layer for name, layer in every.called.items() if fits(layer)}
     if not every.called:
         raise Infeasible("The model reads the weights of all its linear layers itself.")
     if not found:
@@ -43,16 +42,11 @@ def eight_bits(
 
 def with_eight_bits(model: nn.Module, layers: Mapping[str, Rounded], target: Target) -> nn.Module:
     """Return `model` with the 8-bit layers of a device, edited in place."""
-    gpu = target.device == "cuda"
-    narrow = bool(layers) and not gpu and fbgemm.saturates()
+    kernels = kernels_of(target.device)
     for name, weight in layers.items():
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        if weight.values.is_floating_point():
-            whole: nn.Module = Float8Linear(weight, layer.bias)
-        elif gpu:
-            whole = IntegerLinear(weight, layer.bias)
-        else:
-            whole = fbgemm.DynamicLinear(weight, layer.bias, narrow)
-        model = replaced(model, name, whole)
+        floating = weight.values.is_floating_point()
+        kind = Float8Linear if floating else kernels.integer_linear
+        model = replaced(model, name, kind(weight, layer.bias))
     return model

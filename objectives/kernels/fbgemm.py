@@ -1,5 +1,6 @@
 """8-bit linear layers of CPUs, through FBGEMM: activations are rounded as they come."""
 
+import functools
 import warnings
 from typing import Any
 
@@ -14,10 +15,10 @@ from spaces import first_line
 class DynamicLinear(nn.Module):
     """A linear layer of 8-bit weights that rounds its input to integers at every call."""
 
-    def __init__(self, weight: stored_modules.Rounded, bias: Tensor | None, narrow: bool) -> None:
+    def __init__(self, weight: stored_modules.Rounded, bias: Tensor | None) -> None:
         super().__init__()
         self._packed = _packed(weight, bias)
-        self._narrow = narrow
+        self._narrow = saturates()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs in float32."""
@@ -43,6 +44,7 @@ def _sum_of_ones(*, narrow: bool) -> float:
     return float(torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, narrow)[0, 0])
 
 
+@functools.cache
 def saturates() -> bool:
     """Whether full 8-bit inputs overflow: AVX2 adds pairs of products in 16 bits, VNNI in 32."""
     return abs(_sum_of_ones(narrow=False) - 64) > 1

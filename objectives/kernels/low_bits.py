@@ -7,16 +7,12 @@ from torch import Tensor, nn
 
 from objectives.exporting import torch_modules
 from objectives.kernels import torch_private
+from objectives.kernels.by_device import kernels_of
+from objectives.kernels.kernels import FourBits
 from spaces.modules import Codes
 
-CAPABILITY = (8, 0)
-"""The first GPUs with these kernels: Ampere."""
 _GROUPS = (256, 128, 64, 32)
 """Inputs that share a scale in the 4-bit kernel."""
-_TILES = (8, 4, 2)
-"""Tiles of 16 inputs that a GPU's 4-bit kernel takes at once."""
-_CPU_ROWS = 16
-"""The CPU's 4-bit kernel takes outputs in multiples of this, the GPU's in half as many."""
 _TOP = 15
 """The largest code of 4 bits."""
 
@@ -45,22 +41,20 @@ def _kernel(layer: nn.Linear, codes: Codes) -> nn.Module | None:
     weight = layer.weight
     if codes.book is not None or len(codes.shape) != 2:
         return None
-    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < CAPABILITY:
-        return None
-    # on GPUs the kernel for 8 bits is slower than a dense layer: 125 and 11 us, 4096 x 4096, H100
-    if codes.bits == 8 and codes.codes.shape[1] == 1 and not weight.is_cuda:
+    kernels = kernels_of(weight.device.type)
+    if codes.bits == 8 and codes.codes.shape[1] == 1 and kernels.eight_bit_weights:
         return EightBitLinear(codes, layer.bias, weight)
     # in float32 the CPU's kernel is a plain loop, twenty times slower than a dense layer
-    if codes.bits <= 4 and weight.dtype is torch.bfloat16 and fits(codes, weight.device):
+    if codes.bits <= 4 and weight.dtype is torch.bfloat16 and fits(codes, kernels.four_bits()):
         return FourBitLinear(codes, layer.bias, weight)
     return None
 
 
-def fits(codes: Codes, device: torch.device) -> bool:
-    """Whether the 4-bit kernel of a device takes a weight's sizes and its groups."""
-    multiple = _CPU_ROWS // 2 if device.type == "cuda" else _CPU_ROWS
-    tiled = device.type != "cuda" or codes.columns % (16 * _TILES[-1]) == 0
-    return codes.rows % multiple == 0 and tiled and _group(codes) is not None
+def fits(codes: Codes, kernel: FourBits | None) -> bool:
+    """Whether a kernel takes a weight's sizes and its groups."""
+    if kernel is None or codes.rows % kernel.rows or codes.columns % kernel.columns:
+        return False
+    return _group(codes) is not None
 
 
 def _group(codes: Codes) -> int | None:
@@ -84,13 +78,14 @@ class FourBitLinear(nn.Module):
 
     def __init__(self, codes: Codes, bias: Tensor | None, like: Tensor) -> None:
         super().__init__()
-        group = _group(codes)
+        group, kernel = _group(codes), kernels_of(like.device.type).four_bits()
         assert group is not None
-        self.outputs, self.group = codes.rows, group
+        assert kernel is not None
+        self.outputs, self.group, self._product = codes.rows, group, kernel.product
         whole, zero = _centred(codes)
         device = like.device
         whole = whole.reshape(codes.rows, codes.columns).to(device)
-        self.register_buffer("packed", _packed(whole))
+        self.register_buffer("packed", kernel.pack(whole))
         pairs = torch.stack([codes.scale.expand_as(zero), (8 - zero) * codes.scale], -1)
         pairs = pairs.reshape(codes.rows, -1, 2)
         pairs = pairs.repeat_interleave(codes.columns // group // pairs.shape[1], dim=1)
@@ -100,7 +95,7 @@ class FourBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in bfloat16."""
         rows = torch_modules.rows_of(inputs)
-        found = torch_private.int4_weight_product(rows, self.packed, self.group, self.scales)
+        found = self._product(rows, self.packed, self.group, self.scales)
         found = found if self.bias is None else found + self.bias
         return found.reshape(*inputs.shape[:-1], self.outputs)
 
@@ -111,15 +106,6 @@ def _centred(codes: Codes) -> tuple[Tensor, Tensor]:
     room = _TOP - (2**codes.bits - 1)
     moved = (8 - zero).round().clamp(0, room)
     return (codes.codes.float() + moved).to(torch.int32), zero + moved
-
-
-def _packed(codes: Tensor) -> Tensor:
-    """Return (rows, columns) int32 codes 0..15 in the order in which the kernel reads them."""
-    if not codes.is_cuda:
-        return torch_private.packed_for_cpu(codes)
-    pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
-    tiles = next(t for t in _TILES if codes.shape[1] % (16 * t) == 0)
-    return torch_private.packed_for_cuda(pairs, tiles)
 
 
 class EightBitLinear(nn.Module):

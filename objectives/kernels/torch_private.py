@@ -33,11 +33,15 @@ def int8_weight_product(rows: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return product
 
 
-def int4_weight_product(rows: Tensor, packed: Tensor, group: int, scales: Tensor) -> Tensor:
+def int4_weight_product_cuda(rows: Tensor, packed: Tensor, group: int, scales: Tensor) -> Tensor:
     """Return rows (m, k) times a packed 4-bit weight with a scale for each group of inputs."""
-    ops = torch.ops.aten
-    kernel = ops._weight_int4pack_mm if rows.is_cuda else ops._weight_int4pack_mm_for_cpu
-    product: Tensor = kernel(rows, packed, group, scales)
+    product: Tensor = torch.ops.aten._weight_int4pack_mm(rows, packed, group, scales)
+    return product
+
+
+def int4_weight_product_cpu(rows: Tensor, packed: Tensor, group: int, scales: Tensor) -> Tensor:
+    """Return rows (m, k) times a packed 4-bit weight with a scale for each group of inputs."""
+    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, group, scales)
     return product
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 
 from objectives.target import Target
 from spaces import Infeasible
+from spaces.devices import device_of
 
 SECONDS = 0.3
 """Time for each figure of a trial."""
-SHORTEST = {"cpu": 5e-4, "cuda": 3e-5}
-"""Seconds that a batch must take for anything but replicas: agreeing takes as long."""
 GAIN = 1.05
 """A split must be this much better than replicas, which are simpler, to be chosen."""
 
@@ -63,8 +62,7 @@ def decide(
     """
     trials = {"data": replicas}
     refused: dict[str, str] = {}
-    shortest = SHORTEST.get(target.device, SHORTEST["cuda"])
-    if alone.latency < shortest:
+    if alone.latency < device_of(target.device).shortest:
         took = f"a batch takes {_time(alone.latency)}, no longer than processes need to agree"
         reason = f"data: {took}, so that nothing is split"
         return Decision(strategy="data", reason=reason, trials=trials)

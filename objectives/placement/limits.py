@@ -1,28 +1,26 @@
 """What a placement needs that a host may not have: asked before anything is paid."""
 
-import torch
-
-from objectives.host import cores
 from objectives.runtime import Runtime
 from objectives.target import Target
 from spaces import Encoding, Placement
+from spaces.devices import device_of
 
 
 def devices(target: Target) -> int:
-    """Return how many devices this host has: GPUs, or sets of `target.threads` cores."""
-    if target.device == "cuda":
-        return torch.cuda.device_count()
-    return max(1, cores() // target.threads)
+    """Return how many devices this host has: accelerators, or sets of `target.threads` cores."""
+    device = device_of(target.device)
+    return device.count() if device.accelerator else max(1, device.count() // target.threads)
 
 
 def lacks(target: Target, placement: Placement) -> str | None:
     """Return in one sentence why this host cannot measure on a placement, None if it can."""
     if placement.count > 1:
         return _too_many(target, placement.count)
-    if target.device != "cpu" or target.threads <= (found := cores()):
+    device = device_of(target.device)
+    if device.accelerator or target.threads <= (cores := device.count()):
         return None
     return (
-        f"the target has {target.threads} threads and this host {_spelled(found, 'core')}: measure "
+        f"the target has {target.threads} threads and this host {_spelled(cores, 'core')}: measure "
         "where it has as many, or lower target.threads"
     )
 
@@ -30,11 +28,11 @@ def lacks(target: Target, placement: Placement) -> str | None:
 def _too_many(target: Target, count: int) -> str | None:
     if count <= devices(target):
         return None
-    asked = f"{count} devices were asked for"
-    if target.device == "cuda":
-        return f"{asked}, this host has {_spelled(devices(target), 'GPU')}"
+    asked, device = f"{count} devices were asked for", device_of(target.device)
+    if device.accelerator:
+        return f"{asked}, this host has {_spelled(device.count(), device.accelerator)}"
     each = _spelled(target.threads, "core")
-    return f"{asked}, with {each} each, and this host has {_spelled(cores(), 'core')}"
+    return f"{asked}, with {each} each, and this host has {_spelled(device.count(), 'core')}"
 
 
 def refuses(placement: Placement, encoding: Encoding, name: str, runtime: Runtime) -> str | None:

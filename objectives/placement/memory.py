@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,19 +25,16 @@ def held() -> int:
     return _field("RssAnon") if _STATUS.is_file() else int(psutil.Process().memory_info().rss)
 
 
-def forget_peak() -> None:
-    """Let `peak` count from now on; does nothing where the system keeps no such count."""
-    if _CLEAR.is_file():
-        _CLEAR.write_text("5")
-
-
-def peak(folder: Path) -> int:
-    """Return the most bytes held since `forget_peak`, with resident pages of files in `folder`.
+def peak(work: Callable[[], object], folder: Path) -> int:
+    """Do `work`; return the most bytes held meanwhile, with resident pages of files in `folder`.
 
     Pages of program libraries are left out: they come as they are first called, are shared
     with all processes, and would drown a small model. Where the system counts no peak it is
     what is held now.
     """
+    if _CLEAR.is_file():
+        _CLEAR.write_text("5")  # the count of the most bytes begins anew
+    work()
     if not _STATUS.is_file():
         return held()
     return _field("VmHWM") - _field("RssFile") - _field("RssShmem") + _mapped(folder)

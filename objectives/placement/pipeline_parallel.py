@@ -11,6 +11,7 @@ from objectives.exporting import Replayed, torch_modules
 from objectives.placement.job import Job
 from objectives.placement.replicas import Share, gather
 from objectives.placement.stages import Parcel, cut
+from spaces.devices import device_of
 from spaces.modules import call, flatten, plain, unflatten
 
 _AHEAD = 2
@@ -24,8 +25,9 @@ class Pipeline(Share):
         self._rank, self._count, self._device = rank, count, device
         self._dtype = torch_modules.dtype_of(job.notes["dtype"])
         model = job.runtime.module(job.folder, job.task, job.notes).eval().requires_grad_(False)
-        exact = self._dtype == torch.float32 and device.type == "cpu"
-        self.tolerance = 1e-4 if exact else 3e-2  # a GPU rounds otherwise than a CPU
+        self._kind = device_of(device)
+        exact = self._dtype == torch.float32 and not self._kind.accelerator
+        self.tolerance = 1e-4 if exact else 3e-2  # an accelerator rounds otherwise than a CPU
         batch = [torch_modules.cast(t, self._dtype) for t in job.example(job.target.batch_size)]
         structure = job.signature.inputs
         with torch.inference_mode():
@@ -70,8 +72,7 @@ class Pipeline(Share):
     def finish(self) -> None:
         """Wait until all that was handed on has been taken."""
         self._wait(0)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        self._kind.synchronize()
 
     def settle(self) -> None:
         """Wait for the others."""
@@ -91,9 +92,9 @@ class Pipeline(Share):
         return tensors
 
     def _send(self, tensors: list[Tensor]) -> None:
-        """Hand on a batch: on a GPU in the order of its queue, on a CPU beside the next one."""
+        """Hand on a batch: an accelerator in the order of its queue, a CPU beside the next one."""
         tensors = [t.contiguous() for t in tensors]
-        if self._device.type == "cuda":
+        if self._kind.accelerator:
             for tensor in tensors:
                 dist.send(tensor, self._rank + 1)
             return

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from torch import Tensor
 
 from objectives.placement import worker
 from objectives.placement.job import Job
 from spaces import Infeasible, processes
+from spaces.devices import all_devices, device_of
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 SECONDS = 300.0
@@ -134,7 +134,7 @@ def how() -> str:
     neither, as a measuring process before it has loaded anything: it forks in milliseconds what
     takes seconds to spawn, because the libraries need not be imported again.
     """
-    if sys.platform != "linux" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if sys.platform != "linux" or any(device.initialized() for device in all_devices()):
         return "spawn"
     return "fork" if psutil.Process().num_threads() == 1 else "spawn"
 
@@ -142,12 +142,12 @@ def how() -> str:
 def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
     """Return the cores of each device's process; raises Infeasible where they do not suffice.
 
-    On a CPU each has as many as the target has threads; those that feed GPUs share all there are.
+    On a CPU each has as many as the target has threads; those that feed accelerators share all.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [()] * count
     cores = sorted(os.sched_getaffinity(0))
-    if device != "cpu":
+    if device_of(device).accelerator:
         return [tuple(cores[rank::count]) or tuple(cores) for rank in range(count)]
     if count > 1 and len(cores) < count * threads:
         raise Infeasible(

@@ -8,6 +8,7 @@ of two kinds of layers are known beforehand; here they are found by tracing.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from objectives.exporting import Replayed, torch_modules
 from objectives.placement.job import Job
 from objectives.placement.replicas import Share, gather
 from spaces import Infeasible
+from spaces.devices import device_of
 from spaces.modules import Convolution, call, flatten, plain, unflatten
 from spaces.modules.structure import Coupled, Family, Removal, Snapshot, attempt, coupling, matrices
 
@@ -36,7 +38,8 @@ class Tensors(Share):
     tolerance = TOLERANCE
 
     def __init__(self, job: Job, rank: int, count: int, device: torch.device) -> None:
-        self._rank, self._device = rank, device
+        self._rank, self._device, self._kind = rank, device, device_of(device)
+        self._timer = self._kind.timer()
         self._structure = job.signature.inputs
         self._dtype = torch_modules.dtype_of(job.notes["dtype"])
         self._model = job.runtime.module(job.folder, job.task, job.notes).float().eval()
@@ -80,23 +83,14 @@ class Tensors(Share):
         gather(self._rank)
 
     def timed(self, feed: list[Tensor]) -> tuple[float, float]:
-        """Return when a batch was begun and done here: on a GPU by its own clock."""
-        if self._device.type != "cuda":
-            return super().timed(feed)
+        """Return when a batch was begun and done here, the time between by the device's clock."""
         self.settle()
-        kind: Any = torch.cuda.Event
-        events = [kind(enable_timing=True) for _ in range(2)]
         start = time.monotonic()
-        events[0].record()
-        self.run(feed)
-        events[1].record()
-        events[1].synchronize()
-        return start, start + 1e-3 * events[0].elapsed_time(events[1])
+        return start, start + self._timer(functools.partial(self.run, feed))
 
     def finish(self) -> None:
-        """Wait for the GPU."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        """Wait for the device."""
+        self._kind.synchronize()
 
     def _together(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         for tensor in tensors:

@@ -21,6 +21,7 @@ from objectives.placement.replicas import Replica, Share
 from objectives.placement.stages import prepare
 from objectives.placement.tensor_parallel import Tensors
 from spaces import Infeasible, processes, said
+from spaces.devices import HOST, device_of
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 COLLECTIVE_SECONDS = 120.0
@@ -46,7 +47,8 @@ def main(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if cores:
         os.sched_setaffinity(0, cores)
-    torch.set_num_threads(job.target.threads if job.target.device == "cpu" else len(cores) or 1)
+    accelerated = device_of(job.target.device).accelerator is not None
+    torch.set_num_threads((len(cores) or 1) if accelerated else job.target.threads)
     worker = Worker(job, rank, count, Path(store))
     while True:
         try:
@@ -72,10 +74,8 @@ class Worker:
 
     def __init__(self, job: Job, rank: int, count: int, store: Path) -> None:
         self._job, self._rank, self._count, self._store = job, rank, count, store
-        kind = job.target.device
-        self._device = torch.device(kind, rank) if kind == "cuda" else torch.device("cpu")
-        if kind == "cuda":
-            torch.cuda.set_device(self._device)
+        self._kind = device_of(job.target.device)
+        self._device = self._kind.select(rank)
         memory.trim()
         self._before = memory.held()
         self._share: Share | None = None
@@ -109,8 +109,7 @@ class Worker:
         self._share = None
         self._feeds.clear()
         memory.trim()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._kind.empty_cache()
         try:
             self._share = self._taken_up(request["strategy"])
         except (torch.OutOfMemoryError, MemoryError):
@@ -136,9 +135,10 @@ class Worker:
             return
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-        gpu = self._device.type == "cuda"
+        host, own = device_of(HOST), self._kind
+        both = f"{host.name}:{host.backend},{own.name}:{own.backend}"
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            both if own.accelerator else host.backend,
             store=dist.FileStore(str(self._store), self._count),  # type: ignore[attr-defined]
             rank=self._rank,
             world_size=self._count,
@@ -204,12 +204,14 @@ class Worker:
         share, feeds = self._placed(), [self._feeds[k] for k in request["keys"]]
         share.read(share.run(feeds[0]))
         share.finish()
-        gpu = self._device.type == "cuda"
-        torch.cuda.reset_peak_memory_stats(self._device) if gpu else memory.forget_peak()
-        for feed in feeds:
-            raw = share.run(feed)
-            share.finish()
-            share.read(raw)
-        if gpu:
-            return {"bytes": torch.cuda.max_memory_allocated(self._device)}, []
-        return {"bytes": memory.peak(self._job.folder) - self._before}, []
+
+        def work() -> None:
+            for feed in feeds:
+                raw = share.run(feed)
+                share.finish()
+                share.read(raw)
+
+        allocated = self._kind.peak_memory(work)
+        if allocated is None:
+            allocated = memory.peak(work, self._job.folder) - self._before
+        return {"bytes": allocated}, []

@@ -30,7 +30,9 @@ class Null(Runtime):
     ns_per_weight: float = 1.0
     """Synthetic nanoseconds for each float32 weight value and sample."""
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why an encoding cannot be pretended."""
         del target, kinds
         if encoding.dtype == "float8":

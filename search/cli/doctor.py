@@ -8,14 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from objectives import Runtime, Target
 from objectives.artifacts import versions
 from objectives.host import cores, processor
 from search import catalogue
 from search.errors import SearchError
 from spaces import Encoding
+from spaces.devices import Device, all_devices
 
 ENCODINGS = {
     "float32": Encoding(),
@@ -26,8 +25,6 @@ ENCODINGS = {
     "int8 weights": Encoding(weight_bits=8),
     "int4 weights": Encoding(weight_bits=4),
 }
-KINDS = {"cpu": frozenset({"Conv2d", "Linear"}), "cuda": frozenset({"Linear"})}
-"""Layers of the model that is asked about: on GPUs 8-bit layers are linear ones alone."""
 ROOM = 2**30
 """Free bytes below which a search is likely to fill the disk."""
 
@@ -58,13 +55,14 @@ def examine() -> dict[str, Any]:
             "cores": cores(),
             "load": f"{os.getloadavg()[0]:.1f}",
             "free disk": f"{free / 2**30:.1f} GiB",
-            "gpus": _gpus(),
+            **_accelerators(),
             "compiler": next((c for c in ("g++", "clang++") if shutil.which(c)), "none"),
         },
         "versions": versions(*_usable()) | {name: _version(name) for name in extra},
         "runtimes": {
-            f"{name}{' on cuda' if device == 'cuda' else ''}": _can(name, device)
-            for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+            f"{name} on {device.name}" if device.accelerator else name: _can(name, device)
+            for device in all_devices()
+            if device.available()
             for name in catalogue.names("runtime")
         },
         "warnings": warnings,
@@ -80,21 +78,30 @@ def _usable() -> list[Runtime]:
     return usable
 
 
-def _gpus() -> str:
-    if not torch.cuda.is_available():
-        return "none"
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+def _accelerators() -> dict[str, str]:
+    """Return how many there are of each product, by what one is called."""
+    accelerators = {}
+    for device in all_devices():
+        if device.accelerator:
+            names = device.product_names() if device.available() else []
+            counts = (f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+            accelerators[f"{device.accelerator.lower()}s"] = ", ".join(counts) or "none"
+    return accelerators
 
 
-def _can(name: str, device: str) -> dict[str, str]:
-    """Return for each encoding whether a runtime has real kernels for it, or why not."""
+def _can(name: str, device: Device) -> dict[str, str]:
+    """Return for each encoding whether a runtime has real kernels for it, or why not.
+
+    Asked for convolutions and linear layers, on accelerators for linear ones: there 8-bit layers
+    are linear ones alone.
+    """
+    kinds = frozenset({"Linear"} if device.accelerator else {"Conv2d", "Linear"})
     try:
         runtime = catalogue.find("runtime", name, Runtime)()
     except SearchError as error:
         return {"unusable": str(error)}
     return {
-        encoding: runtime.refuses(asked, Target(device=device), KINDS[device]) or "yes"
+        encoding: runtime.refuses(asked, Target(device=device.name), kinds) or "yes"
         for encoding, asked in ENCODINGS.items()
     }
 

@@ -17,6 +17,7 @@ from search.evaluation.cache import Cache
 from search.evaluation.context import TrialContext
 from search.measuring import Crashed
 from spaces import Alone, Encoding, Infeasible, Plan, Task, Time, Untimed, encode
+from spaces.devices import device_of
 
 Times = dict[str, dict[str, Any]]
 """Times by encoding by layer, both as text; nothing for a layer on which encodings have no say."""
@@ -129,7 +130,7 @@ class Workbench:
 def untimed(context: TrialContext, plan: Plan) -> str | None:
     """Return why layers are not timed alone, None if they are."""
     device = context.experiment.target.device
-    if device != "cpu":
+    if device_of(device).accelerator:
         return f"layers are timed alone on CPUs only, the target is {device}"
     if plan.placement.count > 1:
         return "layers are not timed alone where several devices share them"

@@ -14,7 +14,8 @@ from search.evaluation.context import TrialContext
 from search.evaluation.shape import left_whole, removed
 from search.records import rungs
 from spaces import Encoding, Plan, Point, Recovery, Stage, Technique
-from spaces.modules import exact, placed, rows, surgery, workplace
+from spaces.devices import device_of
+from spaces.modules import placed, rows, surgery, workplace
 from spaces.quantization import encoded
 from spaces.training import recovery
 
@@ -89,7 +90,7 @@ class Builder:
         experiment = self.context.experiment
         device = workplace(self.reference, experiment.target.device)
         model = self._copy().to(device)
-        with exact(device), left_whole() as left:
+        with device_of(device).exact(), left_whole() as left:
             for setting in settings:
                 begun(experiment.space.name_of(setting))
                 model = setting.apply(model, placed(experiment.task, device))

@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from objectives import Runtime, Target
 from search import catalogue
 from search.errors import BadEnvironment, BadExperiment
 from search.experiment.experiment import Experiment
 from spaces import Encoding
+from spaces.devices import HOST, Device, all_devices, device_of
 
 ONE_THREAD = (
     "speed is measured on one thread; if you deploy on more, set target.threads in a copy of the "
@@ -21,34 +20,35 @@ ONE_THREAD = (
 def default_for(task: Path) -> Experiment:
     """Return an experiment for a task alone: usual techniques, and the hardware found here.
 
-    The target is a GPU where there is one, and one thread of the processor otherwise: with one
-    sample at a time all cores are often slower, and on a machine that is shared by far (15 ms on
-    one thread were 256 on all), so that what is slow by itself would look like a speed-up. Raises
-    BadExperiment without a task.
+    The target is an accelerator where there is one, and one thread of the processor otherwise:
+    with one sample at a time all cores are often slower, and on a machine that is shared by far
+    (15 ms on one thread were 256 on all), so that what is slow by itself would look like a
+    speed-up. Raises BadExperiment without a task.
     """
     if not task.is_file():
         raise BadExperiment(f"no task at {task}; write one with model() and batches()")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    target = Target(device="cuda" if gpus else "cpu", threads=1, batch_size=1)
+    device = _device()
+    accelerators = device.count() if device.accelerator else 0
+    target = Target(device=device.name, threads=1, batch_size=1)
     folder = task.resolve().parent
     return Experiment(
         name=_name(folder.name),
         task={"python": {"file": str(task.resolve())}},
         target=target,
-        space=_space(target, gpus),
-        objectives=_objectives(gpus),
+        space=_space(target, accelerators),
+        objectives=_objectives(accelerators),
         folder=folder,
-        notices=() if gpus else (ONE_THREAD,),
+        notices=() if accelerators else (ONE_THREAD,),
     )
 
 
-def _space(target: Target, gpus: int) -> dict[str, Any]:
-    types = ["float32", "bfloat16", *(["float16", "float8"] if gpus else [])]
+def _space(target: Target, accelerators: int) -> dict[str, Any]:
+    types = ["float32", "bfloat16", *(["float16", "float8"] if accelerators else [])]
     encodings: dict[str, Any] = {
         "quantize.integer": {"weight_bits": [32, 8, 4], "activation_bits": [32, 8]},
         "precision.compute": {"dtype": types},
     }
-    if gpus:  # what comes first is tried together with pruning first
+    if accelerators:  # what comes first is tried together with pruning first
         encodings = dict(reversed(encodings.items()))
     space = {
         "prune.channels": {"ratio": {"low": 0.0, "high": 0.7, "step": 0.1}},
@@ -56,19 +56,19 @@ def _space(target: Target, gpus: int) -> dict[str, Any]:
         "distill.logits": {},
         "deploy.runtime": {"name": _runtimes(target)},
     }
-    if gpus > 1:
-        counts = [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
+    if accelerators > 1:
+        counts = [2**i for i in range(accelerators.bit_length()) if 2**i <= accelerators]
         space["placement.devices"] = {"count": counts}
     return space
 
 
-def _objectives(gpus: int) -> dict[str, Any]:
-    """Return accuracy, latency and size; the number of GPUs needs an objective that sees it.
+def _objectives(accelerators: int) -> dict[str, Any]:
+    """Return accuracy, latency and size; a number of accelerators needs an objective that sees it.
 
     0.05 of a score from 0 to 1 may be lost; of any other, 5 % of its magnitude.
     """
     objectives: dict[str, Any] = {"accuracy": {"within": "5%"}, "latency": {}, "size": {}}
-    return objectives | ({"throughput": {}} if gpus > 1 else {})
+    return objectives | ({"throughput": {}} if accelerators > 1 else {})
 
 
 def _runtimes(target: Target) -> list[str]:
@@ -88,3 +88,9 @@ def _name(folder: str) -> str:
     """Return what an experiment may be called after a folder of any name."""
     plain = re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII)
     return plain.strip(".-_")[:64] or "task"
+
+
+def _device() -> Device:
+    """Return the kind of an accelerator that this machine has, the processor without one."""
+    accelerators = (device for device in all_devices() if device.accelerator)
+    return next((device for device in accelerators if device.available()), device_of(HOST))

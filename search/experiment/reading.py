@@ -21,8 +21,8 @@ from spaces import (
     Technique,
     widened,
 )
+from spaces.devices import device_names
 
-DEVICES = ("cpu", "cuda")
 RANGE = ("low", "high", "step", "log")
 
 
@@ -79,8 +79,8 @@ def target_from(given: Any) -> Target:
         value = getattr(target, name)
         if value < 1:
             raise BadExperiment(f"target.{name} must be a positive integer, got {value!r}")
-    if target.device not in DEVICES:
-        known = " or ".join(f'"{device}"' for device in DEVICES)
+    if target.device not in (devices := device_names()):
+        known = " or ".join(f'"{device}"' for device in devices)
         raise BadExperiment(f"target.device must be {known}, got {target.device!r}")
     return target
 

@@ -22,7 +22,6 @@ from objectives import (
     cached,
 )
 from objectives.artifacts import Altered, placement_of
-from objectives.exporting import cuda
 from objectives.host import exclusive, others, pin
 from search import catalogue
 from search.errors import BadArtifact
@@ -30,6 +29,7 @@ from search.experiment import Goal, timed
 from search.measuring import layer_times
 from search.measuring.subject import Subject, checked
 from spaces import Placement, Task, decode
+from spaces.devices import device_of
 
 PROCESSES = 3
 """Processes in which an artifact is timed at most: see `shared`."""
@@ -65,18 +65,13 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
         "share": found.share,
         "device": subject.target.device,
         "placement": found.placement,
-        "conditions": conditions(subject.target) | beside | found.execution,
+        "conditions": device_of(subject.target.device).conditions() | beside | found.execution,
     }
-
-
-def conditions(target: Target) -> dict[str, Any]:
-    """Return what the target's GPU is and does now; nothing on a CPU."""
-    return cuda.conditions() if target.device == "cuda" else {}
 
 
 def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
     """Return how busy a CPU is with others, where something is about to be timed on it."""
-    if target.device != "cpu" or not timed(goals):
+    if device_of(target.device).accelerator or not timed(goals):
         return {}
     with exclusive():
         return {"others": round(others(), 2)}
@@ -85,10 +80,10 @@ def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
 def settle(target: Target, devices: int) -> None:
     """Give this process the cores and threads of the target, before a runtime starts its own.
 
-    Processes that it starts for several devices have those cores between them. Where GPUs compute,
-    their clocks are read, and whatever cores there are prepare the work.
+    Processes that it starts for several devices have those cores between them. Where accelerators
+    compute, their clocks are read, and whatever cores there are prepare the work.
     """
-    if target.device != "cpu":
+    if device_of(target.device).accelerator:
         return
     pin(target.threads * devices)
     torch.set_num_threads(target.threads)
@@ -175,10 +170,10 @@ def measured(
 def _charged(loading: float, target: Target) -> float:
     """Return the seconds of loading that decide about further processes.
 
-    Those of GPUs make a context and import what the user imports: one has to do, and GPUs differ
-    less from process to process.
+    Those of accelerators start them and import what the user imports: one has to do, and times of
+    accelerators differ less from process to process.
     """
-    return loading if target.device == "cpu" else max(loading, LOADING)
+    return max(loading, LOADING) if device_of(target.device).accelerator else loading
 
 
 def shared(loading: float) -> int:

@@ -22,6 +22,7 @@ from search.experiment import Experiment
 from search.measuring import Lane
 from search.records import Rung
 from spaces import processes, said
+from spaces.devices import device_of
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
@@ -37,11 +38,11 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
         experiment = Experiment.of(job["experiment"], Path(job["folder"]))
         for name in job["runtimes"]:
             experiment.runtime(name)
-        if experiment.target.device == "cpu":
+        if device_of(experiment.target.device).accelerator is None:
             experiment.task.describe()
         # After the imports, which take seconds and which its forks share, and before anything is
-        # computed on several threads: those would not survive a fork. A GPU that the user's
-        # imports start would not either, so there each measurement imports them anew.
+        # computed on several threads: those would not survive a fork. An accelerator that the
+        # user's imports start would not either, so there each measurement imports them anew.
         lane = Lane()
         try:
             with enrolled():

@@ -11,7 +11,7 @@ from spaces.modules.layer_types import (
 )
 from spaces.modules.modes import differentiable, evaluating
 from spaces.modules.module_tables import own_parameters
-from spaces.modules.on_device import exact, placed, workplace
+from spaces.modules.on_device import placed, workplace
 from spaces.modules.seeding import seeded
 from spaces.modules.surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
 from spaces.modules.trees import (
@@ -43,7 +43,6 @@ __all__ = [
     "differentiable",
     "drop",
     "evaluating",
-    "exact",
     "flatten",
     "length",
     "names",

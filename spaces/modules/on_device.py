@@ -1,6 +1,5 @@
 """A task whose batches lie on the device where a model is computed."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.devices import HOST, device_of, on_host
 from spaces.modules.trees import transform
 from spaces.task import Inputs, Split, Targets, Task
 
@@ -47,34 +47,16 @@ class _Placed(Task):
 
 
 def placed(task: Task, device: torch.device | str) -> Task:
-    """Return `task` with inputs and targets on `device`; on the CPU it is the task itself.
+    """Return `task` with inputs and targets on `device`; on the host it is the task itself.
 
     Targets that are not made of tensors stay what they are.
     """
-    device = torch.device(device)
-    return task if device.type == "cpu" else _Placed(task, device)
-
-
-@contextlib.contextmanager
-def exact(device: torch.device | str) -> Iterator[None]:
-    """Let convolutions on `device` compute in whole float32, the same way every time.
-
-    On GPUs they round what they read to 10 bits (TF32) unless told otherwise: more than the
-    differences that pruning and rounding are judged by.
-    """
-    if torch.device(device).type == "cpu":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        yield
+    return task if on_host(device) else _Placed(task, torch.device(device))
 
 
 def workplace(model: nn.Module, device: torch.device | str) -> torch.device:
-    """Return where to work on `model`: on `device`, or on the CPU where it has no room there."""
-    device = torch.device(device)
-    if device.type == "cpu":
-        return device
+    """Return where to work on `model`: on `device`, or on the host where it has no room there."""
     tensors = (*model.parameters(), *model.buffers())
     needed = COPIES * sum(t.numel() * t.element_size() for t in tensors)
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if needed < free else torch.device("cpu")
+    free, _ = device_of(device).memory()
+    return torch.device(device) if needed < free else HOST

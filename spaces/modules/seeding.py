@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from spaces.devices import all_devices
+
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -15,9 +17,9 @@ def seeded(seed: int) -> Iterator[None]:
     User code draws from whichever of the three it likes.
     """
     python, numeric = random.getstate(), np.random.get_state()
-    # asking an idle GPU for its generator would start it, and no process can be forked after that
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=gpus):
+    with contextlib.ExitStack() as held:
+        for device in all_devices():
+            held.enter_context(device.fork_rng())
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

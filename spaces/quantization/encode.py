@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import Codes, batchnorm_statistics, compact, exact, own_parameters, placed
+from spaces.devices import HOST, device_of
+from spaces.modules import Codes, batchnorm_statistics, compact, own_parameters, placed
 from spaces.modules.structure import matrices, readers
 from spaces.plan import Encoding
 from spaces.quantization.allocation import WIDTHS, widths
@@ -56,13 +57,13 @@ def encoded(
     found = layers(model)
     kept = {name: codes for name, layer in found.items() if (codes := _kept(name, layer, encoding))}
     if len(kept) < len(found):
-        with exact(device):
+        with device_of(device).exact():
             kept = rounded(model, task, encoding)
             if task is not None:
                 _fill(found, kept)
                 batchnorm_statistics.reestimate(model, task)
     _fill(found, kept)
-    kept = {name: codes.to("cpu") for name, codes in kept.items()}
+    kept = {name: codes.to(HOST) for name, codes in kept.items()}
     return Encoded(model=model.cpu(), codes=kept)
 
 

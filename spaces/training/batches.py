@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spaces.devices import on_host
 from spaces.modules import flatten, length, seeded, transform
 from spaces.task import Inputs, Targets, Task
 from spaces.technique import Infeasible
@@ -117,8 +118,8 @@ def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
 
 
 def _placed(inputs: Inputs, targets: Targets, device: torch.device, share: float = 1.0) -> Batch:
-    """Return a batch on `device`; on the CPU targets stay whatever the task made them."""
-    if device.type != "cpu":
+    """Return a batch on `device`; on the host targets stay whatever the task made them."""
+    if not on_host(device):
         targets = transform(targets, lambda t: t.to(device))
     return Batch(
         inputs=transform(inputs, lambda t: _float(t, device)), targets=targets, share=share

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from spaces.devices import device_of
 from spaces.modules import BatchNorm, call, evaluating, length
 
 RATE = 2e-3
@@ -17,9 +18,6 @@ the loss of a pruned MiniLM in batches of 8, 16, 32, 64 and 128; the next did at
 RATE_NORMALISED = 0.1
 """Peak learning rate of SGD for batches of RATE_BATCH samples; in proportion for others."""
 RATE_BATCH = 256
-STEP_FLOPS = {"cpu": 1e11}
-"""Most floating-point operations of a step by device: one to three seconds on one CPU core."""
-STEP_FLOPS_OTHER = 1e13
 BATCHES = (8, 256)
 """Smallest and largest batch: below, gradients are noise; above, samples bring less and less."""
 
@@ -49,7 +47,7 @@ def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) ->
     cost = 3 * operations(model, inputs)
     if teacher is not None:
         cost += operations(teacher, inputs)
-    budget = STEP_FLOPS.get(next(model.parameters()).device.type, STEP_FLOPS_OTHER)
+    budget = device_of(next(model.parameters()).device).step_flops
     affordable = budget * length(inputs) / max(cost, 1)
     low, high = BATCHES
     return max(low, min(high, int(2 ** math.floor(math.log2(affordable)))))
@@ -62,7 +60,7 @@ def automatic_type(model: nn.Module, inputs: Any) -> str:
     making, as mixtures of experts do, may expect one type throughout, which autocast does not give.
     """
     device = next(model.parameters()).device
-    if not native_bfloat16(device):
+    if not device_of(device).native_bfloat16():
         return "float32"
     try:
         with torch.no_grad(), evaluating(model), torch.autocast(device.type, torch.bfloat16):
@@ -72,15 +70,6 @@ def automatic_type(model: nn.Module, inputs: Any) -> str:
     except (RuntimeError, TypeError):  # the latter where numpy, which has no bfloat16, is asked
         return "float32"
     return "bfloat16"
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices natively, so that autocast pays."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("amx_tile") or capabilities.get("avx512_bf16")
-    return device.type == "cpu" and bool(native)
 
 
 def operations(model: nn.Module, inputs: Any) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from spaces.devices import device_of
 from spaces.plan import Recovery
 from spaces.technique import Infeasible
 
@@ -15,27 +16,23 @@ SCALE = 2.0**12
 """Factor of the loss under float16 at first; it halves whenever a gradient overflows."""
 FLOAT8_MULTIPLE = 16
 """Widths of a linear layer that float8 kernels take are multiples of this."""
-FLOAT8_CAPABILITY = (8, 9)
-"""Compute capability of the first GPUs with float8 tensor cores (Ada, then Hopper)."""
 
 
 def refusal(recovery: Recovery, kind: str) -> str | None:
-    """Return why a device of `kind`, "cpu" or "cuda", cannot train as asked; None if it can."""
-    dtype = recovery.dtype
+    """Return why a device, named as in a target, cannot train as asked; None if it can."""
+    dtype, device = recovery.dtype, device_of(kind)
     if recovery.steps == 0 or dtype in ("auto", "float32"):
         return None
-    if dtype == "float8" and not _float8(kind):
+    if dtype == "float8" and not device.trains_in(dtype):
         return (
             "precision.training float8 needs a CUDA GPU of compute capability 8.9 or above "
             "(Ada, Hopper)"
         )
-    if kind == "cpu" and not _native(dtype):
-        return (
-            f"precision.training {dtype} is only emulated by this processor, which takes ten "
-            "times as long as float32"
-        )
-    if kind == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(False):
-        return "precision.training bfloat16 is only emulated by this GPU"
+    if not device.trains_in(dtype):
+        emulated = f"precision.training {dtype} is only emulated by this"
+        if device.accelerator:
+            return f"{emulated} {device.accelerator}"
+        return f"{emulated} processor, which takes ten times as long as float32"
     if dtype == "float16" and recovery.sharding == "shard" and recovery.devices > 1:
         return "precision.training float16 scales no gradients of a sharded model; use bfloat16"
     return None
@@ -92,17 +89,3 @@ def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
 def _suits(layer: nn.Linear) -> bool:
     widths = (layer.in_features, layer.out_features)
     return all(width % FLOAT8_MULTIPLE == 0 for width in widths)
-
-
-def _float8(kind: str) -> bool:
-    if kind != "cuda" or not torch.cuda.is_available():
-        return False
-    return torch.cuda.get_device_capability() >= FLOAT8_CAPABILITY
-
-
-def _native(dtype: str) -> bool:
-    """Whether this processor has instructions for `dtype` that torch's kernels use."""
-    # torch.cpu.get_capabilities says what the processor has, not what oneDNN makes of it
-    if dtype == "bfloat16":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from spaces.devices import on_host
 from spaces.task import Task
 from spaces.training.batches import Batch, endless, parts
 from spaces.training.sync_batchnorm import batches_joined
@@ -52,7 +53,7 @@ class World:
         gradients = torch.autograd.grad(probe(), weights, allow_unused=True)
         return DistributedDataParallel(
             lesson,
-            device_ids=None if device.type == "cpu" else [device],
+            device_ids=None if on_host(device) else [device],
             gradient_as_bucket_view=True,
             find_unused_parameters=any(g is None for g in gradients),
         )

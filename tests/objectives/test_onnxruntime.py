@@ -156,7 +156,7 @@ def test_shuffled_examples_hold_the_same_values() -> None:
             frozenset({"ReLU"}),
             "no convolution, linear or recurrent layers",
         ),
-        (Encoding(), "cuda", MIXED, "CPU provider only, the target is cuda"),
+        (Encoding(), "cuda", MIXED, "run on cpu only, the target is cuda"),
     ],
 )
 def test_what_has_no_kernels_is_refused(

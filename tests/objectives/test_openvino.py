@@ -157,7 +157,7 @@ def test_activations_are_quantized_at_run_time_only_with_vnni(
             frozenset({"Conv2d"}),
             "4-bit weights with 8-bit activations in linear layers only",
         ),
-        (Encoding(), "cuda", MIXED, "CPU plugin only, the target is cuda"),
+        (Encoding(), "cuda", MIXED, "run on cpu only, the target is cuda"),
     ],
 )
 def test_what_has_no_kernels_is_refused(

@@ -40,6 +40,7 @@ from objectives.placement.stages import prepare
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.null import Null
 from spaces import Encoding, Infeasible, Placement
+from spaces.devices.cpu import Cpu
 from spaces.modules.trees import call, flatten
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def test_replicas_of_any_runtime_add_up_and_cost_the_same(tmp_path: Path) -> Non
 def test_auto_measures_every_strategy_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "SHORTEST", {"cpu": 0.0, "cuda": 0.0})
+    monkeypatch.setattr(Cpu, "shortest", 0.0)
     monkeypatch.setattr(auto, "SECONDS", 0.05)
     task = Random(Perceptron)
     inputs = next(task.batches("test", 4))[0]

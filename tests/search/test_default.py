@@ -18,7 +18,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def with_gpus(patch: pytest.MonkeyPatch, count: int) -> None:
-    patch.setattr(torch.version, "cuda", "13.0" if count else None)
+    patch.setattr(torch.version, "cuda", "13.0")
     patch.setattr(torch.cuda, "is_available", lambda: count > 0)
     patch.setattr(torch.cuda, "device_count", lambda: count)
 

@@ -15,16 +15,17 @@ from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 from ray.tune.search import Searcher
 
 from objectives import Target
-from objectives.placement import limits
 from search.errors import BadEnvironment
 from search.executors.local import Local
-from search.executors.ray.executor import RayTune
+from search.executors.ray.executor import RayTune, _as_options
 from search.executors.ray.losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
 from search.executors.ray.searcher import Asking
 from search.executors.ray.shipping import Station
 from search.experiment.experiment import Experiment
 from search.study.study import Asked, Study
 from spaces import Placement, Plan
+from spaces.devices import Device
+from spaces.devices.cpu import Cpu
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_what_the_drivers_machine_lacks_a_cluster_may_have(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes(monkeypatch, head=1, large=8)
-    monkeypatch.setattr(limits, "cores", lambda: 1)
+    monkeypatch.setattr(Cpu, "count", lambda self: 1)
     experiment = Experiment.load(project / "experiment.toml")
     plan = Plan(runtime="null", placement=Placement(count=4))
     assert executor_of(project, experiment).lacks(plan) is None
@@ -253,6 +254,21 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
     monkeypatch.setattr(ray, "get", lambda reference: {})
     assert executor.confirm(records, None) == {}
     assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]
+
+
+def test_another_accelerator_is_asked_for_by_its_own_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tpu: type[Device]
+) -> None:
+    nodes(monkeypatch, one=4, two=4)
+    experiment = Experiment.load(project / "experiment.toml")
+    experiment = dataclasses.replace(experiment, target=Target(device="xla"))
+    executor = executor_of(project, experiment)
+    reason = (
+        "It asks for 1 CPU and 2 TPU on one machine; the cluster's largest has 4 CPU and 0 TPU."
+    )
+    assert executor.lacks(Plan(placement=Placement(count=2))) == reason
+    wanted = {"num_cpus": 1.0, "num_gpus": 0, "resources": {"TPU": 2.0}}
+    assert _as_options({"CPU": 1.0, "TPU": 2.0}) == wanted
 
 
 def test_a_trial_whose_machines_have_left_ends_the_search(

@@ -183,7 +183,7 @@ def test_what_the_drivers_machine_cannot_execute_another_may(
     made.add_node(num_cpus=1)
     plan, kinds = Plan(runtime="inductor"), frozenset({"Linear"})
     assert runtime.Inductor().refuses(plan.encoding, Target(), kinds) is None
-    monkeypatch.setattr(runtime, "_compiler", lambda: None)
+    monkeypatch.setattr(runtime, "cxx", lambda: None)
     try:
         with connected(project, made, 1, 1) as executor:
             assert "C++ compiler" in str(refusal(executor.experiment, plan, kinds))

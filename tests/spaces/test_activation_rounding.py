@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from spaces import Plan, Recovery, Split, Task
 from spaces.constraint import Constraint
+from spaces.devices import cpu
 from spaces.pruning.single import KeepZeros
 from spaces.quantization.activations import Activations, _Round
 from spaces.quantization.straight import Grid
 from spaces.techniques.quantize.integer import Integer
-from spaces.training import mixed_precision
 from spaces.training.mixed_precision import in_float8
 
 ROUNDED = Recovery(steps=8, batch_size=50, constraints=(Activations(),))
@@ -215,7 +215,7 @@ def test_the_same_seed_trains_the_same_weights() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_trains_in_mixed_precision(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixed_precision, "_native", lambda dtype: True)
+    monkeypatch.setattr(cpu, "_native", lambda dtype: True)
     task = Images()
     model = trained(task, dataclasses.replace(ROUNDED, steps=20, dtype=dtype))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())

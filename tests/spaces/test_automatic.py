@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
-from spaces.training import defaults
+from spaces.devices.cpu import Cpu
 from spaces.training.defaults import (
     RATE,
     RATE_BATCH,
@@ -42,8 +43,9 @@ def test_batch_is_the_largest_power_of_two_within_the_operations_of_a_step() -> 
 
 def test_batch_is_bounded() -> None:
     assert automatic_batch(nn.Linear(2, 2), None, torch.zeros(2, 2)) == 256
-    heavy = nn.Linear(2**15, 2**15, device="meta")
-    assert automatic_batch(heavy, None, torch.zeros(2, 1024, 2**15, device="meta")) == 8
+    with FakeTensorMode():  # on the CPU, without memory
+        heavy = nn.Linear(2**15, 2**15)
+        assert automatic_batch(heavy, None, torch.zeros(2, 1024, 2**15)) == 8
     assert automatic_batch(nn.Sequential(nn.BatchNorm1d(2)), None, torch.zeros(2, 2)) == 256
 
 
@@ -73,8 +75,8 @@ def test_types_are_mixed_where_the_processor_gains_and_the_models_code_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = torch.zeros(2, 4)
-    monkeypatch.setattr(defaults, "native_bfloat16", lambda device: True)
+    monkeypatch.setattr(Cpu, "native_bfloat16", lambda self: True)
     assert automatic_type(nn.Linear(4, 4), inputs) == "bfloat16"
     assert automatic_type(Collecting(), inputs) == "float32"
-    monkeypatch.setattr(defaults, "native_bfloat16", lambda device: False)
+    monkeypatch.setattr(Cpu, "native_bfloat16", lambda self: False)
     assert automatic_type(nn.Linear(4, 4), inputs) == "float32"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from search import catalogue
 from spaces import Plan, Split, Stage, Task, Technique
-from spaces.modules.on_device import exact, placed
+from spaces.devices import device_of
+from spaces.modules.on_device import placed
 from spaces.quantization.encode import encoded
 from spaces.training.recovery import recover
 
@@ -92,7 +93,7 @@ def built(setting: Technique, device: str, steps: int = 0) -> nn.Module:
     """The candidate at one setting, all computed on `device`."""
     task = Small()
     plan = setting.plan(Plan())
-    with exact(device):
+    with device_of(device).exact():
         model = setting.apply(task.model().to(device), placed(task, device))
     recipe = dataclasses.replace(
         plan.recovery, steps=steps, batch_size=16, teacher_weight=0.5, devices=1

@@ -11,6 +11,7 @@ from _blobs import Dicts, Images, Residual, damaged
 from torch import Tensor, nn
 
 from spaces import Infeasible, Outputs, Plan, Recovery
+from spaces.devices import cpu
 from spaces.techniques.precision.training import Training
 from spaces.training import mixed_precision
 from spaces.training.mixed_precision import in_float8, refusal
@@ -51,7 +52,7 @@ class TestTechnique:
 
 class TestRefusal:
     def test_names_the_type_and_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(mixed_precision, "_native", lambda dtype: False)
+        monkeypatch.setattr(cpu, "_native", lambda dtype: False)
         for dtype in ("bfloat16", "float16"):
             reason = refusal(Recovery(steps=1, dtype=dtype), "cpu")
             assert reason is not None
@@ -72,7 +73,7 @@ class TestHalf:
     @pytest.fixture(autouse=True)
     def able(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Emulated types count as native: slow, but the same numbers."""
-        monkeypatch.setattr(mixed_precision, "_native", lambda dtype: True)
+        monkeypatch.setattr(cpu, "_native", lambda dtype: True)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_learns_about_as_in_float32(self, dtype: str) -> None:

@@ -5,7 +5,8 @@ import torch
 from _blobs import Dicts
 from torch import nn
 
-from spaces.modules.on_device import COPIES, exact, placed, workplace
+from spaces.devices import device_of
+from spaces.modules.on_device import COPIES, placed, workplace
 
 
 def test_a_model_without_room_on_the_gpu_is_worked_on_by_the_cpu(
@@ -13,7 +14,7 @@ def test_a_model_without_room_on_the_gpu_is_worked_on_by_the_cpu(
 ) -> None:
     model = nn.Linear(10, 9, bias=False)  # 360 bytes
     for free, expected in ((360 * COPIES + 1, "cuda"), (360 * COPIES, "cpu")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10**9))
         assert workplace(model, "cuda").type == expected
     assert workplace(model, "cpu").type == "cpu"
 
@@ -43,7 +44,7 @@ def test_targets_that_are_not_tensors_stay() -> None:
 
 def test_exactness_on_a_gpu_ends_with_its_block() -> None:
     before = torch.backends.cudnn.allow_tf32
-    with exact("cuda"):
+    with device_of("cuda").exact():
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before

@@ -11,8 +11,8 @@ from torch import nn
 
 from objectives.exporting import (
     CODED,
+    AcceleratorProgram,
     coded_weights,
-    cuda,
     in_turns,
     refuses_codes,
     remarks,
@@ -23,10 +23,9 @@ from objectives.exporting import (
 )
 from objectives.kernels import (
     eight_bits,
-    fbgemm,
+    kernels_of,
     linears,
     multiplies_in_8_bits,
-    tensor_cores,
     with_codes,
     with_eight_bits,
     with_semi_structured,
@@ -34,6 +33,7 @@ from objectives.kernels import (
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Task
+from spaces.devices import device_of, on_host
 from spaces.modules import Codes, transform
 
 
@@ -52,14 +52,14 @@ class Eager(Runtime):
     packages = ("torchao",)
     splits = True
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why an encoding has no real kernels here."""
-        gpu = target.device == "cuda"
-        if gpu and (reason := cuda.lacks_cuda()):
-            return reason
-        lack = None if gpu else torch_modules.lacks(encoding.dtype)
-        if encoding.dtype == "float8" and gpu:
-            return _refuses_float8(encoding, kinds)
+        kernels = kernels_of(target.device)
+        lack = kernels.lacks(encoding.dtype)
+        if encoding.dtype == "float8":
+            return lack or _refuses_float8(encoding, kinds)
         if not encoding.quantized:
             return lack
         if encoding.activation_bits == 32:
@@ -70,13 +70,11 @@ class Eager(Runtime):
                 f"Eager PyTorch has no kernel for {spelled(encoding)} "
                 f"with {bits[1]}-bit activations."
             )
-        if encoding.dtype != "float32" and not gpu:
-            return f"Eager PyTorch's 8-bit layers return float32, not {encoding.dtype}."
         if reason := uncalibrated(encoding, "Eager PyTorch finds"):
             return reason
         if not _linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
-        return tensor_cores.lacks_integers() if gpu else fbgemm.lacks_integers()
+        return kernels.lacks_integers(encoding.dtype)
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write weights and architecture; choose the memory format by timing both."""
@@ -100,14 +98,13 @@ class Eager(Runtime):
         torch.set_num_threads(target.threads)
         dtype = torch_modules.dtype_of(notes["dtype"])
         stored, model = _loaded(folder, task, notes, target)
-        if target.device == "cuda":
-            model = model.cuda()
-            with_semi_structured(model)
+        model = model.to(target.device)
+        with_semi_structured(model)
         if notes.get("kernels"):
             with_codes(model, stored.codes, notes.get("read_layers", ()))
-        if target.device == "cuda":
+        if device_of(target.device).accelerator:
             function = torch_modules.as_function(model, signature.inputs)
-            return cuda.CudaProgram(signature, target, folder, function=function, dtype=dtype)
+            return AcceleratorProgram(signature, target, folder, function=function, dtype=dtype)
         return torch_modules.ModuleProgram(signature, target, folder, model=model, dtype=dtype)
 
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
@@ -142,9 +139,10 @@ def _tried(export: Export, model: nn.Module) -> bool:
 def _placed(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
     """Return a model, copied if it moves, and the example, both where they are to run."""
     inputs = torch_modules.inputs_as(export.example, export.encoding.dtype)
-    if export.target.device == "cuda":
-        return copy.deepcopy(model).cuda(), transform(inputs, lambda t: t.cuda())
-    return model, inputs
+    device = export.target.device
+    if on_host(device):
+        return model, inputs
+    return copy.deepcopy(model).to(device), transform(inputs, lambda t: t.to(device))
 
 
 def _export_codes(export: Export) -> dict[str, Any]:
@@ -218,7 +216,7 @@ def _refuses_float8(encoding: Encoding, kinds: frozenset[str]) -> str | None:
         return "A layer multiplies in float8 or by integers, and both were asked for."
     if not _linear(kinds):
         return "Eager PyTorch's float8 layers are linear ones, and this model has others."
-    return tensor_cores.lacks_float8()
+    return None
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

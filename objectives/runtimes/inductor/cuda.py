@@ -7,39 +7,76 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from objectives.exporting import cuda, spelled, torch_modules, uncalibrated
+from objectives.exporting import AcceleratorProgram, spelled, torch_modules, uncalibrated
 from objectives.kernels import eight_bits, multiplies_in_8_bits, tensor_cores, with_eight_bits
-from objectives.runtime import Export
+from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
-from spaces import Encoding
+from objectives.runtimes.inductor.compiler import Compiler
+from objectives.target import Target
+from spaces import Encoding, Precision
 from spaces.modules import transform
 
 
-def refuses(encoding: Encoding, kinds: frozenset[str]) -> str | None:
-    """Return why an encoding has no real kernels on the GPU."""
-    if reason := cuda.lacks_cuda():
-        return reason
-    if reason := _lacks_triton():
-        return reason
-    if encoding.dtype == "float8":
-        if encoding.quantized:
-            return "A layer multiplies in float8 or by integers, and both were asked for."
+class Cuda(Compiler):
+    """Layers in 8 bits are those of eager PyTorch, put into the model before it is traced."""
+
+    device = "cuda"
+
+    def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
+        """Return why an encoding has no real kernels on the GPU."""
+        if reason := _lacks_triton():
+            return reason
+        if encoding.dtype == "float8":
+            if encoding.quantized:
+                return "A layer multiplies in float8 or by integers, and both were asked for."
+            if "Linear" not in kinds:
+                return "Inductor's float8 layers are linear ones, and this model has none."
+            return tensor_cores.lacks_float8()
+        if not encoding.quantized:
+            return None
+        bits = (encoding.weight_bits, encoding.activation_bits)
+        if encoding.packed or bits != (8, 8):
+            return (
+                f"Inductor has no kernel for {spelled(encoding)} with {bits[1]}-bit activations "
+                "on GPUs."
+            )
         if "Linear" not in kinds:
-            return "Inductor's float8 layers are linear ones, and this model has none."
-        return tensor_cores.lacks_float8()
-    if not encoding.quantized:
-        return None
-    if encoding.packed or (encoding.weight_bits, encoding.activation_bits) != (8, 8):
-        return (
-            f"Inductor has no kernel for {spelled(encoding)} with {encoding.activation_bits}-bit "
-            "activations on GPUs."
+            return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
+        if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
+            return reason
+        return tensor_cores.lacks_integers()
+
+    def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
+        """Return model and inputs on the GPU."""
+        name = export.encoding.dtype
+        model = torch_modules.converted(export.model, name).cuda()
+        inputs = transform(torch_modules.inputs_as(export.example, name), lambda t: t.cuda())
+        if not multiplies_in_8_bits(export.encoding):
+            return model, inputs, {}
+        layers, notes = eight_bits(model, inputs, export.encoding, export.target)
+        return with_eight_bits(model, layers, export.target).cuda(), inputs, notes
+
+    def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
+        """Return Inductor's settings."""
+        del program, export
+        return {"aot_inductor.package": True, "aot_inductor.output_path": scratch}
+
+    def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
+        """Return all files: the loader finds its description by the name of a source."""
+        del export, scratch
+        return list(files)
+
+    def load(self, file: Path, signature: Signature, target: Target, dtype: Precision) -> Program:
+        """Return a program on the current GPU."""
+        return AcceleratorProgram(
+            signature,
+            target,
+            file.parent,
+            function=_function(file),
+            dtype=torch_modules.dtype_of(dtype),
         )
-    if "Linear" not in kinds:
-        return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
-    if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
-        return reason
-    return tensor_cores.lacks_integers()
 
 
 def _lacks_triton() -> str | None:
@@ -50,22 +87,8 @@ def _lacks_triton() -> str | None:
     return None
 
 
-def prepared(export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Return model and inputs as they are compiled, and what a manifest says of the layers.
-
-    They are on the GPU, in the encoding's type.
-    """
-    name = export.encoding.dtype
-    model = torch_modules.converted(export.model, name).cuda()
-    inputs = transform(torch_modules.inputs_as(export.example, name), lambda tensor: tensor.cuda())
-    if not multiplies_in_8_bits(export.encoding):
-        return model, inputs, {}
-    layers, notes = eight_bits(model, inputs, export.encoding, export.target)
-    return with_eight_bits(model, layers, export.target).cuda(), inputs, notes
-
-
-def loaded(file: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Return the package as a function of tensors on the current GPU."""
+def _function(file: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Return a package as a function of tensors on the current GPU."""
     index = torch.cuda.current_device()
     # torch documents that its bookkeeping for several threads conflicts with CUDA graphs
     loader = package.loader(file, run_single_threaded=True, device_index=index)

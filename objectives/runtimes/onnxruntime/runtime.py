@@ -81,11 +81,13 @@ class Onnxruntime(Runtime):
         "onnx",
         "onnxruntime",
     )
+    devices = frozenset({"cpu"})
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why there are no kernels for `encoding`."""
-        if target.device != "cpu":
-            return f"onnxruntime is run on its CPU provider only, the target is {target.device}"
+        del target
         if encoding.dtype != "float32":
             return f"ONNX Runtime's CPU provider has no {encoding.dtype} kernels, only conversions"
         if reason := onnx_graphs.refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),)):

@@ -83,11 +83,13 @@ class Openvino(Runtime):
         "openvino",
         "nncf",
     )
+    devices = frozenset({"cpu"})
 
-    def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
+    def lacks_kernels(
+        self, encoding: Encoding, target: Target, kinds: frozenset[str]
+    ) -> str | None:
         """Return why there are no kernels for `encoding`."""
-        if target.device != "cpu":
-            return f"openvino is run on its CPU plugin only, the target is {target.device}"
+        del target
         return (
             _lacks(encoding.dtype)
             or onnx_graphs.refuses_bits(encoding, kinds, "OpenVINO")

@@ -32,6 +32,7 @@ from search.experiment import refusal
 from search.records import Record
 from search.study import Asked, Queue
 from spaces import Plan
+from spaces.devices import device_of
 
 FAREWELL = 10.0
 """Seconds for which machines that do not answer any more are waited for at the end."""
@@ -55,7 +56,7 @@ class RayTune(Executor):
         """How many trials run at once at most."""
         if self.workers is not None:
             return self.workers
-        unit = None if self.experiment.target.device == "cpu" else "GPU"
+        unit = device_of(self.experiment.target.device).accelerator
         return max(1, sum(int(n.get(unit, 0)) if unit else 1 for n in machines()))
 
     def notices(self) -> Sequence[str]:
@@ -154,7 +155,7 @@ class RayTune(Executor):
             return self._local.confirm(records, listener)
         each = [self._request(self.experiment.space.plan(record.point)) for record in records]
         wanted = {k: max(request[k] for request in each) for k in each[0]}
-        task = confirm.options(num_cpus=wanted["CPU"], num_gpus=wanted.get("GPU", 0))
+        task = confirm.options(**_as_options(wanted))
         under_way = task.remote(self._station, self.cores, [r.line() for r in records])
         try:
             return dict(ray.get(under_way))
@@ -201,8 +202,8 @@ class RayTune(Executor):
     def _request(self, plan: Plan) -> dict[str, float]:
         """Return the resources of a plan, all on one machine."""
         target, devices = self.experiment.target, plan.placement.count
-        if target.device != "cpu":
-            return {"CPU": 1.0, "GPU": float(devices)}
+        if unit := device_of(target.device).accelerator:
+            return {"CPU": 1.0, unit: float(devices)}
         return {"CPU": float(max(self.threads(), devices * target.threads))}
 
     def _able(self, plan: Plan) -> set[str | None]:
@@ -239,3 +240,10 @@ class RayTune(Executor):
     @property
     def _local(self) -> Local:
         return Local(experiment=self.experiment, folder=self.folder, cores=self.cores)
+
+
+def _as_options(wanted: Mapping[str, float]) -> dict[str, Any]:
+    """Return resources as options of a remote function, which names those of accelerators apart."""
+    rest = {k: v for k, v in wanted.items() if k not in ("CPU", "GPU")}
+    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0)}
+    return options | ({"resources": rest} if rest else {})

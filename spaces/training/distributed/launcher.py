@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from spaces import processes
+from spaces.devices import device_of
 from spaces.modules import surgery
 from spaces.plan import Recovery
 from spaces.task import Task
@@ -62,11 +63,9 @@ def sharing(model: nn.Module, reference: nn.Module, recovery: Recovery, kind: st
     taught = recovery.teacher_weight > 0 or recovery.feature_weight > 0
     needed = weights * (4 + 4 + (4 if normalised(model) else 8))
     needed += 4 * sum(p.numel() for p in reference.parameters()) if taught else 0
-    if kind == "cuda":
-        memory = torch.cuda.get_device_properties(0).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // recovery.devices
-    room = int(ROOM * memory)
+    device = device_of(kind)
+    _, memory = device.memory()
+    room = int(ROOM * (memory if device.accelerator else memory // recovery.devices))
     sharded = recovery.sharding == "shard" or (recovery.sharding == "auto" and needed > room)
     whole = any(not constraint.shardable for constraint in recovery.constraints)
     if sharded and (whole or recovery.dtype in ("float16", "float8")):
@@ -94,17 +93,17 @@ def train_together(
     device up to rounding if the task's loss is a mean over the samples. Raises Infeasible and
     Diverged as one device does, and Broken when a process fails.
     """
-    kind = next(model.parameters()).device.type
-    if kind == "cuda" and (found := torch.cuda.device_count()) < recovery.devices:
-        raise Infeasible(f"{recovery.devices} GPUs are asked for, this process sees {found}")
-    sharded = sharing(model, reference, recovery, kind).sharded
+    device = device_of(next(model.parameters()).device)
+    if (unit := device.accelerator) and (count := device.count()) < recovery.devices:
+        raise Infeasible(f"{recovery.devices} {unit}s are asked for, this process sees {count}")
+    sharded = sharing(model, reference, recovery, device.name).sharded
     try:
         described = {"task": encode(task), "recovery": encode(recovery)}
     except Unreachable as error:
         raise Infeasible(f"several devices cannot train it: {error}") from error
     job = described | {
         "seed": seed,
-        "device": kind,
+        "device": device.name,
         "count": recovery.devices,
         "sharded": sharded,
         "frozen": [n for n, p in model.named_parameters() if not p.requires_grad],

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spaces import processes
+from spaces.devices import device_of
 from spaces.messages import said
 from spaces.modules import seeded, surgery
 from spaces.technique import Infeasible
@@ -57,10 +58,8 @@ def main(folder: Path, rank: int, connection: Connection) -> None:
 def _work(folder: Path, rank: int, connection: Connection) -> None:
     job = json.loads((folder / JOB).read_text())
     torch.set_num_threads(job["threads"])
-    kind, sharded = job["device"], job["sharded"]
-    device = torch.device("cpu" if kind == "cpu" else f"cuda:{rank}")
-    if kind == "cuda":
-        torch.cuda.set_device(device)
+    kind, sharded = device_of(job["device"]), job["sharded"]
+    device = kind.select(rank)
     task = decode(job["task"])
     model, reference = (surgery.load(folder / f, task.model().eval()) for f in (MODEL, REFERENCE))
     for name, parameter in model.named_parameters():
@@ -68,7 +67,7 @@ def _work(folder: Path, rank: int, connection: Connection) -> None:
     if not sharded:  # else it would not fit: each process takes its part to its device
         model.to(device)
     dist.init_process_group(
-        "gloo" if kind == "cpu" else "nccl",
+        kind.backend,
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=job["count"],

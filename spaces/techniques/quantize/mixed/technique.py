@@ -20,7 +20,7 @@ from spaces import (
     axis,
     choice,
 )
-from spaces.modules import exact
+from spaces.devices import device_of
 from spaces.quantization import WIDTHS, Allocation, Grid, allocation, allotted, constrained
 from spaces.techniques.quantize.mixed.kinds import WEIGHT, kinds
 from spaces.techniques.quantize.mixed.times import Times
@@ -83,7 +83,7 @@ class Mixed(Technique):
         times, reason = self._times(model, plan, tools)
         counted = times.of(WIDTHS) if times and not reason else {}
         there = copy.deepcopy(model).to(tools.device)
-        with exact(tools.device):
+        with device_of(tools.device).exact():
             best = allocation(there, tools.task, plan.encoding, counted)
         return Prepared(plan=allotted(plan, best.bits), facts=_facts(best, times, reason))
 

@@ -1,0 +1,58 @@
+"""Programs of PyTorch on accelerators: recorded where that is possible, timed by the device."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from objectives.exporting.cuda_graph import Replayed
+from objectives.exporting.torch_modules import cast, owned
+from objectives.runtime import Program, Signature
+from objectives.target import Target
+from spaces.devices import device_of
+
+
+class AcceleratorProgram(Program):
+    """A function of tensors on the current accelerator, replayed as a graph where it can be."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        target: Target,
+        folder: Path,
+        *,
+        function: Callable[[Sequence[Tensor]], list[Tensor]],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(signature, target, folder)
+        self._dtype = dtype
+        self._device = torch.device(target.device)
+        self._replayed = Replayed(function, self._device)
+        self._recorded = False
+        self._timer = device_of(target.device).timer()
+
+    def feed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the inputs on the device; with the first ones a graph is recorded."""
+        feed = [cast(t, self._dtype).to(self._device).contiguous() for t in tensors]
+        if not self._recorded:
+            self._recorded = True
+            self._replayed.record(feed)
+        return feed
+
+    def run(self, feed: list[Tensor]) -> list[Tensor]:
+        """Start the computation; it is done when the device is."""
+        return self._replayed(feed)
+
+    def read(self, raw: list[Tensor]) -> list[Tensor]:
+        """Return the outputs on the host."""
+        return [owned(tensor).cpu() for tensor in raw]
+
+    def execution(self) -> str:
+        """Return whether it is a graph, and if not, why."""
+        return self._replayed.said
+
+    def seconds(self, feed: list[Tensor]) -> float:
+        """Return the seconds of a run by the device, with inputs and outputs in its memory."""
+        return self._timer(functools.partial(self.run, feed))

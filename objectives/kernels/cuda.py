@@ -1,0 +1,55 @@
+"""The kernels of GPUs."""
+
+import torch
+from torch import Tensor, nn
+
+from objectives.exporting import Rounded
+from objectives.kernels import tensor_cores, torch_private
+from objectives.kernels.kernels import FourBits, Kernels
+from spaces import Precision
+
+FOUR_BITS = (8, 0)
+"""The first GPUs with the kernel for weights in 4 bits: Ampere."""
+_TILES = (8, 4, 2)
+"""Tiles of 16 inputs that it takes at once."""
+
+
+class Cuda(Kernels):
+    """Tensor cores for products of 8 bits, and PyTorch's kernel for weights in 4 bits."""
+
+    device = "cuda"
+    eight_bit_weights = False  # a layer of 4096 x 4096 took 125 us, a dense one 11 us, on an H100
+
+    def lacks(self, dtype: Precision) -> str | None:
+        """Return why a GPU does not multiply in float8; all other types are computed in."""
+        return tensor_cores.lacks_float8() if dtype == "float8" else None
+
+    def lacks_integers(self, dtype: Precision) -> str | None:
+        """Return why a GPU has no 8-bit linear layers."""
+        del dtype  # they return that of their inputs
+        return tensor_cores.lacks_integers()
+
+    def fits(self, layer: nn.Linear) -> bool:
+        """Whether tensor cores take the sizes of a layer."""
+        return tensor_cores.IntegerLinear.fits(layer)
+
+    def integer_linear(self, weight: Rounded, bias: Tensor | None) -> nn.Module:
+        """Return a layer of tensor cores."""
+        return tensor_cores.IntegerLinear(weight, bias)
+
+    def four_bits(self) -> FourBits | None:
+        """Return the kernel of GPUs, None on those before Ampere."""
+        if torch.cuda.get_device_capability() < FOUR_BITS:
+            return None
+        return FourBits(
+            rows=8,
+            columns=16 * _TILES[-1],
+            pack=_packed,
+            product=torch_private.int4_weight_product_cuda,
+        )
+
+
+def _packed(codes: Tensor) -> Tensor:
+    pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
+    tiles = next(t for t in _TILES if codes.shape[1] % (16 * t) == 0)
+    return torch_private.packed_for_cuda(pairs, tiles)

@@ -1,0 +1,151 @@
+"""torch.compile ahead of time for CPUs: loops in C++ and oneDNN's layers."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from objectives.exporting import quiet, spelled, torch_modules
+from objectives.host import dot_products
+from objectives.kernels import kernels_of
+from objectives.runtime import Export, Program, Signature
+from objectives.runtimes.inductor import package
+from objectives.runtimes.inductor.compiler import FAILURES, Compiler, cxx
+from objectives.target import Target
+from spaces import Encoding, Infeasible, Precision, first_line
+from spaces.modules import flatten
+
+with quiet(FutureWarning, DeprecationWarning, UserWarning):
+    # they log CUDA libraries that are not there, and call what PyTorch deprecates
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+_SLOW_AFTER_AVX2 = (torch.ops.aten.gelu.default, torch.ops.aten.tanh.default)
+"""Functions that oneDNN computes by table at the end of a packed layer, element by element."""
+_INTEGER_CALL = re.compile(r"_q(conv|linear)\w*_pointwise")
+"""oneDNN's integer layers, as the generated code calls them."""
+
+
+class Cpu(Compiler):
+    """Integer layers come from torchao's quantizer, after the model was traced."""
+
+    device = "cpu"
+
+    def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
+        """Return why an encoding has no real kernels on this CPU."""
+        del kinds
+        if not encoding.quantized:
+            return kernels_of(self.device).lacks(encoding.dtype)
+        bits = (encoding.weight_bits, encoding.activation_bits)
+        if encoding.packed:
+            return (
+                "Inductor bakes weights into its package unpacked, so that "
+                f"{spelled(encoding)} would save nothing."
+            )
+        if encoding.calibration != "min-max":
+            return f"Inductor's quantizer calibrates by min-max, not by {encoding.calibration}."
+        if bits != (8, 8):
+            return (
+                f"Inductor has no fast CPU kernel for {bits[0]}-bit weights "
+                f"with {bits[1]}-bit activations."
+            )
+        if encoding.dtype != "float32":
+            return (
+                f"Inductor's 8-bit layers are built between float32 layers, not {encoding.dtype}."
+            )
+        if not _capability().startswith("AVX"):
+            return "Inductor's 8-bit layers need an x86 processor with AVX2."
+        return None
+
+    def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
+        """Return model and inputs in the encoding's type."""
+        name = export.encoding.dtype
+        model = torch_modules.converted(export.model, name)
+        return model, torch_modules.inputs_as(export.example, name), {}
+
+    def quantized(self, program: ExportedProgram, export: Export) -> nn.Module | None:
+        """Return the program with integer layers, whose ranges come from the calibration inputs."""
+        if not export.encoding.quantized:
+            return None
+        if not export.calibration:
+            raise Infeasible("8-bit activations need calibration inputs, and there are none.")
+        config = get_default_x86_inductor_quantization_config(reduce_range=not dot_products())
+        try:
+            with torch.no_grad():
+                observed = prepare_pt2e(program.module(), X86InductorQuantizer().set_global(config))
+                for inputs in export.calibration:
+                    observed(*flatten(inputs)[0])
+                integers: nn.Module = convert_pt2e(observed)
+        except FAILURES as error:
+            raise Infeasible(f"torchao cannot quantize the model: {first_line(error)}.") from error
+        return integers
+
+    def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
+        """Return Inductor's settings; those that this release does not know are left out."""
+        wanted = {
+            "freezing": export.encoding.quantized or _gains_by_packing(program),
+            "cpp.cxx": (None, cxx()),
+            "cpp.threads": export.target.threads,
+            "aot_inductor.package": True,
+            "aot_inductor.output_path": scratch,
+            # debugging information: half of a small model's package
+            "aot_inductor.enable_line_tables": False,
+            "aot_inductor.enable_frame_pointer": False,
+        }
+        known = package.settings()
+        return {key: value for key, value in wanted.items() if key in known}
+
+    def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
+        """Return the generated files without sources, which the loader does not read."""
+        if export.encoding.quantized and not _INTEGER_CALL.search(_sources(scratch)):
+            raise Infeasible("Inductor found no layer of this model to compute in integers.")
+        return [file for file in files if not str(file).endswith(".cpp")]
+
+    def load(self, file: Path, signature: Signature, target: Target, dtype: Precision) -> Program:
+        """Return a program that runs the package on the threads of the target."""
+        return _Package(signature, target, file.parent, file=file, dtype=dtype)
+
+
+class _Package(Program):
+    def __init__(self, *place: Any, file: Path, dtype: Precision) -> None:
+        super().__init__(*place)
+        self._dtype = torch_modules.dtype_of(dtype)
+        # the loader itself: a call of the package parses its description of the inputs each time
+        self._loader = package.loader(file)
+
+    def feed(self, tensors: list[Tensor]) -> Any:
+        """Return contiguous tensors in the type that the package was built for."""
+        return [torch_modules.cast(tensor, self._dtype).contiguous() for tensor in tensors]
+
+    def run(self, feed: Any) -> Any:
+        """Run the package."""
+        return self._loader.boxed_run(list(feed))  # it empties the list that it is given
+
+    def read(self, raw: Any) -> list[Tensor]:
+        """Return the outputs, cast back."""
+        return [torch_modules.owned(tensor) for tensor in raw]
+
+
+def _capability() -> str:
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _sources(folder: Path) -> str:
+    return "\n".join(file.read_text(encoding="utf-8") for file in folder.rglob("*.cpp"))
+
+
+def _gains_by_packing(program: ExportedProgram) -> bool:
+    """Whether to fold constants and pack weights for oneDNN, with what follows fused into layers.
+
+    Without AVX512 its GELU takes four times as long as Inductor's own loop and its tanh ten
+    times, which is more than packing gains.
+    """
+    targets = {node.target for node in program.graph.nodes}
+    return _capability().startswith("AVX512") or not targets.intersection(_SLOW_AFTER_AVX2)

@@ -1,0 +1,114 @@
+"""GPUs of NVIDIA's, through CUDA."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from spaces.devices import Device, Timer
+
+BFLOAT16, FLOAT8 = (8, 0), (8, 9)
+"""Compute capability of the first GPUs with such tensor cores: Ampere, and Ada before Hopper."""
+
+
+class Cuda(Device):
+    """A GPU that this process sees."""
+
+    accelerator = "GPU"
+    backend = "nccl"
+    visible = "CUDA_VISIBLE_DEVICES"
+    spread = 0.005
+    shortest = 3e-5
+    step_flops = 1e13
+
+    def lacks(self) -> str | None:
+        """Return why no GPU can be used, None if one can."""
+        if torch.version.cuda is None:
+            return f"The target asks for cuda, and PyTorch {torch.__version__} is built without it."
+        if not torch.cuda.is_available():
+            return "The target asks for cuda, and PyTorch finds no usable GPU on this machine."
+        return None
+
+    def count(self) -> int:
+        """Return how many GPUs this process sees."""
+        return torch.cuda.device_count()
+
+    def product_names(self) -> list[str]:
+        """Return the product name of each GPU."""
+        return [torch.cuda.get_device_name(index) for index in range(self.count())]
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what the GPU is and does now; what the driver does not tell is left out."""
+        conditions: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
+        try:
+            conditions["clock_mhz"] = torch.cuda.clock_rate()
+            conditions["utilization"] = torch.cuda.utilization()
+            processes = torch.cuda.list_gpu_processes()
+        except (RuntimeError, ModuleNotFoundError):
+            return conditions
+        conditions["other_processes"] = max(0, processes.count("process") - 1)
+        return conditions
+
+    def initialized(self) -> bool:
+        """Whether this process has a CUDA context, which a forked process cannot use."""
+        return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+    def select(self, index: int) -> torch.device:
+        """Make a GPU the current one and return it."""
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        return device
+
+    def synchronize(self) -> None:
+        """Wait for all streams of the GPU."""
+        torch.cuda.synchronize()
+
+    def timer(self) -> Timer:
+        """Return a timer by events in the current stream: launching is not in the time."""
+        event: Any = torch.cuda.Event
+        start, end = (event(enable_timing=True) for _ in range(2))
+
+        def seconds(run: Callable[[], object]) -> float:
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            return 1e-3 * float(start.elapsed_time(end))
+
+        return seconds
+
+    def memory(self) -> tuple[int, int]:
+        """Return the bytes of the GPU's memory that are free, and all of them."""
+        free, total = torch.cuda.mem_get_info()
+        return free, total
+
+    def peak_memory(self, work: Callable[[], object]) -> int:
+        """Do `work` and return the most bytes that PyTorch has allocated meanwhile."""
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated()
+
+    def empty_cache(self) -> None:
+        """Give memory that PyTorch's allocator keeps back to the GPU."""
+        torch.cuda.empty_cache()
+
+    def exact(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context without TF32, which rounds what is read to 10 bits.
+
+        That is more than the differences that pruning and rounding are judged by.
+        """
+        flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+            enabled=True, deterministic=True, allow_tf32=False
+        )
+        return flags
+
+    def trains_in(self, dtype: str) -> bool:
+        """Whether the GPU has tensor cores for a type."""
+        if dtype == "float8":
+            return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FLOAT8
+        return dtype != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def native_bfloat16(self) -> bool:
+        """Whether the GPU has tensor cores for bfloat16."""
+        return torch.cuda.get_device_capability() >= BFLOAT16
