@@ -56,8 +56,9 @@ def begin(folder: Path, experiment: Experiment, command: str) -> None:
 
 def reopen(folder: Path) -> Experiment:
     """Return the experiment of a run folder; raises BadRun when it is none."""
-    if not (folder / EXPERIMENT).is_file():
-        raise BadRun(f"{folder} is not a run folder: it has no {EXPERIMENT}; runs lie under runs/")
+    for name in (EXPERIMENT, ENVIRONMENT):
+        if not (folder / name).is_file():
+            raise BadRun(f"{folder} is not a run folder: it has no {name}; runs lie under runs/")
     try:
         origin = json.loads((folder / ENVIRONMENT).read_text())["experiment_folder"]
     except (OSError, KeyError, json.JSONDecodeError) as error:

@@ -17,6 +17,7 @@ def provenance(
         "trial": trial,
         "point": point,
         "placement": dataclasses.asdict(plan.placement),
+        "folder": str(experiment.folder),
         **experiment.provenance(),
         "preprocessing": described.get("batches", "")
         or "inputs exactly as the task's batches() yields them",

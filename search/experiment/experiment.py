@@ -65,9 +65,9 @@ class Experiment:
     """Where trials run; None is this machine, one at a time."""
     folder: Path
     """The folder to which relative paths refer."""
-    notices: tuple[str, ...]
+    notices: tuple[str, ...] = dataclasses.field(compare=False)
     """What was added to what the user wrote, one line each."""
-    text: str | None
+    text: str | None = dataclasses.field(compare=False)
     """The TOML in which it was written, for whoever reads the run folder."""
 
     def __init__(

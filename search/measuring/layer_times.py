@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from objectives import Program, Runtime, error_of_median
-from objectives.artifacts import load, manifest_of
+from objectives import Program, error_of_median
+from objectives.artifacts import load
 from objectives.host import exclusive
-from search import catalogue
+from search.measuring.subject import Subject, runtime_of
 from spaces import Alone
 
 ROUNDS = (40, 120)
@@ -26,7 +26,7 @@ BEST = 4
 
 
 def timed(
-    artifacts: Sequence[Path], layers: Sequence[Alone], device: str
+    artifacts: Sequence[Path], layers: Sequence[Alone], subject: Subject
 ) -> list[dict[str, float]]:
     """Return the milliseconds of each artifact with their interval, the lane held meanwhile.
 
@@ -39,17 +39,12 @@ def timed(
     with contextlib.ExitStack() as stack:
         programs = []
         for artifact, layer in zip(artifacts, layers, strict=True):
-            program = stack.enter_context(_opened(artifact, layer))
+            runtime = runtime_of(artifact, subject.folder)
+            program = stack.enter_context(load(artifact, runtime, layer))
             programs.append((program, program.feed([layer.inputs()])))
-        stack.enter_context(exclusive(device))
+        stack.enter_context(exclusive(subject.target.device))
         seen = _observed(programs)
     return [_summary(times) for times in seen]
-
-
-def _opened(artifact: Path, layer: Alone) -> Program:
-    name = manifest_of(artifact)["runtime"]
-    runtime = catalogue.find("runtime", name, Runtime)()
-    return load(artifact, runtime, layer)
 
 
 def _observed(programs: Sequence[tuple[Program, Any]]) -> list[list[float]]:

@@ -20,6 +20,8 @@ class Subject:
     task: Task
     target: Target
     objectives: tuple[Goal, ...]
+    folder: Path
+    """Where paths of the user's own entries start."""
     seed: int = 0
 
     @classmethod
@@ -30,7 +32,11 @@ class Subject:
             return cls.recorded(Path(source["artifact"]), file)
         given = Experiment.of(source["experiment"], Path(source["folder"]))
         return cls(
-            task=given.task, target=given.target, objectives=given.objectives, seed=given.seed
+            task=given.task,
+            target=given.target,
+            objectives=given.objectives,
+            folder=given.folder,
+            seed=given.seed,
         )
 
     @classmethod
@@ -38,18 +44,32 @@ class Subject:
         """Return what a manifest says; raises BadTask, BadArtifact when it cannot be had."""
         manifest = checked(artifact)
         try:
-            catalogue.find("runtime", manifest["runtime"], Runtime)
+            folder = Path(manifest.get("folder", ""))
+            catalogue.find("runtime", manifest["runtime"], Runtime, folder)
             goals = [
                 Goal(name=name, objective=catalogue.find("objective", name, Objective)(**fields))
                 for name, fields in manifest["objectives"].items()
             ]
             target = Target(**manifest["target"])
-            return cls(task=_task_of(manifest, file), target=target, objectives=tuple(goals))
+            return cls(
+                task=_task_of(manifest, file),
+                target=target,
+                objectives=tuple(goals),
+                folder=folder,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadArtifact(
                 f"the manifest of {artifact} is not one of this version: {said(error)}; "
                 "search again, or measure it with the version that made it"
             ) from error
+
+
+def runtime_of(artifact: Path, folder: Path) -> Runtime:
+    """Return the runtime of an artifact, paths in its name starting at `folder`.
+
+    Raises BadArtifact when the artifact was altered.
+    """
+    return catalogue.find("runtime", checked(artifact)["runtime"], Runtime, folder)()
 
 
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:

@@ -15,7 +15,6 @@ from objectives import (
     Examples,
     Measurement,
     Program,
-    Runtime,
     Target,
     TimedObjective,
     artifacts,
@@ -23,12 +22,11 @@ from objectives import (
 )
 from objectives.artifacts import Altered, placement_of
 from objectives.host import exclusive, others, pin
-from search import catalogue
 from search.errors import BadArtifact
 from search.experiment import Goal, timed
 from search.measuring import layer_times
-from search.measuring.subject import Subject, checked
-from spaces import Placement, Task, decode
+from search.measuring.subject import Subject, checked, runtime_of
+from spaces import Placement, decode
 from spaces.devices import device_of
 
 PROCESSES = 3
@@ -46,7 +44,7 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     settle(subject.target, max(placement(a).count for a in artifacts))
     if request["job"] == "layers":
         layers = [decode(layer) for layer in request["layers"]]
-        return {"times": layer_times.timed(artifacts, layers, subject.target.device)}
+        return {"times": layer_times.timed(artifacts, layers, subject)}
     data = Path(request["data"])
     strategies = request["strategies"]
     if request["job"] == "interleave":
@@ -58,7 +56,7 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     goals = [g for g in subject.objectives if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
     beside = load_beside(subject.target, goals)
-    found = measured(artifacts[0], subject.task, goals, examples, strategy, request["share"])
+    found = measured(artifacts[0], subject, goals, examples, strategy, request["share"])
     return {
         "measurements": {k: m.to_json() for k, m in found.measurements.items()},
         "times": found.times,
@@ -98,18 +96,18 @@ def placement(artifact: Path) -> Placement:
 
 
 def opened(
-    artifact: Path, task: Task, *, apart: bool = False, strategy: str | None = None
+    artifact: Path, subject: Subject, *, apart: bool = False, strategy: str | None = None
 ) -> Program:
     """Return an artifact loaded by its runtime; raises BadArtifact when it was altered.
 
     Where devices first try how to share the work they have the host's lane to themselves.
     """
-    runtime = catalogue.find("runtime", checked(artifact)["runtime"], Runtime)()
+    runtime = runtime_of(artifact, subject.folder)
     asked = placement(artifact)
     tries = asked.count > 1 and (strategy or asked.strategy) == "auto"
     device = Target(**checked(artifact)["target"]).device
     with exclusive(device) if tries else contextlib.nullcontext():
-        return artifacts.load(artifact, runtime, task, apart=apart, strategy=strategy)
+        return artifacts.load(artifact, runtime, subject.task, apart=apart, strategy=strategy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ class Taken:
 
 def measured(
     artifact: Path,
-    task: Task,
+    subject: Subject,
     goals: Sequence[Goal],
     examples: Examples,
     strategy: str | None = None,
@@ -149,7 +147,7 @@ def measured(
         chosen = [g for g in goals if (g.objective.apart or several) is apart]
         if chosen:
             start = time.perf_counter()
-            with opened(artifact, task, apart=apart, strategy=strategy) as program:
+            with opened(artifact, subject, apart=apart, strategy=strategy) as program:
                 taken = time.perf_counter() - start
                 share = share or shared(_charged(taken, program.target))
                 for name, objective in timed(chosen).items():
@@ -226,7 +224,7 @@ def interleaved(
         programs = {}
         for artifact in artifacts:
             strategy = strategies.get(str(artifact))
-            program = opened(artifact, subject.task, apart=several, strategy=strategy)
+            program = opened(artifact, subject, apart=several, strategy=strategy)
             programs[str(artifact)] = stack.enter_context(program)
         taken = (time.perf_counter() - start) / len(artifacts)
         share = share or shared(_charged(taken, subject.target))

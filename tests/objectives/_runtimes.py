@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Signature, Target
+from objectives.artifacts import signature_of
 from spaces import Encoding, Split, Task
 from spaces.modules.trees import call, flatten, names
 
@@ -97,7 +98,7 @@ def asked(task: Task, folder: Path, encoding: Encoding, target: Target) -> Expor
         model=model,
         reference=task.model(),
         example=batches[0],
-        signature=signature(model, batches[0]),
+        signature=signature_of(model, batches[0], target),
         encoding=encoding,
         calibration=batches if encoding.activation_bits < 32 else [],
         target=target,

@@ -179,5 +179,5 @@ class TestAnotherAcceleratorIsOneFile:
         monkeypatch.setattr(tpu, "here", 4)
         found = default_for(project / "task.py")
         assert found.target.device == "xla"
-        assert "onnxruntime" not in found.searched_runtimes()
+        assert "onnxruntime" not in found.runtime_names()
         assert found.space.dimensions()["placement.devices.count"].values() == (1, 2, 4)

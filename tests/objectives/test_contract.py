@@ -1,0 +1,94 @@
+"""What every runtime and objective of the catalogue promises; a new file needs no edit here."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from _runtimes import Images, Tiny, ship, truth
+
+from objectives import Measurement, Objective, Runtime, Target, TimedObjective, read
+from search import catalogue
+from spaces import Encoding, Space
+from spaces.modules import flatten
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wider(Encoding):
+    """An encoding with a field that no runtime knows yet."""
+
+    outlier_channels: int = 0
+
+
+@pytest.fixture(params=catalogue.names("runtime"))
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return catalogue.find("runtime", request.param, Runtime)()
+
+
+@pytest.fixture(params=catalogue.names("objective"))
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return catalogue.find("objective", request.param, Objective)()
+
+
+def test_what_a_runtime_does_not_know_of_an_encoding_is_refused(runtime: Runtime) -> None:
+    assert runtime.overlooks(Wider()) is None
+    reason = runtime.overlooks(Wider(outlier_channels=4))
+    name = type(runtime).__name__.lower()
+    assert reason == f"the runtime {name} does not know outlier_channels = 4 of an encoding"
+
+
+def test_a_runtime_reads_fields_of_an_encoding_alone(runtime: Runtime) -> None:
+    assert runtime.reads <= {f.name for f in dataclasses.fields(Encoding)}
+
+
+def test_the_neutral_artifact_computes_what_the_model_does(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    target = Target(batch_size=2)
+    if reason := runtime.refuses(Encoding(), target, frozenset({"Conv2d", "Linear"})):
+        pytest.skip(reason)
+    task = Tiny(Images)
+    with ship(runtime, task, tmp_path / "artifact", target=target) as program:
+        inputs, expected = truth(task, 5)
+        assert torch.allclose(program(inputs), expected, atol=1e-4)
+        example = flatten(truth(task, 2)[0])[0]
+        assert program.seconds(program.feed(example)) > 0
+
+
+def test_an_objective_measures_an_artifact(objective: Objective, tmp_path: Path) -> None:
+    task, target = Tiny(Images), Target(batch_size=2)
+    null = catalogue.find("runtime", "null", Runtime)()
+    if objective.apart:
+        pytest.skip("it is measured in processes of its own: test_placement.py")
+    quick = dataclasses.replace(objective, **({"seconds": 0.01} if timed(objective) else {}))
+    examples = dataclasses.replace(read(task, "validation"), score=lambda *_: 0.5)
+    with ship(null, task, tmp_path / "artifact", target=target) as program:
+        measurement = quick.measure(program, examples)
+    assert isinstance(measurement, Measurement)
+    assert measurement.unit == objective.unit
+    assert measurement.low <= measurement.value <= measurement.high
+    assert not objective.positive or measurement.value > 0
+
+
+def timed(objective: Objective) -> bool:
+    return isinstance(objective, TimedObjective)
+
+
+def test_words_of_an_objective_are_complete(objective: Objective) -> None:
+    assert objective.unit
+    if objective.better is not None:
+        assert len(objective.better) == 2
+        assert objective.positive  # a gain is a factor
+    assert objective.superlative is None or " " not in objective.superlative
+
+
+def test_a_bare_runtime_heading_means_all_usual_ones() -> None:
+    from search.experiment.reading import space_from
+
+    space: Space = space_from({"deploy.runtime": {}}, Path())[0]
+    (dimension,) = space.dimensions().values()
+    find = functools.partial(catalogue.find, "runtime", base=Runtime)
+    usual = {name for name in catalogue.names("runtime") if find(name).usual}
+    assert set(dimension.values() or ()) == usual
+    assert "null" not in usual
