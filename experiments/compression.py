@@ -40,8 +40,8 @@ from search import catalogue
 from search.evaluation import TrialContext, evaluate
 from search.experiment import Experiment
 from search.measuring import Crashed, Lane
-from search.processes import FORKABLE
 from search.records import Record
+from search.trial_process import FORKABLE
 from spaces import Point, Space, Technique, said
 
 STRENGTHS = 3

@@ -43,10 +43,10 @@ STARTS = {
     "process: python itself": "pass",
     "process: and import torch": "import torch",
     "process: and the worker's imports": (
-        "import search.processes.main, torch, search.experiment, search.evaluation"
+        "import search.trial_process.main, torch, search.experiment, search.evaluation"
     ),
     "process: and onnxruntime, openvino": (
-        "import search.processes.main, torch, search.experiment, search.evaluation, "
+        "import search.trial_process.main, torch, search.experiment, search.evaluation, "
         "objectives.runtimes.onnxruntime, objectives.runtimes.openvino"
     ),
 }

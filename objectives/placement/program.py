@@ -13,7 +13,7 @@ from torch import Tensor
 from objectives.placement import auto
 from objectives.placement.auto import Decision, Trial
 from objectives.placement.job import Job
-from objectives.placement.processes import Ranks
+from objectives.placement.ranks import Ranks
 from objectives.runtime import ROUNDS, Program
 from spaces import Infeasible, Placement
 

@@ -10,9 +10,9 @@ from typing import Any
 from search.errors import BadEnvironment
 from search.executors import Executor, Listener
 from search.experiment import refusal_here
-from search.processes import Failed, child, context_for, job
 from search.records import Record, Rung
 from search.study import Asked, Queue
+from search.trial_process import Failed, child, context_for, job
 from spaces import Plan
 
 Judge = Callable[[Rung], str | None]

@@ -1,10 +1,13 @@
 """Pairs of techniques on a small network, and which runtimes execute what they ask for."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from objectives import Runtime
 from search import catalogue
 from search.experiment.experiment import Experiment
 from search.experiment.feasibility import kinds_of, refusal
@@ -45,22 +48,52 @@ def score(outputs, targets):
     return float((outputs.argmax(1) == targets).float().mean())
 """
 BFLOAT16 = Recovery(steps=1, dtype="bfloat16")
-SETTINGS: dict[str, Point] = {
+CHOSEN: dict[str, Point] = {
     "prune.channels": {"ratio": 0.25},
-    "prune.layers": {"count": 1},
-    "prune.weights": {"sparsity": 0.5},
     "distill.logits": {"steps": 3, "temperature": 4.0},
-    "distill.features": {"weight": 1.0},
     "precision.training": {"dtype": "float32" if refusal_to_train(BFLOAT16, "cpu") else "bfloat16"},
-    "quantize.integer": {"weight_bits": 8, "activation_bits": 8},
-    "quantize.mixed": {"mean_bits": 4.0},
-    "quantize.clusters": {"bits": 4},
-    "precision.compute": {"dtype": "bfloat16"},
-    "deploy.coding": {"coder": "lzma"},
-    "placement.devices": {"count": 2},
 }
-"""One setting of each technique that does something."""
-RUNTIMES = {"eager": "e", "inductor": "i", "onnxruntime": "o", "openvino": "v"}
+"""Settings of techniques whose first usual one takes long, or is not for every machine."""
+
+
+def setting_of(name: str) -> Point:
+    """Return a setting of a technique that does something: its first usual one."""
+    kind = catalogue.find("technique", name, Technique)
+    fields = [f.name for f in dataclasses.fields(kind) if "dimension" in f.metadata]
+    usual = kind().usual() or _alone(kind)
+    return {f: getattr(usual[0], f) for f in fields if getattr(usual[0], f) != getattr(kind(), f)}
+
+
+def _alone(kind: type[Technique]) -> list[Technique]:
+    """Return settings with one value that is not neutral."""
+    settings = [
+        dataclasses.replace(kind(), **{f.name: value})
+        for f in dataclasses.fields(kind)
+        if "dimension" in f.metadata
+        for value in f.metadata["dimension"].values() or ()
+    ]
+    return [setting for setting in settings if setting.canonical() != kind()]
+
+
+SETTINGS: dict[str, Point] = {
+    name: CHOSEN.get(name) or setting_of(name)
+    for name in catalogue.names("technique")
+    if name != "deploy.runtime"
+}
+"""One setting of each technique."""
+
+
+def letters(names: list[str]) -> dict[str, str]:
+    """Return for each runtime the first letter of its name that no other has yet."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        chosen[name] = next(letter for letter in name if letter not in chosen.values())
+    return chosen
+
+
+RUNTIMES = letters(
+    [n for n in catalogue.names("runtime") if catalogue.find("runtime", n, Runtime).usual]
+)
 """With the letter that stands for each in the matrix."""
 HARDWARE = ("precision.compute", "precision.training", "placement.devices")
 """Techniques that some machines have no hardware for."""
@@ -101,13 +134,13 @@ def refused(given: Experiment, pair: tuple[str, str], runtime: str) -> str | Non
     return refusal(given, asked, kinds_of(given.task.model()))
 
 
-def matrix(given: Experiment) -> list[str]:
+def matrix(given: Experiment, names: Collection[str] = tuple(SETTINGS)) -> list[str]:
     """Return the lines of a Markdown table: the letters of the runtimes that execute a pair.
 
     Techniques that combine alike with all others stand in one row. Those that need hardware are
     left out: the table is the same on every machine.
     """
-    names = [name for name in SETTINGS if name not in HARDWARE]
+    names = [name for name in SETTINGS if name in names and name not in HARDWARE]
     cells = {frozenset(p): _letters(given, p) for p in itertools.combinations(names, 2)}
 
     def alike(one: str, other: str) -> bool:
@@ -131,3 +164,8 @@ def matrix(given: Experiment) -> list[str]:
 
 def _letters(given: Experiment, pair: tuple[str, str]) -> str:
     return "".join(a for r, a in RUNTIMES.items() if not refused(given, pair, r)) or "none"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        print("\n".join(matrix(experiment(Path(place)))))

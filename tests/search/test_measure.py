@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["eager", "onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "runtime", ["eager", "onnxruntime", pytest.param("openvino", marks=pytest.mark.ci)]
+)
 def test_another_process_and_folder_measure_the_same(
     project: Path, tmp_path_factory: pytest.TempPathFactory, runtime: str
 ) -> None:

@@ -57,6 +57,7 @@ def prepared(project: Path, cluster: Cluster) -> Iterator[RayTune]:
         yield executor
 
 
+@pytest.mark.ci
 def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> None:
     assert prepared._station.token
     (prepared.folder / MARK).unlink()  # no worker can tell that it shares the disk
@@ -75,12 +76,14 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert not prepared._station.scratch.exists()
 
 
+@pytest.mark.ci
 def test_what_no_machine_can_give_is_refused(prepared: RayTune) -> None:
     reason = prepared.lacks(Plan(placement=Placement(count=3)))
     assert reason == "It asks for 3 CPU on one machine; the cluster's largest has 2 CPU."
     assert prepared.lacks(Plan()) is None
 
 
+@pytest.mark.ci
 def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(
     project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +178,7 @@ def test_an_interrupt_ends_trials_that_say_nothing_and_leaves_nothing_behind(
     assert 1 not in {r.trial for r in study.records}
 
 
+@pytest.mark.ci
 def test_what_the_drivers_machine_cannot_execute_another_may(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +243,7 @@ def test_a_trial_lost_once_runs_where_it_was_lost_if_no_other_machine_is_left(
     assert (record.state, record.reason) == ("complete", None)
 
 
+@pytest.mark.ci
 def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> None:
     """Last of all: the cluster is smaller afterwards."""
     lost = cluster.list_all_nodes()[-1]
@@ -264,6 +269,7 @@ def test_no_cluster_at_an_address_is_one_clear_line(project: Path) -> None:
         executor.prepare()
 
 
+@pytest.mark.ci
 def test_a_cluster_started_here_lets_in_nobody_without_its_token(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GUARDED],

@@ -48,6 +48,7 @@ def test_no_point_is_asked_twice_and_none_that_cannot_be_executed(project: Path)
     assert study.paid == 30
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_dead_dimensions_cost_no_trial(project: Path) -> None:
     for point in asked_points(opened(project), 30):
@@ -55,6 +56,7 @@ def test_dead_dimensions_cost_no_trial(project: Path) -> None:
             assert point["distill.logits.temperature"] == 1.0
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(project: Path) -> None:
     points = asked_points(opened(project, trials=500), 500)

@@ -57,6 +57,7 @@ def assert_same(
 
 @pytest.mark.slow
 class TestTheResultIsThatOfOneDevice:
+    @pytest.mark.ci
     def test_with_batch_normalisation_masks_and_uneven_batches(self) -> None:
         # 150 samples are three batches of 45 (23 and 22 a device); the rest of 15 is left out.
         recipe = Recovery(
@@ -80,6 +81,7 @@ class TestTheResultIsThatOfOneDevice:
         assert torch.equal(model.embed.weight, student.embed.weight)
         assert torch.equal(model.spare.weight, student.spare.weight)
 
+    @pytest.mark.ci
     @pytest.mark.parametrize("task", [Dicts(), Images()])
     def test_sharded(self, task: Task) -> None:
         recipe = Recovery(steps=STEPS, batch_size=45, teacher_weight=0.5, feature_weight=0.1)
@@ -95,6 +97,7 @@ class TestTheResultIsThatOfOneDevice:
 class TestAFailureEndsAll:
     RECIPE = Recovery(steps=3, batch_size=32, devices=2)
 
+    @pytest.mark.ci
     @pytest.mark.parametrize(
         ("deed", "kind", "message"),
         [
@@ -109,6 +112,7 @@ class TestAFailureEndsAll:
             curve(Failing(deed=deed), self.RECIPE)
         assert len(psutil.Process().children(recursive=True)) == before
 
+    @pytest.mark.ci
     def test_processes_die_with_their_parent(self, tmp_path: Path) -> None:
         script = tmp_path / "train.py"
         script.write_text(
@@ -145,6 +149,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 class TestBeforeAnythingIsStarted:
+    @pytest.mark.ci
     def test_a_task_that_cannot_be_imported_is_a_reason(self) -> None:
         @dataclasses.dataclass(frozen=True)
         class Local(Images):
@@ -153,6 +158,7 @@ class TestBeforeAnythingIsStarted:
         with pytest.raises(Infeasible, match="cannot import it"):
             curve(Local(), Recovery(steps=1, devices=2, batch_size=4))
 
+    @pytest.mark.ci
     def test_a_model_is_sharded_where_it_does_not_fit(self) -> None:
         model = Dicts().model()
         small = sharing(model, model, Recovery(steps=1, devices=2, teacher_weight=1.0), "cpu")
@@ -163,6 +169,7 @@ class TestBeforeAnythingIsStarted:
             large = nn.Linear(small.room // 64, 64)
         assert sharing(large, model, Recovery(steps=1, devices=2), "cpu").sharded
 
+    @pytest.mark.ci
     @pytest.mark.parametrize(
         ("asked", "reason"),
         [({"constraints": (Masked(),)}, "masks and grids"), ({"dtype": "float16"}, "float16")],
@@ -192,6 +199,7 @@ class TestParts:
         assert a.share + b.share == 1.0
         assert not torch.equal(c.inputs, d.inputs[: len(c.inputs)])
 
+    @pytest.mark.ci
     def test_too_few_samples_for_the_devices_are_a_reason(self) -> None:
         with pytest.raises(Infeasible, match="3 samples cannot be shared by 4 devices"):
             next(parts(Images(samples=3), 8, torch.device("cpu"), 0, 4))
@@ -215,6 +223,7 @@ def group(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("group")
 class TestBatchNormalisation:
+    @pytest.mark.ci
     @pytest.mark.parametrize("momentum", [0.1, None])
     @pytest.mark.parametrize("affine", [True, False])
     def test_alone_is_the_ordinary_one(self, momentum: float | None, affine: bool) -> None:
@@ -234,6 +243,7 @@ class TestBatchNormalisation:
         for expected, found in pairs:
             assert torch.allclose(expected.float(), found.float(), atol=1e-5)
 
+    @pytest.mark.ci
     def test_evaluation_is_left_alone_and_so_is_the_module(self) -> None:
         norm = nn.BatchNorm1d(3).eval()
         x = torch.randn(4, 3)

@@ -7,8 +7,8 @@ from typing import Any
 
 from search.executors.ray.cluster import last_line  # isort: skip  # before Ray itself
 
-from search.processes import Killed
 from search.study import Asked
+from search.trial_process import Killed
 
 NO_MEMORY = "Ray killed its worker because the memory of its machine ran out"
 NO_MACHINE = "its machine was lost"

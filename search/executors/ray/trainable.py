@@ -4,7 +4,7 @@ from typing import Any
 
 from ray import tune
 
-from search.processes import context_for
+from search.trial_process import context_for
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]

@@ -12,8 +12,8 @@ import ray
 from search.executors.local import Local
 from search.executors.ray.shipping import Station, shipped
 from search.experiment import Experiment, refusal
-from search.processes import PATIENCE, Child, Failed, Killed, job
 from search.records import Record
+from search.trial_process import PATIENCE, Child, Failed, Killed, job
 from spaces import Plan
 
 TELL = 1.0

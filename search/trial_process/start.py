@@ -7,7 +7,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-PRELOADED = "search.processes.main"
+PRELOADED = "search.trial_process.main"
 """What the process that others are forked from imports."""
 
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

@@ -11,8 +11,8 @@ from typing import Any
 
 from objectives.host import revive
 from search.experiment import Experiment
-from search.processes import main
-from search.processes.start import FORKABLE, context_for
+from search.trial_process import main
+from search.trial_process.start import FORKABLE, context_for
 from spaces import processes
 
 WATCH = 1.0
