@@ -61,6 +61,21 @@ def as_function(model: nn.Module, structure: Any) -> Callable[[Sequence[Tensor]]
     return function
 
 
+class TensorModule(nn.Module):
+    """A model that takes its input tensors in order and returns a tuple of tensors.
+
+    torch.export needs it: other classes among inputs and outputs have to be registered with it.
+    """
+
+    def __init__(self, model: nn.Module, structure: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.structure = structure
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flatten(call(self.model, plain(unflatten(tensors, self.structure))))[0])
+
+
 def rehearse(model: nn.Module, inputs: Any) -> None:
     """Run `model` once; raises Infeasible if it cannot run or an output is not finite."""
     try:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from objectives.exporting import torch_modules
 from spaces import Infeasible, untraced
-from spaces.modules import call, flatten, plain, unflatten
 
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 """What torch.export raises on models that it cannot take."""
@@ -20,18 +20,6 @@ _CHECK = torch.ops.aten._assert_tensor_metadata.default
 """What torch.export writes down of a tensor that is converted; nothing uses it."""
 _ATTENTION = "scaled_dot_product_attention"
 _PRODUCTS = frozenset({"matmul", "bmm", "mm", "baddbmm", "einsum"})
-
-
-class _Flat(nn.Module):
-    """The model with tensors in signature order as its arguments, and a tuple of tensors back."""
-
-    def __init__(self, model: nn.Module, structure: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.structure = structure
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flatten(call(self.model, plain(unflatten(tensors, self.structure))))[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +44,7 @@ class Stage:
 
 def prepare() -> None:
     """Load what exporting needs, which PyTorch imports at the first model."""
-    _exported(_Flat(nn.Linear(1, 1), "tensor"), [torch.zeros(1, 1)])
+    _exported(torch_modules.TensorModule(nn.Linear(1, 1), "tensor"), [torch.zeros(1, 1)])
 
 
 def cut(
@@ -72,7 +60,7 @@ def cut(
     `structure` and `tensors` are the inputs of a full batch. Raises Infeasible when the model
     cannot be exported or has too few operations.
     """
-    program = _exported(_Flat(model, structure).eval(), tensors)
+    program = _exported(torch_modules.TensorModule(model, structure).eval(), tensors)
     nodes = [n for n in program.graph.nodes if n.op == "call_function" and n.target is not _CHECK]
     if any(n.op in ("get_attr", "call_module") for n in program.graph.nodes):
         raise Infeasible(

@@ -17,7 +17,7 @@ from objectives.runtimes.inductor.cpu import Cpu
 from objectives.runtimes.inductor.cuda import Cuda
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
-from spaces.modules import call, flatten, plain, unflatten
+from spaces.modules import flatten
 
 _PACKAGE = "model.pt2"
 _COMPILERS: dict[str, Compiler] = {own.device: own for own in (Cpu(), Cuda())}
@@ -56,7 +56,7 @@ class Inductor(Runtime):
             quiet(FutureWarning, DeprecationWarning, UserWarning),
         ):
             torch_modules.rehearse(model, inputs)
-            program = _traced(_Flat(model, structure), tensors)
+            program = _traced(torch_modules.TensorModule(model, structure), tensors)
             if (quantized := compiler.quantized(program, export)) is not None:
                 program = _traced(quantized, tensors)
             _build(program, export, compiler)
@@ -70,18 +70,6 @@ class Inductor(Runtime):
         torch.set_num_threads(target.threads)
         compiler = _COMPILERS[target.device]
         return compiler.load(folder / _PACKAGE, signature, target, notes["dtype"])
-
-
-class _Flat(nn.Module):
-    """A model that takes and returns tensors only, whatever classes its outputs have."""
-
-    def __init__(self, model: nn.Module, structure: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.structure = structure
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flatten(call(self.model, plain(unflatten(tensors, self.structure))))[0])
 
 
 def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
