@@ -1,5 +1,6 @@
 """What users bring of their own: entries in a file of theirs, or in an installed package."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,96 +14,16 @@ from search.errors import BadExperiment, UnknownName
 from search.experiment.experiment import Experiment
 from spaces import Technique, Unreachable, address_of, resolve
 
-MINE = '''
-"""Entries of each catalogue."""
-
-import dataclasses
-import random
-
-from objectives import Direction, Measurement, Objective, Runtime
-from objectives.runtimes.null import Null
-from search.executors import Executor
-from search.executors.local import Local
-from search.samplers import Sampler
-from spaces import Stage, Technique, axis, choice, drawn
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scaled(Technique):
-    """Scale the last layer: outputs differ, their order does not."""
-
-    stage = Stage.SHAPE
-    power: int = axis(0, choice(0, 1, 2), unit="power of two", short="x2^{value}")
-
-    def apply(self, model, task):
-        if self.power:
-            model[-1].weight.data *= 2.0**self.power
-            model[-1].bias.data *= 2.0**self.power
-        return model
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Files(Objective):
-    """Files of the artifact."""
-
-    unit, direction, trained, positive = "files", Direction.MINIMIZE, False, True
-    better, superlative = ("fewer files", "more files"), "tidiest"
-
-    def measure(self, program, examples):
-        count = float(sum(f.is_file() for f in program.folder.rglob("*")))
-        return Measurement(value=count, unit=self.unit, low=count, high=count, samples=1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Slow(Runtime):
-    """The fake device, a hundred times slower."""
-
-    reads = Null.reads
-    device = Null(ns_per_weight=100.0)
-
-    def lacks_kernels(self, encoding, target, kinds):
-        return self.device.lacks_kernels(encoding, target, kinds)
-
-    def export(self, export):
-        return self.device.export(export)
-
-    def load(self, folder, signature, target, task, notes):
-        return self.device.load(folder, signature, target, task, notes)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chance(Sampler):
-    """Any point."""
-
-    offset: int = 0
-
-    def propose(self, history, seed):
-        draw = random.Random(seed + self.offset)
-        return {name: drawn(d, draw) for name, d in history.space.dimensions().items()}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Counted(Executor):
-    """The local executor, which says in a file how often it was asked."""
-
-    file: str
-
-    def _local(self):
-        return Local(experiment=self.experiment, folder=self.folder, cores=self.cores)
-
-    def prepare(self):
-        self._local().prepare()
-
-    def refusal(self, plan, kinds):
-        return self._local().refusal(plan, kinds)
-
-    def run(self, queue):
-        self._local().run(queue)
-
-    def confirm(self, records, listener):
-        (self.folder / self.file).write_text(str(len(records)))
-        return self._local().confirm(records, listener)
-'''
+MINE = "\n".join(
+    block
+    for package in ("spaces", "objectives", "search")
+    for block in re.findall(
+        r"```python\n(.*?)```",
+        (Path(__file__).parents[2] / package / "README.md").read_text(),
+        flags=re.DOTALL,
+    )
+)
+"""The examples of the packages' READMEs: an entry of each catalogue."""
 EXPERIMENT = """
 name = "mine"
 trials = 5
