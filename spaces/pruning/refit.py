@@ -255,4 +255,4 @@ def write(module: nn.Module, new: Tensor) -> None:
         new = new[:, :-1]
     values = new.reshape(held.shape).to(held.dtype)
     values = (values.T if matrices.transposed(module) else values).contiguous()
-    module.weight = nn.Parameter(values, requires_grad=matrices.trains(module))
+    module.weight = nn.Parameter(values, requires_grad=matrices.trainable(module))

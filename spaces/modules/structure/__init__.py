@@ -1,4 +1,4 @@
-"""What depends on what in a model: coupled channels, heads, readers, removal."""
+"""Structure of a model: which channels depend on each other, and how units of them are removed."""
 
 from spaces.modules.structure.families import Coupled, Family, Member, Side, keep
 from spaces.modules.structure.removal import Removal, Snapshot, attempt
