@@ -21,7 +21,16 @@ from spaces.modules.structure import (
     keep,
     readers,
 )
-from spaces.pruning import Curve, Outputs, Scores, allocation, curve, refit, scores, weakest
+from spaces.pruning import (
+    Curve,
+    ReferenceOutputs,
+    Scores,
+    allocation,
+    curve,
+    refit,
+    scores,
+    weakest,
+)
 from spaces.task import Task
 from spaces.technique import Infeasible, Left, Scope, Stage, Technique
 
@@ -177,7 +186,7 @@ class Channels(Technique):
         read_by = readers.observe(model, task, read)
         if self.widths == "uniform":
             return [curve(family, read_by) for family in families]
-        outputs = Outputs(model, task)
+        outputs = ReferenceOutputs(model, task)
         if reason := outputs.incomparable():
             warnings.warn(f"prune.channels prunes all layers alike: {reason}", stacklevel=2)
             return [curve(family, read_by) for family in families]

@@ -7,7 +7,7 @@ from torch import nn
 
 from spaces.dimension import axis, choice
 from spaces.modules import drop, evaluating, reestimate
-from spaces.pruning import Outputs, find, least
+from spaces.pruning import ReferenceOutputs, find, least
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
 
@@ -46,7 +46,7 @@ class Layers(Technique):
                 "add to what they are given and that it works without",
                 scope=Scope.POINT if blocks else Scope.TECHNIQUE,
             )
-        outputs = Outputs(model, task)
+        outputs = ReferenceOutputs(model, task)
         if reason := outputs.incomparable():
             raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
         for _ in range(self.count):
