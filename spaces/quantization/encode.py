@@ -76,7 +76,7 @@ def _fill(by_name: dict[str, Layer], codes: dict[str, Codes]) -> None:
 def _recovered(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
     """Return the codes of a weight that lies on a grid after training, None if it does not.
 
-    The grid has the bits allocated to the weight, or the fewest possible of those that occur.
+    The grid has the bits allocated to the weight; without an allocation, the fewest that fit.
     """
     weight = layer.weight
     if encoding.cluster_bits < 32:

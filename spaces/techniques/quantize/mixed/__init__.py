@@ -1,4 +1,4 @@
-"""A width for every layer: few bits where they cost little, more where they cost much."""
+"""The technique quantize.mixed: another number of bits for every layer, with a given mean."""
 
 from spaces.techniques.quantize.mixed.technique import Mixed
 
