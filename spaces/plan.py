@@ -42,7 +42,7 @@ class Recovery:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How numbers are stored and computed in the artifact."""
+    """Number formats in which the artifact stores weights and computes layers."""
 
     weight_bits: int = 32
     """Bits of a stored weight of a linear or convolution layer; 32 is unquantized."""

@@ -22,7 +22,7 @@ Message = dict[str, Any]
 def send(
     connection: Connection, message: Mapping[str, Any], tensors: Sequence[Tensor] = ()
 ) -> None:
-    """Send a message; raises OSError when the other end is gone, ValueError on NaN."""
+    """Send a message; raises OSError if the other end is closed, ValueError for NaN."""
     header = {**message, "tensors": len(tensors)}
     connection.send_bytes(json.dumps(header, allow_nan=False).encode())
     if tensors:

@@ -42,7 +42,7 @@ class Task(abc.ABC):
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         """Return the scalar training loss of a batch; mean cross-entropy in nats by default.
 
-        Raises Unsuited when the default cannot take these outputs and targets.
+        Raises Unsuited if the default cannot take these outputs and targets.
         """
         try:
             return F.cross_entropy(outputs, targets)
@@ -59,7 +59,7 @@ class Task(abc.ABC):
     def score(self, outputs: Any, targets: Targets) -> float:
         """Return the score of a whole split, higher is better; top-1 accuracy 0..1 by default.
 
-        Raises Unsuited when the default cannot take these outputs and targets.
+        Raises Unsuited if the default cannot take these outputs and targets.
         """
         both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
         # With other shapes the comparison would broadcast predictions against all targets.

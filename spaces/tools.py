@@ -29,7 +29,7 @@ class Alone(Task):
 
     @abc.abstractmethod
     def inputs(self) -> Tensor:
-        """Return one batch of inputs, the same values every time."""
+        """Return one batch of inputs, with the same values at every call."""
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
         """Yield nothing, since a layer is not scored."""

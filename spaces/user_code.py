@@ -1,7 +1,7 @@
 """Import the user's files, and address their classes so that other processes can import them.
 
-An address is `FILE.py:NAME` for a file, which need not be on the module path, and `MODULE:NAME`
-for what can be imported.
+An address is `FILE.py:NAME` for a file, which need not be on the module path, or `MODULE:NAME` for
+a module that can be imported.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Integer codes of a weight with their scales or codebook, and how they are packed into bytes."""
+"""Integer codes of a weight with scales or a codebook, and their packing into bytes."""
 
 import dataclasses
 import math

@@ -156,7 +156,7 @@ def allocated(
 
 def _solved(cost: Array, sizes: Array, mean_bits: float, durations: Array, longest: float) -> Array:
     """Return, for each weight, the index into WIDTHS of least cost within the mean and the time."""
-    from scipy.optimize import Bounds, LinearConstraint, milp  # half a second, and rarely needed
+    from scipy.optimize import Bounds, LinearConstraint, milp  # imported late: takes half a second
 
     cost = cost / max(float(cost.max()), 1e-30)
     # at equal costs the wider grid is the safer choice

@@ -135,11 +135,16 @@ def matched(
     inner = _common_projections(student, teacher) if relations else []
     with evaluating(student), torch.no_grad():
         recorded = [*names, *(n for n in inner if n not in names)]
-        ours, theirs = _features(student, recorded, inputs), _features(teacher, recorded, inputs)
+        outputs, teacher_outputs = (
+            _features(student, recorded, inputs),
+            _features(teacher, recorded, inputs),
+        )
     layers = {
         name: layer
         for name in names
-        if name in ours and name in theirs and (layer := _layer(ours[name], theirs[name]))
+        if name in outputs
+        and name in teacher_outputs
+        and (layer := _layer(outputs[name], teacher_outputs[name]))
     }
     if not layers:
         raise Infeasible(
@@ -150,9 +155,13 @@ def matched(
         ordered = list(layers)
         selected = {ordered[(i + 1) * len(ordered) // limit - 1] for i in range(limit)}
         layers = {name: layers[name] for name in ordered if name in selected}
-    related = [n for n in inner if n in ours and n in theirs and comparable(ours[n], theirs[n])]
-    match = Match(layers, related).to(next(iter(ours.values())).device)
-    match.fit(ours, theirs)
+    related = [
+        n
+        for n in inner
+        if n in outputs and n in teacher_outputs and comparable(outputs[n], teacher_outputs[n])
+    ]
+    match = Match(layers, related).to(next(iter(outputs.values())).device)
+    match.fit(outputs, teacher_outputs)
     return match
 
 
@@ -173,11 +182,12 @@ def candidates(student: nn.Module, teacher: nn.Module) -> list[str]:
     if not names:
         kinds = (nn.Linear, Convolution)
         names = [n for n, module in teacher.named_modules() if n and isinstance(module, kinds)][:-1]
-    ours, theirs = dict(student.named_modules()), dict(teacher.named_modules())
+    modules, teacher_modules = dict(student.named_modules()), dict(teacher.named_modules())
     return [
         name
         for name in names
-        if name in ours and (_has_parameters(ours[name]) or not _has_parameters(theirs[name]))
+        if name in modules
+        and (_has_parameters(modules[name]) or not _has_parameters(teacher_modules[name]))
     ]
 
 

@@ -200,7 +200,7 @@ def _differentiate(
         torch.autograd.backward(scale.scale(setup.world.weigh(loss, batch.share)))
         scale.unscale_(optimizer)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    return value, setup.world.whole(nn.utils.clip_grad_norm_(weights, CLIP)).item()
+    return value, setup.world.gathered(nn.utils.clip_grad_norm_(weights, CLIP)).item()
 
 
 def _probe(setup: Setup) -> torch.Tensor:

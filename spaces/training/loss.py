@@ -61,7 +61,7 @@ class RecoveryLoss(nn.Module):
     def forward(
         self, inputs: Inputs, targets: Targets, teacher_result: TeacherResult | None
     ) -> Tensor:
-        """Return (1 - w) task loss + w distillation + f features' distance, a scalar.
+        """Return (1 - w) task loss + w distillation term + f feature term, a scalar.
 
         Raises TypeError if the task's loss is not a scalar.
         """

@@ -51,8 +51,8 @@ def recover(
 ) -> nn.Module:
     """Train `model` in place on the training split; return it in evaluation mode, in float32.
 
-    The loss is (1 - w) task loss + w distillation from `reference` + f features' distance, with
-    the teacher's weight w and the features' weight f; at w = f = 0 the reference is never run, at
+    The loss is (1 - w) task loss + w distillation term + f feature term, with `reference` as the
+    teacher, its weight w and the feature weight f; at w = f = 0 the reference is never run, at
     w = 1 the labels are never used. Parameters that do not require gradients do not change. The
     same seed trains the same weights (bit for bit on one thread) and leaves the global random
     generators unchanged. The training runs on the device of `model`, or on `recovery.devices`
@@ -97,13 +97,13 @@ def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recove
     device = next(model.parameters()).device
     if reason := refusal(recovery, device.type):
         raise Infeasible(reason)
-    few = example(task, 2, device).inputs
+    inputs = example(task, 2, device).inputs
     size = recovery.batch_size
     if size == 0:
         teacher = teacher_of(reference, device) if _uses_teacher(recovery) else None
-        size = automatic_batch(model, teacher, few)
+        size = automatic_batch(model, teacher, inputs)
     rate = recovery.learning_rate or automatic_rate(model, size)
-    dtype = automatic_type(model, few) if recovery.dtype == "auto" else recovery.dtype
+    dtype = automatic_type(model, inputs) if recovery.dtype == "auto" else recovery.dtype
     return dataclasses.replace(recovery, learning_rate=rate, batch_size=size, dtype=dtype)
 
 

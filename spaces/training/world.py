@@ -62,7 +62,7 @@ class World:
         """Return `model`, sharded in place if the devices shard models."""
         if not self.sharded:
             return model
-        from spaces.training.fsdp import shard  # two seconds of imports
+        from spaces.training.fsdp import shard  # imported late: takes two seconds
 
         return shard(model, device, self.count)
 
@@ -73,7 +73,7 @@ class World:
 
             reshard(model)
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def gathered(self, tensor: Tensor) -> Tensor:
         """Return a possibly sharded tensor as a plain one; every device must call this."""
         if not self.sharded:
             return tensor

@@ -1,4 +1,4 @@
-"""Structure of a model: which channels depend on each other, and how units of them are removed."""
+"""Structure of a model: coupled channels, the units that they form, and the removal of units."""
 
 from spaces.modules.structure.families import Coupled, Family, Member, Side, keep
 from spaces.modules.structure.removal import Removal, Snapshot, attempt

@@ -149,12 +149,12 @@ def _scalars(outputs: Any) -> list[Tensor]:
 
 
 def _traced(
-    model: nn.Module, example: Any, roots: Sequence[nn.Module], known: Sequence[Coupled]
+    model: nn.Module, example: Any, roots: Sequence[nn.Module], linear: Sequence[Coupled]
 ) -> Iterator[Coupled]:
     """Yield the coupled sets that start at the layers `roots`.
 
-    If the roots cannot be traced and other `known` sets can be cut, yield one set without ways for
-    all of them, named after the first.
+    If the roots cannot be traced but some of the `linear` sets can be cut, yield one set without
+    ways for all roots, named after the first.
     """
     names = {module: name for name, module in model.named_modules()}
     try:
@@ -162,7 +162,7 @@ def _traced(
         limit(graph)
         yield from _groups(graph, model, roots)
     except (*BUILD_ERRORS, Endless) as error:
-        if not any(coupled.ways for coupled in known):
+        if not any(coupled.ways for coupled in linear):
             raise
         yield Coupled(
             name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_reason(error)}"

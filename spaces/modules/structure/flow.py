@@ -1,4 +1,4 @@
-"""Find which layers read which: all outputs are cut off, and gradients show where they arrive."""
+"""Find the readers of each layer: outputs are cut off, and gradients show where they arrive."""
 
 import collections
 import dataclasses

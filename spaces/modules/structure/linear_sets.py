@@ -91,7 +91,7 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
 
 
 def _outputs(layer: Layer) -> int:
-    """Return the number of channels that a layer writes: dimension 1 of convolutions, or -1."""
+    """Return the number of channels that a layer writes, which convolutions have in dimension 1."""
     convolution = isinstance(layer.module, Convolution)
     return layer.written[0].shape[1 if convolution else -1]
 
@@ -135,6 +135,6 @@ def _over_all(large: Sequence[nn.Parameter], owners: Owners) -> str:
 
 
 def _norm(module: nn.Module) -> bool:
-    """Return True if a module normalises across channels: torch's norms, or a class named so."""
+    """Return True if a module normalises across channels; a custom one by "norm" in its name."""
     custom = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
     return custom or isinstance(module, _MIXING)

@@ -181,7 +181,7 @@ def _owners(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     """Return the user's own modules that may store sizes of the layers `names`.
 
     They are the modules around the layers, up to the closest one that contains them all, and below
-    the layers' parents the modules without parameters, hence without layers of their own.
+    the layers' parents the modules without parameters, hence without sizes of their own.
     """
     paths = [name.split(".")[:-1] for name in names]
     depth = 0

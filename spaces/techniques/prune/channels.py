@@ -72,8 +72,8 @@ class Channels(Technique):
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be from 0 to below 1, got {self.ratio}")
         if self.importance not in IMPORTANCES:
-            known = ", ".join(IMPORTANCES)
-            raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
+            names = ", ".join(IMPORTANCES)
+            raise ValueError(f"importance must be one of {names}, got {self.importance!r}")
         if self.widths not in ("measured", "uniform"):
             raise ValueError(f"widths must be measured or uniform, got {self.widths!r}")
         if self.round_to < 1:

@@ -1,4 +1,4 @@
-"""The process of one device in a recovery training on several: FOLDER RANK DESCRIPTOR.
+"""The worker process of one device in a training on several; takes FOLDER RANK DESCRIPTOR.
 
 It builds the user's task, model and data itself; the folder contains the other settings.
 """
@@ -93,7 +93,7 @@ def _save_result(model: nn.Module, folder: Path, world: World) -> None:
     """Write the trained parameters and buffers; every process contributes its part."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     result = {
-        name: world.whole(tensor).cpu().contiguous().clone() for name, tensor in tensors.items()
+        name: world.gathered(tensor).cpu().contiguous().clone() for name, tensor in tensors.items()
     }
     if world.rank == 0:
         save_file(result, folder / RESULT)

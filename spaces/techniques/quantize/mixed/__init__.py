@@ -1,4 +1,4 @@
-"""The technique quantize.mixed: another number of bits for every layer, with a given mean."""
+"""The technique quantize.mixed: a separate number of bits for each layer, with a given mean."""
 
 from spaces.techniques.quantize.mixed.technique import Mixed
 

@@ -49,7 +49,7 @@ class Mixed(Technique):
         short="mean {value} bit",
     )
     granularity: str = axis("automatic", choice("automatic"), unit="weights sharing a scale")
-    """Below 8 bits: channel, group (64 inputs), or automatic, groups in linear layers only."""
+    """Below 8 bits: channel, group (64 inputs), or automatic: groups in linear layers only."""
     symmetric: bool = False
     """Below 8 bits: no zero points."""
     latency: bool = True
