@@ -215,7 +215,8 @@ def _failure(rank: _Rank, message: dict[str, Any]) -> tuple[int, Exception]:
     if "infeasible" in message:
         return 0, Infeasible(message["infeasible"])
     if "diverged" in message:
-        return 0, Diverged(*message["diverged"])
+        step, loss, learning_rate = message["diverged"]
+        return 0, Diverged(step, float(loss), learning_rate)
     where = f"recovery training process {rank.number}"
     if "error" in message:
         return 2, Broken(f"{where} failed: {message['error']}")

@@ -45,7 +45,8 @@ def main(folder: Path, rank: int, connection: Connection) -> None:
     except Infeasible as error:
         _send(connection, infeasible=str(error))
     except Diverged as error:
-        _send(connection, diverged=[error.step, error.loss, error.learning_rate])
+        # as text, since messages cannot contain NaN
+        _send(connection, diverged=[error.step, str(error.loss), error.learning_rate])
     except Exception as error:  # from the user's code or a library; reported to the launcher
         traceback.print_exc()
         _send(connection, error=said(error))
