@@ -1,4 +1,4 @@
-"""What may change: techniques with their dimensions, and the space they span."""
+"""The search space: techniques with their dimensions, points, plans, and the user's task."""
 
 from spaces.catalogue import entry_of
 from spaces.dimension import Choice, Dimension, Entries, Interval, Value, axis, choice

@@ -1,4 +1,4 @@
-"""Entries of catalogues: the file or the package of a name defines one final class."""
+"""Load the class of a catalogue entry from the file or package of its name."""
 
 import importlib
 import inspect
@@ -8,9 +8,10 @@ T = TypeVar("T")
 
 
 def entry_of(package: str, name: str, base: type[T]) -> type[T]:
-    """Return the one final subclass of `base` that the entry of a name in `package` defines.
+    """Return the one concrete subclass of `base` that the entry `name` of `package` defines.
 
-    Raises ModuleNotFoundError without such an entry, or without a library that it imports.
+    Raises ModuleNotFoundError if there is no such entry or it imports a missing library, and
+    ValueError unless it defines exactly one such class.
     """
     module = importlib.import_module(f"{package}.{name}")
     (final,) = [

@@ -1,4 +1,4 @@
-"""What weights are held to while a model is trained: zeros that stay zero, grids of few bits."""
+"""Constraints on weights during training: zeros that stay zero, grids of few bits."""
 
 import abc
 import contextlib
@@ -11,29 +11,29 @@ from torch import nn
 from spaces.task import Task
 
 Project = Callable[[], None]
-"""Called after every optimizer step: puts the weights back to where they must be."""
+"""Function to call after every optimizer step; moves the weights back to allowed values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constraint(abc.ABC):
-    """Something that recovery training must not undo; plain data, so that it can be a cache key.
+    """A property of the model that recovery training preserves; plain data, as in cache keys.
 
-    A technique adds one to `Plan.recovery`; the one training loop keeps to it.
+    A technique adds one to `Plan.recovery`; the training loop enforces it.
     """
 
     shardable: ClassVar[bool] = False
-    """Whether it can be kept to while each device stores only a part of every weight."""
+    """Whether it can be enforced while each device stores only a part of every weight."""
 
     def needed(self, model: nn.Module, task: Task) -> Self | None:
-        """Return what of it a training of `model` has to keep to; None if it can do without."""
+        """Return the constraint to enforce while `model` is trained; None if it can be omitted."""
         del model, task
         return self
 
     @abc.abstractmethod
     def hold(self, model: nn.Module, task: Task) -> contextlib.AbstractContextManager[Project]:
-        """Hold `model`, in place, until the context ends; then its weights are plain again.
+        """Enforce the constraint on `model`, in place, until the context ends.
 
-        Entered before the optimizer is made: parametrizations may add parameters to be trained.
-        On leaving, the model has the modules and parameters that it had before, and its weights
-        are those that the constraint allows.
+        The context is entered before the optimizer is created, since parametrizations may add
+        parameters to train. On exit the model has the modules and parameters that it had before,
+        with weights that the constraint allows.
         """

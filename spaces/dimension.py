@@ -1,4 +1,4 @@
-"""What values a searched field may take, with its unit and the value at which nothing changes."""
+"""Dimensions: the allowed values, unit and neutral value of a searched field."""
 
 import dataclasses
 import functools
@@ -10,7 +10,10 @@ Value = bool | int | float | str
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`: on a grid of `step`, or any of them when `step` is None."""
+    """Numbers from `low` to `high`: a grid of width `step`, or continuous if `step` is None.
+
+    Raises ValueError unless low <= high are finite and step > 0; `log` needs low > 0 and no step.
+    """
 
     low: float
     high: float
@@ -29,11 +32,11 @@ class Interval:
             raise ValueError("a log interval needs low > 0 and no step")
 
     def values(self) -> tuple[float, ...] | None:
-        """Return the grid from low to high, rounded to 10 digits; None when it is continuous."""
+        """Return the grid from low to high, rounded to 10 digits; None if it is continuous."""
         return None if self.step is None else _grid(self.low, self.high, self.step)
 
     def holds(self, value: Value) -> bool:
-        """Whether `value` is allowed."""
+        """Return True if `value` is allowed."""
         if isinstance(value, str | bool):
             return False
         grid = self.values()
@@ -44,14 +47,17 @@ class Interval:
 
 @functools.lru_cache(64)
 def _grid(low: float, high: float, step: float) -> tuple[float, ...]:
-    """Return low, low + step, ... up to high; fine ones are asked for thousands of times."""
+    """Return low, low + step, ... up to high; cached, since searches read it constantly."""
     count = math.floor((high - low) / step + 1e-9) + 1
     return tuple(round(low + i * step, 10) for i in range(count))
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of a few values; numbers are kept in ascending order, so that samplers see the order."""
+    """One of a few values. Numbers are sorted in ascending order, so that samplers see the order.
+
+    Raises ValueError without options or with equal ones.
+    """
 
     options: tuple[Value, ...]
 
@@ -66,7 +72,7 @@ class Choice:
         return self.options
 
     def holds(self, value: Value) -> bool:
-        """Whether `value` is allowed."""
+        """Return True if `value` is allowed."""
         return any(
             value == v and isinstance(value, str) == isinstance(v, str) for v in self.options
         )
@@ -74,19 +80,19 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """The names of a catalogue of `kind`, such as the runtimes.
+    """The names of the catalogue `kind`, such as the runtimes.
 
-    Whoever reads an experiment puts a Choice of names in its place.
+    The reader of an experiment replaces it with a Choice of the names.
     """
 
     kind: str
 
     def values(self) -> tuple[Value, ...]:
-        """Return nothing: the catalogue is not known here."""
+        """Return an empty tuple: this package does not know the catalogue."""
         return ()
 
     def holds(self, value: Value) -> bool:
-        """Whether `value` can be a name."""
+        """Return True if `value` can be a name."""
         return isinstance(value, str)
 
 
@@ -106,12 +112,12 @@ def axis(
     short: str | None = None,
     on_request: bool = False,
 ) -> Any:
-    """Declare a searched field of a technique: `neutral` is the value at which nothing changes.
+    """Declare a searched field of a technique; `neutral` is the value at which nothing changes.
 
-    `short` is how a number reads in tables and lines, such as "prune {value}"; an empty one leaves
-    the field out, and None puts the field's name before the number. A field that is searched
-    `on_request` says how something is done that another field decides: it is searched where an
-    experiment lists its values, and fixed where it gives one.
+    `short` is the format of a number in tables, such as "prune {value}"; an empty string leaves
+    the field out, and None puts the field's name before the number. A field with `on_request`
+    qualifies another field, such as the criterion of a pruning ratio: it is searched only if an
+    experiment lists its values, and fixed if the experiment gives one.
     """
     metadata = {"dimension": dimension, "unit": unit, "short": short, "on_request": on_request}
     return dataclasses.field(default=neutral, metadata=metadata)

@@ -1,11 +1,11 @@
-"""What is known of the outputs of a task's model before the search."""
+"""Facts about the outputs of a task's model that decide which dimensions matter."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What decides which dimensions matter; as long as nothing is known, all of them do."""
+    """Facts about a model's outputs; with the defaults, every dimension matters."""
 
     classes: bool = True
-    """Whether any output that is distilled has classes: more than one column."""
+    """Whether any distilled output has classes, that is, more than one column."""

@@ -1,7 +1,7 @@
-"""Processes that work for one another: messages between them, how they end, and that all do.
+"""Messages between processes without pickle, and helpers to describe and kill processes.
 
-A message is JSON, with tensors as safetensors behind it: nothing is unpickled. An error is told as
-`{"error": one line}`, a reason that belongs to a point as `{"infeasible": one sentence}`.
+A message is JSON, followed by tensors as safetensors. An error is sent as `{"error": one line}`,
+the reason why a point is infeasible as `{"infeasible": one sentence}`.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ Message = dict[str, Any]
 def send(
     connection: Connection, message: Mapping[str, Any], tensors: Sequence[Tensor] = ()
 ) -> None:
-    """Send a message; raises OSError when the other end is gone, ValueError on NaN."""
+    """Send a message; raises OSError if the other end is closed, ValueError for NaN."""
     header = {**message, "tensors": len(tensors)}
     connection.send_bytes(json.dumps(header, allow_nan=False).encode())
     if tensors:
@@ -30,7 +30,7 @@ def send(
 
 
 def receive(connection: Connection) -> Message:
-    """Return the next message, which has no tensors; raises EOFError or OSError at the end."""
+    """Return the next message, without its tensors; raises EOFError or OSError at the end."""
     return receive_tensors(connection)[0]
 
 
@@ -45,14 +45,14 @@ def receive_tensors(connection: Connection) -> tuple[Message, list[Tensor]]:
 
 
 def ending(code: int | None) -> str:
-    """Return how a process ended: "was killed by signal 9", "ended with exit code 1"."""
+    """Describe the end of a process: "was killed by signal 9", "ended with exit code 1"."""
     if code is None:
         return "closed its end without ending"
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def family(pid: int | None) -> list[psutil.Process]:
-    """Return a process and all its descendants, those in sessions of their own included."""
+    """Return a process and all its descendants, including those in other sessions."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -61,7 +61,7 @@ def family(pid: int | None) -> list[psutil.Process]:
 
 
 def kill(members: Sequence[psutil.Process]) -> None:
-    """Kill processes; those that have ended are passed over."""
+    """Kill processes, ignoring those that have ended."""
     for member in members:
         try:
             member.kill()
@@ -70,6 +70,6 @@ def kill(members: Sequence[psutil.Process]) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that nothing is left behind."""
+    """Have Linux kill this process when its parent ends; does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

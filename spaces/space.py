@@ -17,21 +17,22 @@ Point = dict[str, Value]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One technique of a space: what is fixed and what is searched."""
+    """One technique of a space: its fixed settings and its searched dimensions."""
 
     name: str
     """Path of the technique's file, e.g. prune.channels."""
     base: Technique
     """The fixed settings; searched fields at their neutral values."""
     ranges: dict[str, Dimension]
+    """The dimensions of the searched fields, by field."""
 
     def at(self, point: Mapping[str, Value]) -> Technique:
         """Return the setting at a point; a dimension that the point lacks is neutral."""
-        own = {f: point[f"{self.name}.{f}"] for f in self.ranges if f"{self.name}.{f}" in point}
-        return dataclasses.replace(self.base, **own)
+        values = {f: point[f"{self.name}.{f}"] for f in self.ranges if f"{self.name}.{f}" in point}
+        return dataclasses.replace(self.base, **values)
 
     def values(self, setting: Technique) -> Point:
-        """Return the part of a point that `setting` stands for."""
+        """Return the values of the searched fields in `setting`, as a part of a point."""
         return {f"{self.name}.{f}": getattr(setting, f) for f in self.ranges}
 
 
@@ -41,7 +42,7 @@ class Space:
 
     slots: tuple[Slot, ...]
     outputs: Outputs = dataclasses.field(default_factory=Outputs)
-    """What is known of the model's outputs."""
+    """Facts about the outputs of the task's model."""
 
     def dimensions(self) -> dict[str, Dimension]:
         """Return every searched dimension by name."""
@@ -65,21 +66,21 @@ class Space:
         return tuple(sorted((s.at(point) for s in self.slots), key=lambda t: (t.stage, t.rank)))
 
     def plan(self, point: Mapping[str, Value]) -> Plan:
-        """Return what a point asks of training, encoding and deployment."""
+        """Return the plan of a point: the plans of all its settings combined."""
         plan = Plan()
         for setting in self.settings(point):
             plan = setting.plan(plan)
         return plan
 
     def canonical(self, point: Mapping[str, Value]) -> Point:
-        """Return the simplest point that builds the same candidate: dead dimensions neutral.
+        """Return the simplest point that builds the same candidate: unused dimensions are neutral.
 
-        First each technique by itself, then in view of what all of them together ask for, and of
-        the model's outputs.
+        Each technique is simplified by itself first, then given the plan of all of them and the
+        model's outputs.
         """
-        alone = {k: v for s in self.slots for k, v in s.values(s.at(point).canonical()).items()}
-        plan = self.plan(alone)
-        settled = [(s, s.at(alone).settled(plan, self.outputs)) for s in self.slots]
+        simple = {k: v for s in self.slots for k, v in s.values(s.at(point).canonical()).items()}
+        plan = self.plan(simple)
+        settled = [(s, s.at(simple).settled(plan, self.outputs)) for s in self.slots]
         return {k: v for slot, setting in settled for k, v in slot.values(setting).items()}
 
     def name_of(self, setting: Technique) -> str:
@@ -87,15 +88,15 @@ class Space:
         return next(s.name for s in self.slots if type(s.base) is type(setting))
 
     def short(self, point: Mapping[str, Value]) -> str:
-        """Return a point in short, without what is neutral: `prune 0.3 · 8/8 bit · T4 200 steps`.
+        """Return a point in short, without neutral values: `prune 0.3 · 8/8 bit · T4 200 steps`.
 
-        The runtime is left out: it is told beside the point.
+        The runtime is left out: tables show it next to the point.
         """
         parts = [slot.at(point).short(slot.ranges) for slot in self.slots]
         return " · ".join(filter(None, parts)) or "unchanged"
 
     def named(self, kind: str) -> str | None:
-        """Return the name of the dimension of a catalogue's names; None where none is searched."""
+        """Return the name of the dimension over catalogue `kind`; None if it is not searched."""
         for slot in self.slots:
             for field in dataclasses.fields(slot.base):
                 if field.name in slot.ranges and field.metadata["dimension"] == Entries(kind):
@@ -111,13 +112,13 @@ class Space:
         }
 
     def size(self) -> float:
-        """Return the number of points; infinity when a dimension is continuous."""
+        """Return the number of points; infinity if a dimension is continuous."""
         counts = [len(v) if (v := d.values()) else math.inf for d in self.dimensions().values()]
         return math.prod(counts)
 
 
 def widened(dimension: Dimension, neutral: Value) -> Dimension:
-    """Return `dimension` holding `neutral` too: the baseline must be a point of the space."""
+    """Return `dimension` extended by `neutral`: the baseline must be a point of the space."""
     if dimension.holds(neutral):
         return dimension
     grid = dimension.values()
@@ -130,12 +131,12 @@ def widened(dimension: Dimension, neutral: Value) -> Dimension:
 
 
 def rounded(value: Value) -> Value:
-    """Return a float rounded to 10 digits: samplers return 0.30000000000000004."""
+    """Round a float to 10 digits, since samplers return values like 0.30000000000000004."""
     return round(value, 10) if isinstance(value, float) else value
 
 
 def drawn(dimension: Dimension, draw: random.Random) -> Value:
-    """Return one of a dimension's values."""
+    """Return a value of `dimension` that `draw` draws uniformly."""
     grid = dimension.values()
     if grid:
         return draw.choice(grid)

@@ -1,4 +1,4 @@
-"""What a technique may ask of the user's task: model, data, loss and score."""
+"""The Task interface: the user's model, data, loss and score."""
 
 import abc
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ Split = Literal["train", "validation", "test"]
 Inputs = Any
 """A tensor, a tuple of tensors (positional arguments of forward) or a dict (keyword arguments)."""
 Targets = Any
-"""Whatever the task's loss and score understand; tensors in it have the batch as dimension 0."""
+"""Any value that the task's loss and score accept; its tensors have the batch as dimension 0."""
 
 
 class Unsuited(ValueError):
-    """Outputs or targets that the loss or score of a task that wrote none cannot take."""
+    """Raised when the default loss or score of a task cannot take its outputs or targets."""
 
 
 class Task(abc.ABC):
@@ -29,20 +29,20 @@ class Task(abc.ABC):
         """Return the trained model, on the CPU and in float32."""
 
     def given(self) -> nn.Module:
-        """Return the model in the floating-point type that the user gave it."""
+        """Return the model in its original floating-point type."""
         return self.model()
 
     @abc.abstractmethod
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
         """Yield (inputs, targets) once over a split; the last batch may be smaller.
 
-        Inputs that are not whole numbers are float32, as the model is.
+        Floating-point inputs are float32, as the model is.
         """
 
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         """Return the scalar training loss of a batch; mean cross-entropy in nats by default.
 
-        Raises Unsuited when the default cannot take these outputs and targets.
+        Raises Unsuited if the default cannot take these outputs and targets.
         """
         try:
             return F.cross_entropy(outputs, targets)
@@ -59,10 +59,10 @@ class Task(abc.ABC):
     def score(self, outputs: Any, targets: Targets) -> float:
         """Return the score of a whole split, higher is better; top-1 accuracy 0..1 by default.
 
-        Raises Unsuited when the default cannot take these outputs and targets.
+        Raises Unsuited if the default cannot take these outputs and targets.
         """
         both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-        # Of other shapes the comparison would be of every prediction with every target.
+        # With other shapes the comparison would broadcast predictions against all targets.
         if both and outputs.dim() > 1 and outputs[:, 0].shape == targets.shape:
             return float((outputs.argmax(1) == targets).float().mean())
         raise Unsuited(
@@ -73,7 +73,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, str]:
-        """Return what identifies the task: its name and settings, as strings."""
+        """Return the name and the settings that identify the task, as strings."""
 
 
 def _kind(value: Any) -> str:

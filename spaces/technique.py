@@ -1,4 +1,4 @@
-"""What a technique is: a family of model changes whose instance is one setting."""
+"""The Technique base class: a family of model changes whose instance is one setting."""
 
 import abc
 import dataclasses
@@ -15,17 +15,21 @@ from spaces.tools import Prepared, Tools
 
 
 class Scope(enum.StrEnum):
-    """How far a reason reaches beyond the point at which it was met."""
+    """The set of points that a reason for infeasibility rules out."""
 
     POINT = "point"
+    """The one point."""
     TECHNIQUE = "technique"
-    """Any setting of the technique that changes this model, however strong."""
+    """All settings of the technique that change this model."""
     RUNTIME = "runtime"
-    """Whatever is made of this model, in the runtime."""
+    """All candidates of this model in the same runtime."""
 
 
 class Infeasible(Exception):
-    """A point that cannot be built or executed; the message is the reason, one sentence."""
+    """Raised for a point that cannot be built or executed; the message is the reason, one sentence.
+
+    `scope` is the set of points that the reason rules out.
+    """
 
     def __init__(self, reason: str, *, scope: Scope = Scope.POINT) -> None:
         super().__init__(reason)
@@ -33,14 +37,14 @@ class Infeasible(Exception):
 
 
 class Left(UserWarning):
-    """What a technique was asked to change and left as it was; the message is whole sentences.
+    """Warning about parts of a model that a technique left unchanged; whole sentences.
 
-    Unlike other warnings it is stored with the candidate and told wherever that is shown.
+    Unlike other warnings it is stored with the candidate and shown wherever the candidate is.
     """
 
 
 class Stage(enum.IntEnum):
-    """The order in which settings take effect."""
+    """Stages of building a candidate, in the order in which settings take effect."""
 
     SHAPE = 1
     TRAIN = 2
@@ -58,48 +62,49 @@ class Technique(abc.ABC):
 
     stage: ClassVar[Stage]
     rank: ClassVar[int] = 0
-    """Order within the stage: the coarsest edit first, or the next one undoes what was fitted."""
+    """Position within the stage, ascending. Coarse edits come first, since they would undo the fit
+    of finer ones."""
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return the model to use from here on; `model` is a copy and may be edited in place.
+        """Return the edited model; `model` is a copy and may be edited in place.
 
-        Only techniques of stage SHAPE override this. Raises Infeasible with a reason when the
-        model cannot be edited.
+        Only techniques of stage SHAPE override this. Raises Infeasible with a reason if the model
+        cannot be edited.
         """
         del task
         return model
 
     def plan(self, plan: Plan) -> Plan:
-        """Return `plan` with what this setting asks of training, encoding and deployment."""
+        """Return `plan` with this setting's training, encoding and deployment."""
         return plan
 
     def prepare(self, model: nn.Module, plan: Plan, tools: Tools) -> Prepared:
-        """Return `plan` settled in view of `model`, whose shape is that of the candidate.
+        """Return `plan` with the values that depend on `model`, which has the candidate's shape.
 
-        Called once all shapes are edited and before anything is trained or exported. `model` is
-        not to be edited.
+        Called after all edits of stage SHAPE and before training and export. `model` must not be
+        edited.
         """
         del model, tools
         return Prepared(plan=plan)
 
     def canonical(self) -> Self:
-        """Return the simplest setting that builds the same candidate (dead dimensions neutral)."""
+        """Return the simplest setting that builds the same candidate: unused fields are neutral."""
         return self
 
     def settled(self, plan: Plan, outputs: Outputs) -> Self:
-        """Return the simplest setting that builds the same candidate where all ask for `plan`.
+        """Return the simplest setting that builds the same candidate as part of `plan`.
 
-        `canonical` knows this setting alone; here dimensions become neutral that are dead because
-        of what others ask, such as anything about training where nothing is trained, or because
-        of what the task's model puts out.
+        `canonical` considers this setting alone. This method also neutralises fields that have no
+        effect because of the other settings (for example all training options if nothing is
+        trained) or because of the outputs of the task's model.
         """
         del plan, outputs
         return self
 
     def short(self, searched: Collection[str]) -> str:
-        """Return the `searched` fields that change something, in a few words for tables and lines.
+        """Return the `searched` fields that are not neutral, in a few words for tables.
 
-        A text is told as it is, a flag by its field's name, a number as `axis` says.
+        A string is shown as it is, a flag by its field's name, a number in the format of `axis`.
         """
         parts = []
         for field in dataclasses.fields(self):
@@ -109,12 +114,12 @@ class Technique(abc.ABC):
         return " ".join(filter(None, parts))
 
     def usual(self) -> tuple[Self, ...]:
-        """Return settings that practice recommends; the search tries them before it samples."""
+        """Return the settings recommended in practice; the search tries them before it samples."""
         return ()
 
 
 def _words(field: "dataclasses.Field[Any]", value: Any) -> str:
-    """Return the value of a searched field in short."""
+    """Format the value of a searched field for `short`."""
     pattern, name = field.metadata["short"], field.name.replace("_", " ")
     if pattern == "":
         return ""

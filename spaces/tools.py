@@ -1,4 +1,4 @@
-"""What the engine offers a technique that settles a plan in view of the shaped model."""
+"""The Tools interface: the data, device and layer times that `Technique.prepare` can use."""
 
 import abc
 import dataclasses
@@ -14,7 +14,7 @@ from spaces.task import Split, Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Time:
-    """The time of one layer alone, in milliseconds, with its 95 % interval."""
+    """The time of a single layer in milliseconds, with its 95 % interval."""
 
     value: float
     low: float
@@ -22,31 +22,31 @@ class Time:
 
 
 class Alone(Task):
-    """The task of a model of one layer, which another process can rebuild; hashable."""
+    """The task of a one-layer model, which another process can rebuild; hashable."""
 
     type: str
-    """The layer's type: a runtime has kernels for all layers of a type or for none."""
+    """The layer's type; a runtime has kernels for all layers of a type or for none."""
 
     @abc.abstractmethod
     def inputs(self) -> Tensor:
-        """Return one batch of inputs, the same values every time."""
+        """Return one batch of inputs, with the same values at every call."""
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yield nothing: a layer is not scored."""
+        """Yield nothing, since a layer is not scored."""
         del split, batch_size
         return iter(())
 
     def describe(self) -> dict[str, str]:
-        """Return the layer in a few words."""
+        """Return the layer's description as its name."""
         return {"name": str(self)}
 
 
 class Untimed(Exception):
-    """Layers that cannot be timed alone; the message says why, in one sentence."""
+    """Raised for layers that cannot be timed alone; the message is the reason, one sentence."""
 
 
 class Tools(Protocol):
-    """What a technique may use to settle a plan."""
+    """Data and measurements with which a technique completes a plan."""
 
     @property
     def task(self) -> Task:
@@ -58,21 +58,22 @@ class Tools(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is worked on."""
+        """Device on which the model is edited and evaluated."""
 
     def time_alone(
         self, layers: Sequence[Alone], encodings: Sequence[Encoding]
     ) -> Mapping[Alone, Mapping[Encoding, Time]]:
-        """Return the times of layers alone with each encoding, as the plan's runtime runs them.
+        """Return the time of each single layer with each encoding, in the plan's runtime.
 
-        A layer is left out where no encoding can change its time. Raises Untimed.
+        Layers whose time no encoding can change are left out. Raises Untimed if layers cannot be
+        timed alone.
         """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan that a technique has settled."""
+    """A plan that a technique has completed, with the data that it follows from."""
 
     plan: Plan
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What it follows from, for the record, as plain data."""
+    """Data for the record that explains the plan; plain types."""

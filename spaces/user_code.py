@@ -1,7 +1,7 @@
-"""Classes and functions of the user's own files, and addresses by which other processes find them.
+"""Import the user's files, and address their classes so that other processes can import them.
 
-An address is `FILE.py:NAME` for a file, which need not be on the module path, and `MODULE:NAME`
-for what can be imported.
+An address is `FILE.py:NAME` for a file, which need not be on the module path, or `MODULE:NAME` for
+a module that can be imported.
 """
 
 import importlib
@@ -12,17 +12,17 @@ from types import ModuleType
 from typing import Any
 
 PREFIX = "paretune_user_"
-"""How the names of modules begin that were loaded from files."""
+"""Prefix of the names of modules that were loaded from files."""
 
 
 class Unreachable(ValueError):
-    """A class that another process could not import."""
+    """Raised for a class that another process could not import."""
 
 
 def load_file(path: Path) -> ModuleType:
-    """Import a Python file once per process, with its own folder first on the module path.
+    """Import a Python file once per process, with its folder first on the module path.
 
-    Raises FileNotFoundError, and whatever the file itself raises.
+    Raises FileNotFoundError if there is no such file, and any exception that its code raises.
     """
     path = path.resolve()
     name = PREFIX + "".join(c if c.isalnum() else "_" for c in str(path))
@@ -45,9 +45,9 @@ def load_file(path: Path) -> ModuleType:
 
 
 def resolve(address: str, folder: Path | None = None) -> Any:
-    """Return what an address names; a relative path starts at `folder`.
+    """Return the object at an address; a relative path starts at `folder`.
 
-    Raises FileNotFoundError, ModuleNotFoundError or AttributeError where it names nothing.
+    Raises FileNotFoundError, ModuleNotFoundError or AttributeError if there is none.
     """
     place, _, name = address.rpartition(":")
     if place.endswith(".py"):
@@ -56,10 +56,10 @@ def resolve(address: str, folder: Path | None = None) -> Any:
 
 
 def address_of(kind: type, folder: Path | None = None) -> str:
-    """Return the address of a class, the path of its file relative to `folder` if inside of it.
+    """Return the address of a class; the path of a file inside `folder` is relative to it.
 
-    That of a class of the main program is the program's file, which other processes then import.
-    Raises Unreachable for a class inside of a function or of an interactive session.
+    A class of the main program is addressed by the program's file, which other processes then
+    import. Raises Unreachable for a class defined inside a function or in an interactive session.
     """
     module = kind.__module__
     place = getattr(sys.modules.get(module), "__file__", None)

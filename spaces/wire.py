@@ -1,4 +1,4 @@
-"""Dataclasses as JSON, so that another process can build them again without a pickle."""
+"""JSON form of dataclasses, from which another process rebuilds them without pickle."""
 
 import dataclasses
 from pathlib import Path
@@ -12,9 +12,9 @@ KIND, FIELDS, TUPLE, PATH = "kind", "fields", "tuple", "path"
 def encode(value: Any, folder: Path | None = None) -> Any:
     """Return a value as plain data for JSON.
 
-    A value is a dataclass, tuple, list, string, path, number or None, or holds them. Paths inside
-    of `folder` become relative to it. Raises Unreachable when another process could not import a
-    class, TypeError on other types.
+    A value is a dataclass, tuple, list, string, path, number or None; the first three may be
+    nested. Paths inside `folder` become relative to it. Raises Unreachable if another process
+    could not import a class, and TypeError for other types.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
@@ -36,9 +36,9 @@ def encode(value: Any, folder: Path | None = None) -> Any:
 
 
 def decode(content: Any, folder: Path | None = None) -> Any:
-    """Return the value that `encode` took apart; relative paths start at `folder`.
+    """Return the value that `encode` encoded; relative paths start at `folder`.
 
-    Raises ValueError on a table of another form.
+    Raises ValueError for a table that `encode` does not produce.
     """
     if isinstance(content, list):
         return [decode(v, folder) for v in content]

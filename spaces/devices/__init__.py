@@ -18,68 +18,68 @@ from spaces.catalogue import entry_of
 __all__ = ["HOST", "Device", "Timer", "all_devices", "device_names", "device_of", "on_host"]
 
 HOST = torch.device("cpu")
-"""Where tasks yield batches, and where models lie before and after the work on them."""
+"""Device of the batches that tasks yield, and of models before and after they are processed."""
 
 Timer = Callable[[Callable[[], object]], float]
 """Calls a function and returns the seconds that it took."""
 
 
 class Device(abc.ABC):
-    """A kind of device. Methods are about the current one of this process unless they say more."""
+    """A kind of device. Methods concern the process's current device unless stated otherwise."""
 
     accelerator: ClassVar[str | None]
-    """What one is called, as Ray counts it: "GPU", "TPU"; None where a device is cores of the
-    host, which are pinned, shared with all that runs there, and counted by threads."""
+    """The resource that Ray counts: "GPU", "TPU". None if a device is a set of the host's cores,
+    which are pinned, shared with all other programs, and counted by threads."""
     backend: ClassVar[str]
-    """The backend of process groups for tensors on it."""
+    """Backend of process groups for tensors on the device."""
     visible: ClassVar[str | None] = None
-    """The environment variable that says which of them a process sees."""
+    """Environment variable that selects the devices that a process sees."""
     spread: ClassVar[float]
     """Usual standard deviation between processes that time one artifact, as a share of the time."""
     shortest: ClassVar[float]
-    """Seconds that a batch must take to be split: processes need as long to agree."""
+    """Seconds that a batch must take to be split: coordinating the processes takes as long."""
     step_flops: ClassVar[float]
-    """Floating-point operations of a training step at most."""
+    """Largest number of floating-point operations of a training step."""
 
     @property
     def name(self) -> str:
-        """PyTorch's name of its type, which is also the entry's."""
+        """PyTorch's name of the device type, which is also the entry's name."""
         return type(self).__name__.lower()
 
     @abc.abstractmethod
     def lacks(self) -> str | None:
-        """Return in one sentence why PyTorch cannot compute on one here, None if it can."""
+        """Return the reason why PyTorch cannot use such a device here, one sentence, or None."""
 
     def available(self) -> bool:
-        """Whether PyTorch can compute on one here."""
+        """Return True if PyTorch can use such a device here."""
         return self.lacks() is None
 
     @abc.abstractmethod
     def count(self) -> int:
-        """Return how many this process may use: accelerators, or cores of the host."""
+        """Return the number of accelerators, or of host cores, that this process may use."""
 
     def product_names(self) -> list[str]:
         """Return the product name of each accelerator that this process sees."""
         return []
 
     def conditions(self) -> dict[str, Any]:
-        """Return, as JSON, what an accelerator is and does now: name, clocks, who else uses it."""
+        """Return the accelerator's name and present use as JSON: clock, load, other processes."""
         return {}
 
     @abc.abstractmethod
     def initialized(self) -> bool:
-        """Whether this process has started the device in a way that does not survive a fork."""
+        """Return True if this process has started the device in a way that breaks forks."""
 
     @abc.abstractmethod
     def select(self, index: int) -> torch.device:
-        """Make the device of an index, from 0, the current one of this process and return it."""
+        """Make device `index`, counted from 0, the current one of this process and return it."""
 
     @abc.abstractmethod
     def synchronize(self) -> None:
         """Wait until all work that was started is done."""
 
     def timer(self) -> Timer:
-        """Return a timer of work on the device, by its own clock where it has one."""
+        """Return a timer of work on the device, by the device's clock if it has one."""
 
         def seconds(run: Callable[[], object]) -> float:
             start = time.perf_counter()
@@ -91,27 +91,28 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def memory(self) -> tuple[int, int]:
-        """Return the bytes of its memory that are free, and all of them."""
+        """Return the free and the total bytes of the device's memory."""
 
     @abc.abstractmethod
     def peak_memory(self, work: Callable[[], object]) -> int | None:
-        """Do `work` and return the most bytes allocated on the device meanwhile.
+        """Run `work` and return the peak number of bytes allocated on the device meanwhile.
 
-        None, with nothing done, where that is the host's memory: processes are measured then.
+        Returns None, without running `work`, if the device uses the host's memory: the memory of
+        the process is measured then.
         """
 
     def empty_cache(self) -> None:  # noqa: B027
-        """Give memory that PyTorch keeps for later tensors back to the device."""
+        """Return memory that PyTorch caches for later tensors to the device."""
 
     def exact(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which convolutions compute in whole float32, always the same way."""
+        """Return a context in which convolutions are deterministic and compute in full float32."""
         return contextlib.nullcontext()
 
     def fork_rng(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context that restores the random generators, the host's among them.
+        """Return a context that restores the random generators, including the host's.
 
-        Idle devices have nothing to restore: asking one for its generator would start it, and a
-        process that has started one can often not be forked any more.
+        A device that was not started has nothing to restore: asking it for its generator would
+        start it, and a process that has started a device can often not be forked any more.
         """
         if not self.initialized():
             return torch.random.fork_rng((), device_type=HOST.type)
@@ -119,34 +120,34 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def trains_in(self, dtype: str) -> bool:
-        """Whether it has instructions for a type ("bfloat16", "float8") that training can use."""
+        """Return True if it has instructions for `dtype` ("bfloat16", ...) usable in training."""
 
     @abc.abstractmethod
     def native_bfloat16(self) -> bool:
-        """Whether it multiplies bfloat16 matrices natively, so that autocast pays."""
+        """Return True if it multiplies bfloat16 matrices natively, so that autocast is faster."""
 
 
 def device_of(device: str | torch.device) -> Device:
-    """Return the kind of a device that is given as PyTorch does: "cuda", or "cuda:1" of several.
+    """Return the kind of a device given in PyTorch's notation: "cuda", or "cuda:1" of several.
 
-    Raises ValueError with the known names where the catalogue has no such kind.
+    Raises ValueError, which lists the catalogue's names, if there is no such kind.
     """
     name = str(device).partition(":")[0]
-    if name not in (known := device_names()):
-        raise ValueError(f"there is no device {name!r}; use one of {', '.join(known)}")
+    if name not in (names := device_names()):
+        raise ValueError(f"there is no device {name!r}; use one of {', '.join(names)}")
     return entry_of(__name__, name, Device)()
 
 
 def device_names() -> list[str]:
-    """Return the names of the catalogue without importing any entry."""
+    """Return the names of the catalogue's entries without importing them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def all_devices() -> list[Device]:
-    """Return all kinds of the catalogue, whether this machine has such devices or not."""
+    """Return all kinds of the catalogue, including those that this machine lacks."""
     return [device_of(name) for name in device_names()]
 
 
 def on_host(device: str | torch.device) -> bool:
-    """Whether tensors on a device lie in the host's memory."""
+    """Return True if tensors on a device lie in the host's memory."""
     return torch.device(device).type == HOST.type

@@ -1,4 +1,4 @@
-"""GPUs of NVIDIA's, through CUDA."""
+"""NVIDIA GPUs through CUDA."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from spaces.devices import Device, Timer
 
 BFLOAT16, FLOAT8 = (8, 0), (8, 9)
-"""Compute capability of the first GPUs with such tensor cores: Ampere, and Ada before Hopper."""
+"""Lowest compute capability with tensor cores for the type: Ampere; Ada, then Hopper."""
 
 
 class Cuda(Device):
@@ -23,7 +23,7 @@ class Cuda(Device):
     step_flops = 1e13
 
     def lacks(self) -> str | None:
-        """Return why no GPU can be used, None if one can."""
+        """Return the reason why no GPU can be used, None if one can."""
         if torch.version.cuda is None:
             return f"The target asks for cuda, and PyTorch {torch.__version__} is built without it."
         if not torch.cuda.is_available():
@@ -31,7 +31,7 @@ class Cuda(Device):
         return None
 
     def count(self) -> int:
-        """Return how many GPUs this process sees."""
+        """Return the number of GPUs that this process sees."""
         return torch.cuda.device_count()
 
     def product_names(self) -> list[str]:
@@ -39,7 +39,10 @@ class Cuda(Device):
         return [torch.cuda.get_device_name(index) for index in range(self.count())]
 
     def conditions(self) -> dict[str, Any]:
-        """Return what the GPU is and does now; what the driver does not tell is left out."""
+        """Return the GPU's name, clock in MHz, utilization in percent and other processes.
+
+        Values that the driver does not report are left out.
+        """
         conditions: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
         try:
             conditions["clock_mhz"] = torch.cuda.clock_rate()
@@ -51,11 +54,11 @@ class Cuda(Device):
         return conditions
 
     def initialized(self) -> bool:
-        """Whether this process has a CUDA context, which a forked process cannot use."""
+        """Return True if this process has a CUDA context, which a forked process cannot use."""
         return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
     def select(self, index: int) -> torch.device:
-        """Make a GPU the current one and return it."""
+        """Make GPU `index` the current one and return it."""
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         return device
@@ -65,7 +68,7 @@ class Cuda(Device):
         torch.cuda.synchronize()
 
     def timer(self) -> Timer:
-        """Return a timer by events in the current stream: launching is not in the time."""
+        """Return a timer by events in the current stream, which excludes the launch of kernels."""
         event: Any = torch.cuda.Event
         start, end = (event(enable_timing=True) for _ in range(2))
 
@@ -79,24 +82,24 @@ class Cuda(Device):
         return seconds
 
     def memory(self) -> tuple[int, int]:
-        """Return the bytes of the GPU's memory that are free, and all of them."""
+        """Return the free and the total bytes of the GPU's memory."""
         free, total = torch.cuda.mem_get_info()
         return free, total
 
     def peak_memory(self, work: Callable[[], object]) -> int:
-        """Do `work` and return the most bytes that PyTorch has allocated meanwhile."""
+        """Run `work` and return the peak number of bytes that PyTorch allocated meanwhile."""
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated()
 
     def empty_cache(self) -> None:
-        """Give memory that PyTorch's allocator keeps back to the GPU."""
+        """Return memory that PyTorch's allocator caches to the GPU."""
         torch.cuda.empty_cache()
 
     def exact(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context without TF32, which rounds what is read to 10 bits.
+        """Return a context without TF32, which rounds the inputs of convolutions to 10 bits.
 
-        That is more than the differences that pruning and rounding are judged by.
+        That error exceeds the differences by which pruning and rounding are judged.
         """
         flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
             enabled=True, deterministic=True, allow_tf32=False
@@ -104,11 +107,11 @@ class Cuda(Device):
         return flags
 
     def trains_in(self, dtype: str) -> bool:
-        """Whether the GPU has tensor cores for a type."""
+        """Return True if the GPU has tensor cores for `dtype`."""
         if dtype == "float8":
             return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FLOAT8
         return dtype != "bfloat16" or torch.cuda.is_bf16_supported(including_emulation=False)
 
     def native_bfloat16(self) -> bool:
-        """Whether the GPU has tensor cores for bfloat16."""
+        """Return True if the GPU has tensor cores for bfloat16."""
         return torch.cuda.get_device_capability() >= BFLOAT16

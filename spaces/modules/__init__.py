@@ -1,4 +1,4 @@
-"""Reading and editing any module: trees of tensors, surgery, modes, devices, integer codes."""
+"""Helpers for any module: trees of tensors, structural edits, modes, devices, integer codes."""
 
 from spaces.modules.batchnorm_statistics import reestimate
 from spaces.modules.codes import Codes, compact, pack, planes, unpack

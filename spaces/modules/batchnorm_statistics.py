@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, estimated afresh after the weights have changed."""
+"""Re-estimate the running statistics of batch normalisation after weights have changed."""
 
 import torch
 from torch import nn
@@ -15,8 +15,8 @@ BATCH = 128
 def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int = 0) -> None:
     """Set running means and variances to their averages over `samples` training samples.
 
-    All batches weigh the same (Ioffe and Szegedy 2015, section 3.1, with a plain average instead
-    of a moving one). Without such statistics nothing is computed.
+    All batches have the same weight (Ioffe and Szegedy 2015, section 3.1, with a plain average
+    instead of a moving one). A model without such statistics is not run.
     """
     layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     if not layers:
@@ -33,16 +33,16 @@ def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int =
 
 def _average(model: nn.Module, layers: list[BatchNorm], task: Task, samples: int) -> None:
     """Run training batches through `model` with only `layers` in training mode."""
-    seen = 0
+    count = 0
     for inputs, _ in task.batches("train", BATCH):
         if length(inputs) < 2:  # a variance needs two values
             continue
-        if seen == 0:
+        if count == 0:
             for layer in layers:
                 layer.reset_running_stats()
-                layer.momentum = None  # torch's spelling of a cumulative average
+                layer.momentum = None  # in torch, this selects the cumulative average
                 layer.training = True
         call(model, inputs)
-        seen += length(inputs)
-        if seen >= samples:
+        count += length(inputs)
+        if count >= samples:
             return

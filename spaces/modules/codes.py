@@ -1,4 +1,4 @@
-"""A weight as codes of few bits: what quantized training ends with and every runtime stores."""
+"""Integer codes of a weight with scales or a codebook, and their packing into bytes."""
 
 import dataclasses
 import math
@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Codes:
-    """A weight in codes: (code - zero) x scale, or, with a codebook, book[code] x scale.
+    """A weight as integer codes: (code - zero) x scale, or book[code] x scale with a codebook.
 
-    Rows are dimension 0 of the weight; the values of a row are split into groups of one size,
-    each with its own scale and zero point. A dimension of size 1 stands for all rows or groups.
+    Rows are dimension 0 of the weight. The values of a row are split into groups of equal size,
+    each with its own scale and zero point; a dimension of size 1 applies to all rows or groups.
     """
 
     codes: Tensor
@@ -23,12 +23,12 @@ class Codes:
     scale: Tensor
     """(rows or 1, groups or 1, 1) float32."""
     zero: Tensor
-    """(rows or 1, groups or 1, 1) float32: the code that stands for 0; 0.5 for binary weights."""
+    """(rows or 1, groups or 1, 1) float32: the code of the value 0; 0.5 for binary weights."""
     book: Tensor | None = None
-    """Up to 2 ** bits values, float32: then `zero` is not used."""
+    """Codebook of up to 2 ** bits values, float32; with it, `zero` is not used."""
 
     def floats(self) -> Tensor:
-        """Return the weight that the codes stand for, float32."""
+        """Return the weight that the codes represent, float32."""
         if self.book is not None:
             values = self.book[self.codes.long()] * self.scale
         else:
@@ -36,7 +36,7 @@ class Codes:
         return values.reshape(self.shape)
 
     def rescaled(self, factor: Tensor) -> "Codes":
-        """Return the codes of the weight whose rows are multiplied by `factor`, (rows,)."""
+        """Return the codes of the weight with its rows multiplied by `factor`, (rows,)."""
         return dataclasses.replace(self, scale=self.scale * factor.float().reshape(-1, 1, 1))
 
     def to(self, device: torch.device | str) -> "Codes":
@@ -60,7 +60,7 @@ class Codes:
 
 
 def compact(codes: Codes) -> Codes:
-    """Return the same codes, scales and zero points that are all equal held once."""
+    """Return the same codes, storing scales and zero points once if all are equal."""
     return dataclasses.replace(codes, scale=_once(codes.scale), zero=_once(codes.zero))
 
 
@@ -70,37 +70,40 @@ def _once(values: Tensor) -> Tensor:
 
 
 def planes(bits: int) -> tuple[int, ...]:
-    """Return widths that divide a byte and add up to `bits`, the widest first: 3 is 2 and 1."""
+    """Split `bits` into widths that divide a byte, the widest first: 3 becomes (2, 1).
+
+    Raises ValueError unless `bits` is from 1 to 8.
+    """
     if not 1 <= bits <= 8:
         raise ValueError(f"codes have 1 to 8 bits, got {bits}")
     return tuple(width for width in (8, 4, 2, 1) if bits & width)
 
 
 def pack(codes: Tensor, bits: int) -> list[Tensor]:
-    """Return one tensor of bytes for each of `planes(bits)`, which hold the low bits first.
+    """Pack codes into one tensor of bytes for each of `planes(bits)`; the first has the low bits.
 
-    A byte holds consecutive codes, the first in its lowest bits; the last byte is filled with
-    zeros. `codes` are uint8 of any shape, taken in row-major order.
+    A byte holds consecutive codes, the first in its lowest bits; the last byte is padded with
+    zeros. `codes` are uint8 of any shape, read in row-major order.
     """
-    rest, packed = codes.flatten().contiguous(), []
+    remaining, packed = codes.flatten().contiguous(), []
     for width in planes(bits):
         per = 8 // width
-        part = rest & ((1 << width) - 1)
+        part = remaining & ((1 << width) - 1)
         part = torch.cat([part, part.new_zeros(-len(part) % per)]).reshape(-1, per)
-        whole = torch.zeros(len(part), dtype=torch.uint8)
+        plane = torch.zeros(len(part), dtype=torch.uint8)
         for place in range(per):
-            whole |= part[:, place] << (width * place)
-        packed.append(whole)
-        rest = rest >> width if width < 8 else rest
+            plane |= part[:, place] << (width * place)
+        packed.append(plane)
+        remaining = remaining >> width if width < 8 else remaining
     return packed
 
 
 def unpack(packed: list[Tensor], bits: int, count: int) -> Tensor:
-    """Return the `count` codes that `pack` packed, uint8, flat."""
+    """Return the `count` codes that `pack` packed, (count,) uint8."""
     codes, shift = torch.zeros(count, dtype=torch.uint8), 0
-    for width, whole in zip(planes(bits), packed, strict=True):
+    for width, plane in zip(planes(bits), packed, strict=True):
         places = torch.arange(0, 8, width, dtype=torch.uint8)
-        part = (whole[:, None] >> places) & ((1 << width) - 1)
+        part = (plane[:, None] >> places) & ((1 << width) - 1)
         codes |= part.flatten()[:count] << shift
         shift += width
     return codes

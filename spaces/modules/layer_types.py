@@ -1,4 +1,4 @@
-"""Families of torch's layers for isinstance: their common base classes are private to torch."""
+"""Unions of torch's layer classes for isinstance, since their base classes are private."""
 
 from torch import nn
 

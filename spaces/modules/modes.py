@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, and what it takes to differentiate in it."""
+"""Contexts for evaluation mode, and for backward passes in evaluation mode."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own afterwards."""
+    """Put a model into evaluation mode; restore the mode of each module on exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -21,10 +21,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """Let a model be differentiated in evaluation mode.
+    """Enable backward passes through a model in evaluation mode.
 
-    cuDNN differentiates recurrent layers in training mode alone, hence a model that has any does
-    without cuDNN. The context must hold the forward pass too.
+    cuDNN differentiates recurrent layers in training mode only, so models with such layers run
+    without cuDNN. The context must include the forward pass.
     """
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield

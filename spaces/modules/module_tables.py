@@ -1,7 +1,7 @@
-"""The tables in which a module keeps its own tensors and submodules.
+"""Access to the tables in which a module keeps its tensors and submodules.
 
-torch.nn.Module has no public way to exchange them: methods edit them in place, and copies of a
-module may share them.
+torch.nn.Module has no public way to replace the tables: its methods edit them in place, and copies
+of a module may share them.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def copied_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's attributes with its tables of tensors copied, not the tensors."""
+    """Return a module's attributes with copies of its tables of tensors, not of the tensors."""
     tables = ("_parameters", "_buffers")
     return {key: dict(value) if key in tables else value for key, value in attributes.items()}
 
 
 def empty(module: nn.Module) -> None:
-    """Take all tensors and submodules from a module; the old tables stay as they are."""
+    """Remove all tensors and submodules from a module; the old tables are not changed."""
     vars(module).update(_modules={}, _parameters={}, _buffers={}, _non_persistent_buffers_set=set())

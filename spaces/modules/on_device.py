@@ -1,4 +1,4 @@
-"""A task whose batches lie on the device where a model is computed."""
+"""Put a task's batches on a device, and choose a device with room for a model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from spaces.modules.trees import transform
 from spaces.task import Inputs, Split, Targets, Task
 
 COPIES = 4
-"""Times its own bytes that working on a model takes: itself, a copy, gradients or moments."""
+"""Memory for processing a model, in multiples of its bytes: itself, a copy, gradients, moments."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class _Placed(Task):
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
         for inputs, targets in self.task.batches(split, batch_size):
-            yield transform(inputs, self._here), self._near(targets)
+            yield transform(inputs, self._to_device), self._targets_to_device(targets)
 
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         return self.task.loss(outputs, targets)
@@ -36,26 +36,26 @@ class _Placed(Task):
     def describe(self) -> dict[str, str]:
         return self.task.describe()
 
-    def _here(self, tensor: Tensor) -> Tensor:
+    def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
 
-    def _near(self, targets: Targets) -> Targets:
+    def _targets_to_device(self, targets: Targets) -> Targets:
         try:
-            return transform(targets, self._here)
-        except TypeError:  # anything that only the user's own functions understand
+            return transform(targets, self._to_device)
+        except TypeError:  # targets without tensors, which only the user's functions read
             return targets
 
 
 def placed(task: Task, device: torch.device | str) -> Task:
-    """Return `task` with inputs and targets on `device`; on the host it is the task itself.
+    """Return `task` with inputs and targets on `device`; for the host, return the task itself.
 
-    Targets that are not made of tensors stay what they are.
+    Targets that are not made of tensors are passed on unchanged.
     """
     return task if on_host(device) else _Placed(task, torch.device(device))
 
 
 def workplace(model: nn.Module, device: torch.device | str) -> torch.device:
-    """Return where to work on `model`: on `device`, or on the host where it has no room there."""
+    """Return the device on which to process `model`: `device`, or the host if memory is short."""
     tensors = (*model.parameters(), *model.buffers())
     needed = COPIES * sum(t.numel() * t.element_size() for t in tensors)
     free, _ = device_of(device).memory()

@@ -1,4 +1,4 @@
-"""Multi-head attention that has lost heads: torch's own module insists on embed_dim / head_dim."""
+"""Multi-head attention with removed heads; torch's module requires embed_dim / head_dim heads."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class PrunedAttention(nn.MultiheadAttention):
-    """Drop-in for nn.MultiheadAttention with fewer heads and unchanged input and output widths.
+    """Replacement of nn.MultiheadAttention with fewer heads; input and output widths are unchanged.
 
     Never constructed: the class of an existing module is set to it, with `in_proj_weight` of
     shape (3 * num_heads * head_dim, embed_dim) and `out_proj` of in_features num_heads * head_dim.
@@ -23,7 +23,10 @@ class PrunedAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the attention output and, if asked for, the weights, as the base class does."""
+        """Return the attention output and, if `need_weights`, the weights, as the base class does.
+
+        Raises ValueError for an `attn_mask` that differs between heads.
+        """
         single = query.dim() == 2
         if single:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
@@ -52,7 +55,7 @@ class PrunedAttention(nn.MultiheadAttention):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what each head gathers and, if needed, its weights (batch, heads, q, k)."""
+        """Return the heads' outputs and, if needed, their weights (batch, heads, q, k)."""
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
@@ -65,7 +68,7 @@ class PrunedAttention(nn.MultiheadAttention):
 def _mask(
     q: Tensor, k: Tensor, attn_mask: Tensor | None, padding: Tensor | None, causal: bool
 ) -> Tensor | None:
-    """Return all masks as one term of the scores, broadcastable to (batch, heads, q, k)."""
+    """Combine all masks into a term of the scores, broadcastable to (batch, heads, q, k)."""
     if attn_mask is None and causal:
         shape = (q.shape[-2], k.shape[-2])
         attn_mask = torch.ones(shape, dtype=torch.bool, device=q.device).triu(1)
@@ -78,7 +81,7 @@ def _mask(
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    """Return `mask` as a term of the scores; True in a boolean mask means "do not attend"."""
+    """Convert `mask` into a term of the scores; True in a boolean mask means "do not attend"."""
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))

@@ -1,4 +1,4 @@
-"""Randomness that leaves no trace: the user's generators are as before afterwards."""
+"""Seed the global random generators inside a context and restore them on exit."""
 
 import contextlib
 import random
@@ -14,12 +14,12 @@ from spaces.devices import all_devices
 def seeded(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators inside the block, then restore them.
 
-    User code draws from whichever of the three it likes.
+    User code may draw from any of the three.
     """
     python, numeric = random.getstate(), np.random.get_state()
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         for device in all_devices():
-            held.enter_context(device.fork_rng())
+            stack.enter_context(device.fork_rng())
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Structural edits of a model as plain data: pruned models travel as safetensors and JSON."""
+"""Structural edits of a model as plain data: pruned models as JSON and safetensors files."""
 
 import json
 from collections.abc import Iterator
@@ -15,39 +15,38 @@ WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 _FORMAT = 1
 _REPLACEMENTS: dict[str, type[nn.Module]] = {"PrunedAttention": PrunedAttention, "Dropped": Dropped}
-"""The only classes an edit may give a module, by the name that stands for them in a file."""
+"""The only classes that an edit may give to a module, by their names in files."""
 
 _Attributes = dict[str, int | bool | tuple[int, ...]]
 
 
 def achieved(reference: nn.Module, model: nn.Module) -> float:
-    """Return the fraction of the reference's weights that `model` does without, 0..1."""
+    """Return the fraction of the reference's weights that were removed from `model`, 0..1."""
     before, after = (sum(p.numel() for p in m.parameters()) for m in (reference, model))
     return 1 - after / before
 
 
 def zeros(model: nn.Module) -> int:
-    """Return how many weights of `model` are zero."""
+    """Return the number of weights of `model` that are zero."""
     return sum(int((weight == 0).sum()) for weight in model.parameters())
 
 
 def dropped(model: nn.Module) -> list[str]:
-    """Return the names of the blocks that `model` does without, in its order."""
+    """Return the names of the dropped blocks of `model`, in its order."""
     return [name for name, module in model.named_modules() if isinstance(module, Dropped)]
 
 
 def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
-    """Return, JSON-serialisable, how the structure of `model` differs from `reference`'s.
+    """Describe the structural differences of `model` from `reference` as JSON-serialisable data.
 
     For each module: its new class, if any, and the integer, boolean and tuple-of-integer
-    attributes that differ. For each parameter and buffer: its new shape. Values are not described.
-    What was below a module that is Dropped is gone.
-    Raises ValueError on a difference of any other kind.
+    attributes that differ. For each parameter and buffer: its new shape, but no values. Modules
+    below a Dropped are omitted. Raises ValueError for any other kind of difference.
     """
     old, new = dict(reference.named_modules()), dict(model.named_modules())
-    gone = tuple(f"{name}." for name, module in new.items() if isinstance(module, Dropped))
-    before = {name: t for name, t in _tensors(reference).items() if not name.startswith(gone)}
-    _require_same("modules", {name for name in old if not name.startswith(gone)}, set(new))
+    empty = tuple(f"{name}." for name, module in new.items() if isinstance(module, Dropped))
+    before = {name: t for name, t in _tensors(reference).items() if not name.startswith(empty)}
+    _require_same("modules", {name for name in old if not name.startswith(empty)}, set(new))
     _require_same("tensors", set(before), set(_tensors(model)))
     attributes = {name: _changed(old[name], module) for name, module in new.items()}
     classes = {name: _replacement(name, old[name], module) for name, module in new.items()}
@@ -64,30 +63,30 @@ def describe(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
 
 
 def tensors(reference: nn.Module, model: nn.Module) -> dict[str, Tensor]:
-    """Return what `rebuild` needs of `model`: contiguous, detached, each tied tensor once.
+    """Return the tensors that `rebuild` needs: contiguous, detached, each tied tensor once.
 
-    These are all parameters and persistent buffers, and of the other buffers those that
-    differ from the reference's.
+    They are all parameters and persistent buffers, and those other buffers that differ from the
+    reference's.
     """
-    before, kept, seen = _tensors(reference), {}, set()
+    before, selected, seen = _tensors(reference), {}, set()
     transient = _transient(model)
     for name, tensor in _tensors(model).items():
         if name in transient and _equal(tensor, before[name]):
             continue
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            # a view is copied: files must not hold more than the tensor, nor storage twice
-            kept[name] = tensor.detach().contiguous().clone()
-    return kept
+            # copied, so that the file holds neither more than a view nor shared storage twice
+            selected[name] = tensor.detach().contiguous().clone()
+    return selected
 
 
 def rebuild(
     reference_copy: nn.Module, description: dict[str, Any], tensors: dict[str, Tensor]
 ) -> nn.Module:
-    """Return `reference_copy`, edited as `description` says and holding `tensors`.
+    """Edit `reference_copy` as `description` says, fill in `tensors` and return it.
 
-    Tied parameters stay tied. Raises ValueError when a module or tensor is unknown or missing, or
-    when a shape is not the one that the description and the reference lead to expect.
+    Tied parameters stay tied. Raises ValueError if a module or tensor is unknown or missing, or
+    if a shape differs from the one in the description or the reference.
     """
     if description.get("format") != _FORMAT:
         raise ValueError(f"unknown format {description.get('format')!r}, expected {_FORMAT}")
@@ -115,20 +114,20 @@ def save(folder: Path, reference: nn.Module, model: nn.Module) -> None:
 
 
 def load(folder: Path, reference_copy: nn.Module) -> nn.Module:
-    """Return the model that `save` wrote, made out of a fresh copy of its reference."""
+    """Return the model that `save` wrote, rebuilt from a fresh copy of its reference."""
     description = json.loads((folder / ARCHITECTURE).read_text(encoding="utf-8"))
     return rebuild(reference_copy, description, load_file(folder / WEIGHTS))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name; tied ones under each of their names."""
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
+    by_name: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    by_name.update(model.named_buffers(remove_duplicate=False))
+    return by_name
 
 
 def _transient(model: nn.Module) -> set[str]:
-    """Return the names of buffers that a state dict leaves out."""
+    """Return the names of the buffers that are not part of the state dict."""
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return buffers - model.state_dict(keep_vars=True).keys()
 
@@ -144,10 +143,10 @@ def _changed(old: nn.Module, new: nn.Module) -> _Attributes:
 
 def _plain(module: nn.Module) -> Iterator[tuple[str, int | bool | tuple[int, ...]]]:
     for key, value in vars(module).items():
-        whole = isinstance(value, tuple) and all(type(v) is int for v in value)
+        integers = isinstance(value, tuple) and all(type(v) is int for v in value)
         if type(value) in (int, bool):
             yield key, value
-        elif whole:
+        elif integers:
             yield key, tuple(value)
 
 
@@ -166,29 +165,29 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _fill(model: nn.Module, shapes: dict[str, list[int]], tensors: dict[str, Tensor]) -> None:
     """Put `tensors` into the parameters and buffers of `model`, in place, each once."""
-    own = _tensors(model)
-    _require_known("tensors", set(tensors) | set(shapes), set(own))
-    given = {id(own[name]) for name in tensors}
+    by_name = _tensors(model)
+    _require_known("tensors", set(tensors) | set(shapes), set(by_name))
+    filled = {id(by_name[name]) for name in tensors}
     optional = {name for name in _transient(model) if name not in shapes}
-    missing = {n for n, t in own.items() if id(t) not in given and n not in optional}
+    missing = {n for n, t in by_name.items() if id(t) not in filled and n not in optional}
     if missing:
         raise ValueError(f"no values for tensors {sorted(missing)}")
     for name, tensor in tensors.items():
-        expected = shapes.get(name, list(own[name].shape))
+        expected = shapes.get(name, list(by_name[name].shape))
         if list(tensor.shape) != expected:
             raise ValueError(f"{name!r} has shape {list(tensor.shape)}, expected {expected}")
     for name, tensor in tensors.items():
-        own[name].data = tensor  # keeps the object, hence every tie to it
+        by_name[name].data = tensor  # the parameter object stays, hence all its ties
 
 
-def _require_same(what: str, old: set[str], new: set[str]) -> None:
+def _require_same(kind: str, old: set[str], new: set[str]) -> None:
     if old != new:
         raise ValueError(
-            f"the {what} differ from the reference's: without {sorted(old - new)}, "
+            f"the {kind} differ from the reference's: without {sorted(old - new)}, "
             f"with {sorted(new - old)}; only sizes and attributes can be described"
         )
 
 
-def _require_known(what: str, named: set[str], known: set[str]) -> None:
+def _require_known(kind: str, named: set[str], known: set[str]) -> None:
     if named - known:
-        raise ValueError(f"the reference has no {what} {sorted(named - known)}")
+        raise ValueError(f"the reference has no {kind} {sorted(named - known)}")

@@ -1,4 +1,4 @@
-"""Batches as the user gives them: a tensor, a tuple or a dict of tensors, nested or not."""
+"""Trees of tensors: flatten, rebuild, transform and slice nested tuples and dicts of tensors."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Fields(dict[str, Any]):
-    """Named outputs whose fields are also attributes, as in the model's own output class."""
+    """Named outputs whose fields are also attributes, as in the output classes of models."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -19,7 +19,7 @@ class Fields(dict[str, Any]):
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Return `model`'s outputs: a tuple is passed by position, a dict by keyword."""
+    """Return the outputs of `model`; a tuple of inputs is passed by position, a dict by keyword."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):
@@ -28,9 +28,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def flatten(tree: Any) -> tuple[list[Tensor], Any]:
-    """Return the tensors of `tree` in order, and a JSON-serialisable description of its shape.
+    """Return the tensors of `tree` in order, and a JSON-serialisable spec of its structure.
 
-    Absent (None) fields of a mapping are dropped. Raises TypeError on anything but tensors.
+    Fields of a mapping that are None are dropped. Raises TypeError for leaves that are no tensors.
     """
     if isinstance(tree, Tensor):
         return [tree], "tensor"
@@ -46,7 +46,10 @@ def flatten(tree: Any) -> tuple[list[Tensor], Any]:
 
 
 def unflatten(tensors: Sequence[Tensor], spec: Any) -> Any:
-    """Return the tree that `flatten` took apart; mappings come back as Fields."""
+    """Return the tree that `flatten` took apart; mappings become Fields.
+
+    Raises ValueError if there are more tensors than `spec` describes.
+    """
     stream = iter(tensors)
     tree = _take(stream, spec)
     if next(stream, None) is not None:
@@ -83,7 +86,7 @@ def transform(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _plain(tree: Any) -> Any:
-    """Return Fields as plain dicts: user code may check for the exact type."""
+    """Return Fields as plain dicts, since user code may check for the exact type."""
     if isinstance(tree, Fields):
         return {k: _plain(v) for k, v in tree.items()}
     if isinstance(tree, tuple | list):
@@ -92,7 +95,10 @@ def _plain(tree: Any) -> Any:
 
 
 def length(tree: Any) -> int:
-    """Return the number of samples: dimension 0 of the first tensor."""
+    """Return the number of samples: dimension 0 of the first tensor.
+
+    Raises TypeError if that tensor is a scalar.
+    """
     first = flatten(tree)[0][0]
     if first.dim() == 0:
         raise TypeError("a batch needs the samples in dimension 0, got a scalar tensor")

@@ -1,7 +1,7 @@
-"""Which units and blocks of a model go, and how what is left is refitted."""
+"""Choose the units, blocks and single weights to remove, and refit the remaining weights."""
 
 from spaces.pruning.blocks import find, least
-from spaces.pruning.damage import Outputs
+from spaces.pruning.damage import ReferenceOutputs
 from spaces.pruning.importance import Scores, scores, weakest
 from spaces.pruning.refit import fit, refit
 from spaces.pruning.single import KeepZeros, input_axis, largest, magnitudes, prunable, two_of_four
@@ -10,7 +10,7 @@ from spaces.pruning.surgeon import Curve, curve
 __all__ = [
     "Curve",
     "KeepZeros",
-    "Outputs",
+    "ReferenceOutputs",
     "Scores",
     "allocation",
     "curve",

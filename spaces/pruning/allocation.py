@@ -1,4 +1,4 @@
-"""How many units each family keeps: operations are saved where it does the least damage."""
+"""Allocate widths to families, saving operations where the damage is smallest."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from spaces.modules.structure import Family, keep, matrices
 from spaces.pruning.surgeon import Curve
 
 SMALLEST = 0.125
-"""Share of its units that a family keeps at least."""
+"""Smallest share of its units that a family keeps."""
 MARKS = 2
-"""Widths of a family at which the damage is measured."""
+"""Number of widths of a family at which the damage is measured."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """Operations of a layer, and the families its outputs and inputs belong to, if any."""
+    """Operations of a layer, and the families to which its outputs and inputs belong, if any."""
 
     operations: float
     families: tuple[int, ...]
@@ -32,37 +32,37 @@ def allocate(
     ratios: Sequence[float],
     round_to: int,
 ) -> list[int]:
-    """Return the units that each family keeps.
+    """Return the number of units that each family keeps.
 
-    Together they need about the operations of a model of which every family loses its share of
-    `ratios`, and do little damage: widths fall step by step, always where the damage for each
-    saved operation is smallest. Families without a curve keep the number by their ratio. A ratio
-    below zero is that of a family that has lost more than its share already.
+    The result needs about the operations of a model in which every family loses its share of
+    `ratios`, with little damage: widths are reduced step by step, always where the damage per
+    saved operation is smallest. Families without a curve keep the number given by their ratio. A
+    negative ratio belongs to a family that has already lost more than its share.
     """
     pairs = list(zip(families, ratios, strict=True))
     uniform = [keep(f.units, f.size, max(r, 0.0), round_to) for f, r in pairs]
     layers = list(_layers(families, operations))
     budget = _total(layers, families, [f.units * (1 - r) for f, r in pairs])
-    kept = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
-    while (now := _total(layers, families, kept)) > budget:
-        step = min(_steps(layers, families, curves, kept, round_to, budget), default=None)
+    counts = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
+    while (total := _total(layers, families, counts)) > budget:
+        step = min(_steps(layers, families, curves, counts, round_to, budget), default=None)
         if step is None:
             break
-        _, index, left = step
-        then = [*kept]
-        then[index] = left
-        if budget - _total(layers, families, then) > now - budget:
-            break  # the last step would take it further from the budget than it is
-        kept = then
-    return kept
+        _, index, units = step
+        reduced = [*counts]
+        reduced[index] = units
+        if budget - _total(layers, families, reduced) > total - budget:
+            break  # the step would end further below the budget than the total is above it
+        counts = reduced
+    return counts
 
 
 def count(model: nn.Module, example: object, families: Sequence[Family]) -> dict[str, float]:
     """Return the multiplications of each layer of `families` in one pass over `example`."""
-    found: dict[str, float] = {}
+    operations: dict[str, float] = {}
     layers = {m.name: m.module for family in families for m in family.members}
     hooks = [
-        module.register_forward_hook(_counter(name, found))
+        module.register_forward_hook(_counter(name, operations))
         for name, module in layers.items()
         if matrices.linear(module)
         or isinstance(module, Convolution | nn.Linear | nn.MultiheadAttention)
@@ -73,37 +73,39 @@ def count(model: nn.Module, example: object, families: Sequence[Family]) -> dict
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return operations
 
 
-def _counter(name: str, found: dict[str, float]) -> Callable[..., None]:
+def _counter(name: str, operations: dict[str, float]) -> Callable[..., None]:
     def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
         tensor = output if isinstance(output, Tensor) else output[0]
         channels = tensor.shape[1 if isinstance(module, Convolution) else -1]
         weights = sum(p.numel() for p in module.parameters() if p.dim() > 1)
-        found[name] = found.get(name, 0.0) + tensor.numel() / channels * weights
+        count = tensor.numel() / channels * weights
+        operations[name] = operations.get(name, 0.0) + count
 
     return hook
 
 
 def _layers(families: Sequence[Family], operations: Mapping[str, float]) -> Iterator[_Layer]:
-    """Yield the layers with the families that their width and their depth belong to."""
+    """Yield the layers with the families of their outputs and inputs."""
     member_of: dict[str, list[int]] = {}
     for index, family in enumerate(families):
         for member in family.members:
-            known = member_of.setdefault(member.name, [])
-            # a kernel that serves one group of channels is as deep as before
-            if index not in known or getattr(member.module, "groups", 1) == 1:
-                known.append(index)
+            numbers = member_of.setdefault(member.name, [])
+            # cutting groups of a grouped layer leaves the depth of its kernels unchanged
+            if index not in numbers or getattr(member.module, "groups", 1) == 1:
+                numbers.append(index)
     for name, indices in member_of.items():
         if name in operations:
             yield _Layer(operations=operations[name], families=tuple(indices))
 
 
-def _total(layers: Sequence[_Layer], families: Sequence[Family], kept: Sequence[float]) -> float:
+def _total(layers: Sequence[_Layer], families: Sequence[Family], counts: Sequence[float]) -> float:
+    """Return the operations of the layers if the families keep `counts` units."""
     total = 0.0
     for layer in layers:
-        shares = [kept[index] / families[index].units for index in layer.families]
+        shares = [counts[index] / families[index].units for index in layer.families]
         total += layer.operations * math.prod(shares)
     return total
 
@@ -112,39 +114,39 @@ def _steps(
     layers: Sequence[_Layer],
     families: Sequence[Family],
     curves: Sequence[Curve | None],
-    kept: Sequence[int],
+    counts: Sequence[int],
     round_to: int,
     budget: float,
 ) -> Iterator[tuple[float, int, int]]:
-    """Yield (damage for each saved operation, family, units kept then) of all ways to go on.
+    """Yield (damage per saved operation, family, its units) for each possible reduction.
 
-    What is saved beyond the budget does not count: a large step is not worth more than needed.
+    Savings beyond the budget do not count, since they are not needed.
     """
-    now = _total(layers, families, kept)
-    for index, (family, found) in enumerate(zip(families, curves, strict=True)):
-        if found is None:
+    total = _total(layers, families, counts)
+    for index, (family, curve) in enumerate(zip(families, curves, strict=True)):
+        if curve is None:
             continue
-        before = found.damage(family.units - kept[index])
-        for left in widths(family, round_to):
-            if left >= kept[index]:
+        before = curve.damage(family.units - counts[index])
+        for units in widths(family, round_to):
+            if units >= counts[index]:
                 continue
-            then = [*kept]
-            then[index] = left
-            saved = now - max(_total(layers, families, then), budget)
+            reduced = [*counts]
+            reduced[index] = units
+            saved = total - max(_total(layers, families, reduced), budget)
             if saved > 0:
-                yield (found.damage(family.units - left) - before) / saved, index, left
+                yield (curve.damage(family.units - units) - before) / saved, index, units
 
 
 def widths(family: Family, round_to: int) -> list[int]:
-    """Return the numbers of units that a family may keep, the whole included."""
+    """Return the numbers of units that a family may keep, including all of them."""
     least = keep(family.units, family.size, 1 - SMALLEST, round_to)
-    tried = {keep(family.units, family.size, n / 64, round_to) for n in range(64)}
-    return sorted(n for n in tried if n >= least)
+    candidates = {keep(family.units, family.size, n / 64, round_to) for n in range(64)}
+    return sorted(n for n in candidates if n >= least)
 
 
 def marks(family: Family, round_to: int) -> list[int]:
-    """Return after how many units gone the damage is measured: few, spread over all widths."""
-    gone = sorted(family.units - n for n in widths(family, round_to) if n < family.units)
-    if len(gone) <= MARKS:
-        return gone
-    return sorted({gone[round(i * (len(gone) - 1) / MARKS)] for i in range(1, MARKS + 1)})
+    """Return the numbers of removed units at which to measure the damage: few, over all widths."""
+    removed = sorted(family.units - n for n in widths(family, round_to) if n < family.units)
+    if len(removed) <= MARKS:
+        return removed
+    return sorted({removed[round(i * (len(removed) - 1) / MARKS)] for i in range(1, MARKS + 1)})

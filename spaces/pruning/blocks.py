@@ -1,4 +1,4 @@
-"""Blocks: repeated modules that write what they read in the same shape, so that they can go."""
+"""Find blocks that can be dropped: repeated modules that add something to their input."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spaces.modules import call, carried, drop, flatten
 from spaces.modules.structure import Snapshot, coupling
-from spaces.pruning.damage import Outputs
+from spaces.pruning.damage import ReferenceOutputs
 from spaces.pruning.residual import residual
 
 
@@ -22,15 +22,15 @@ class Block:
     name: str
     module: nn.Module
     returns: int
-    """Length of the tuple that it returns; 0 where it returns a tensor."""
+    """Length of the tuple that it returns; 0 if it returns a tensor."""
 
 
 def find(model: nn.Module, example: Any) -> list[Block]:
-    """Return the outermost blocks that `model` works without, each alone, in their order.
+    """Return the outermost blocks that can each be dropped from `model`, in the model's order.
 
-    Blocks are modules with layers of their own, of a class that the model has more than once,
-    which are called once and add something to what they are given: a tensor, or a tuple with it
-    first. Parts of blocks are none, wherever they lie. `model` is in evaluation mode.
+    Blocks are modules with submodules and parameters, of a class that the model has more than
+    once, which are called once and add something to their input: a tensor, or a tuple that starts
+    with it. Parts of blocks are not blocks, wherever they lie. `model` is in evaluation mode.
     """
     kinds = collections.Counter(type(module) for module in model.modules())
     candidates = {
@@ -41,12 +41,12 @@ def find(model: nn.Module, example: Any) -> list[Block]:
         and any(True for _ in module.children())
         and any(True for _ in module.parameters())
     }
-    seen: dict[str, list[int | None]] = {}
-    expected = _watched(model, example, candidates, seen)
-    alike = {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
+    lengths: dict[str, list[int | None]] = {}
+    expected = _watched(model, example, candidates, lengths)
+    called_once = {name: calls[0] for name, calls in lengths.items() if len(calls) == 1}
     blocks = [
         Block(name=name, module=candidates[name], returns=returns)
-        for name, returns in alike.items()
+        for name, returns in called_once.items()
         if returns is not None
     ]
     blocks.sort(key=lambda block: list(candidates).index(block.name))
@@ -55,23 +55,23 @@ def find(model: nn.Module, example: Any) -> list[Block]:
 
 
 def _outermost(model: nn.Module, example: Any, blocks: list[Block]) -> list[Block]:
-    """Return the residual blocks that lie in no other, but those of stages in place of stages."""
-    found = {b.name: b for b in blocks if residual(model, example, b.module)}
-    own = {name: b for name, b in found.items() if not _stage(name, found)}
-    return [b for name, b in own.items() if not any(above in own for above in _above(name))]
+    """Return the residual blocks that lie in no other; a stage is replaced by its blocks."""
+    by_name = {b.name: b for b in blocks if residual(model, example, b.module)}
+    proper = {name: b for name, b in by_name.items() if not _stage(name, by_name)}
+    return [b for name, b in proper.items() if not any(a in proper for a in _ancestors(name))]
 
 
-def _stage(name: str, found: dict[str, Block]) -> bool:
-    """Whether a block consists of several of the same build, as the stage of a network does."""
-    inside = [n for n in found if name in _above(n)]
-    nearest = [n for n in inside if not any(above in inside for above in _above(n))]
-    builds = [
-        tuple((part, type(m)) for part, m in found[n].module.named_modules()) for n in nearest
+def _stage(name: str, blocks: dict[str, Block]) -> bool:
+    """Return True if a block contains several blocks of equal structure, as a network's stage."""
+    inside = [n for n in blocks if name in _ancestors(n)]
+    nearest = [n for n in inside if not any(a in inside for a in _ancestors(n))]
+    structures = [
+        tuple((part, type(m)) for part, m in blocks[n].module.named_modules()) for n in nearest
     ]
-    return len(set(builds)) < len(builds)
+    return len(set(structures)) < len(structures)
 
 
-def _above(name: str) -> list[str]:
+def _ancestors(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
@@ -80,13 +80,13 @@ def _watched(
     model: nn.Module,
     example: Any,
     candidates: dict[str, nn.Module],
-    seen: dict[str, list[int | None]],
+    lengths: dict[str, list[int | None]],
 ) -> list[torch.Size]:
-    """Note what each call of a candidate returns: see `_kind`. Return the outputs' shapes."""
+    """Append `_returned_length` of each candidate's calls to `lengths`; return output shapes."""
 
     def watch(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            seen.setdefault(name, []).append(_kind(carried(args, kwargs), output))
+            lengths.setdefault(name, []).append(_returned_length(carried(args, kwargs), output))
 
         return hook
 
@@ -99,18 +99,19 @@ def _watched(
             hook.remove()
 
 
-def _kind(given: Tensor | None, output: Any) -> int | None:
-    """Return the length of a returned tuple or 0 for a tensor; None where no block returns that."""
+def _returned_length(hidden: Tensor | None, output: Any) -> int | None:
+    """Return the length of a returned tuple, 0 for a tensor; None if no block returns `output`."""
     first = output[0] if isinstance(output, tuple) and output else output
-    if given is None or not isinstance(first, Tensor):
+    if hidden is None or not isinstance(first, Tensor):
         return None
-    if first.shape != given.shape or first.dtype != given.dtype:
+    if first.shape != hidden.shape or first.dtype != hidden.dtype:
         return None
     return len(output) if isinstance(output, tuple) else 0
 
 
 def _survives(model: nn.Module, example: Any, block: Block, expected: list[torch.Size]) -> bool:
-    whole = Snapshot(model)
+    """Return True if the outputs without `block` are finite and have the expected shapes."""
+    snapshot = Snapshot(model)
     drop(block.module, block.returns)
     try:
         with torch.no_grad():
@@ -118,20 +119,20 @@ def _survives(model: nn.Module, example: Any, block: Block, expected: list[torch
     except coupling.BUILD_ERRORS:
         return False
     finally:
-        whole.restore()
+        snapshot.restore()
     return [t.shape for t in tensors] == expected and all(bool(t.isfinite().all()) for t in tensors)
 
 
-def least(model: nn.Module, blocks: list[Block], outputs: Outputs) -> tuple[Block, float]:
-    """Return the block without which the outputs move least, and how far they do."""
-    best, damage = blocks[0], math.inf
-    whole = Snapshot(model)
+def least(model: nn.Module, blocks: list[Block], outputs: ReferenceOutputs) -> tuple[Block, float]:
+    """Return the block whose removal does the least damage to the outputs, and the damage."""
+    best, least_damage = blocks[0], math.inf
+    snapshot = Snapshot(model)
     for block in blocks:
         drop(block.module, block.returns)
         try:
-            moved = outputs.moved()
+            damage = outputs.damage()
         finally:
-            whole.restore()
-        if moved < damage:
-            best, damage = block, moved
-    return best, damage
+            snapshot.restore()
+        if damage < least_damage:
+            best, least_damage = block, damage
+    return best, least_damage

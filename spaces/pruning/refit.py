@@ -1,4 +1,4 @@
-"""Least squares: what stays of a layer is refitted to write what the whole layer wrote."""
+"""Refit the remaining weights of layers to the outputs of the whole layers, by least squares."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,35 +12,35 @@ from spaces.modules.structure import Removal, Snapshot, matrices, readers
 from spaces.task import Task
 
 DAMPING = 0.01
-"""Ridge towards the present weights, as a share of the mean diagonal of the moments."""
+"""Ridge towards the current weights, as a share of the mean diagonal of the moments."""
 BYTES = 2**29
 """Largest input or output of a layer over all samples; of larger ones fewer samples are used."""
 SWEEPS = 3
-"""Times that the blocks of columns of a wide layer take turns."""
+"""Number of passes over the blocks of columns of a wide layer."""
 ITERATIONS = 20
-"""Steps of conjugate gradients where each output may use columns of its own."""
+"""Steps of conjugate gradients, used if outputs differ in the columns that they may use."""
 
 
-class _Seen(Exception):
-    """Raised by a hook once the last layer was seen: what follows need not be computed."""
+class _AllRefitted(Exception):
+    """Raised by a hook after the last layer to end the forward pass early."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _Goal:
-    """What a layer of the whole model writes at some places, batch by batch."""
+    """Outputs of a layer of the whole model at sampled places, batch by batch."""
 
     places: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
     outputs: list[Tensor] = dataclasses.field(default_factory=list)
     calls: int = 0
     bytes: int = 0
-    """Of the larger of input and output, over all samples so far."""
+    """Bytes of the larger of input and output, over all samples so far."""
 
 
 def refit(model: nn.Module, whole: Snapshot, task: Task, removals: Sequence[Removal]) -> None:
-    """Refit the layers of `model` that lost columns; `whole` is what it was before."""
-    kept = _kept(removals)
-    cut = {name for (name, side) in kept if side == "in"}
-    rows = {name: channels for (name, side), channels in kept.items() if side == "out"}
+    """Refit the layers of `model` that lost columns; `whole` is the model before the removals."""
+    remaining = _remaining(removals)
+    cut = {name for (name, side) in remaining if side == "in"}
+    rows = {name: channels for (name, side), channels in remaining.items() if side == "out"}
     fit(model, whole, task, sorted(cut), rows=rows)
 
 
@@ -54,19 +54,19 @@ def fit(
     masks: Mapping[str, Tensor] | None = None,
     damping: float = DAMPING,
 ) -> None:
-    """Refit the layers `names` of `model` to write what they wrote in `whole`.
+    """Refit the layers `names` of `model` to their outputs in `whole`.
 
-    Layer by layer in the order of the computation: the weights become those with which the layer,
-    reading what the changed model gives it, comes closest to what it wrote in the whole model (He
+    Layers are refitted in the order of the computation. The new weights bring a layer's outputs,
+    on its inputs in the changed model, as close as possible to its outputs in the whole model (He
     et al. 2017, Channel pruning for accelerating very deep networks, section 3.2), with a ridge
-    towards the weights that it has. `rows` are the outputs that a layer still has; `masks` say
-    which columns each output may use, (outputs, columns of the weight). Layers that cannot be
-    read, that share their weight, or that are not used exactly once stay as they are.
+    towards the current weights. `rows` are the outputs that a layer still has; `masks` select the
+    columns that each output may use, (outputs, columns of the weight). Layers that are not
+    readable, that share their weight, or that are not used exactly once do not change.
     """
     shared = _shared(model)
     usable = [n for n in names if _usable(model.get_submodule(n), shared)]
     changed = Snapshot(model)
-    data = list(_alike(readers.batches(task)))
+    data = list(_joinable(readers.batches(task)))
     whole.restore()
     try:
         goals = _record(model, usable, data)
@@ -81,41 +81,41 @@ def _usable(module: nn.Module, shared: set[int]) -> bool:
     return readers.readable(module) and id(module.weight) not in shared
 
 
-def _kept(removals: Sequence[Removal]) -> dict[tuple[str, str], Tensor]:
-    """Return the channels that stay of each cut side."""
-    stay: dict[tuple[str, str], Tensor] = {}
+def _remaining(removals: Sequence[Removal]) -> dict[tuple[str, str], Tensor]:
+    """Return the channels that remain of each cut side."""
+    masks: dict[tuple[str, str], Tensor] = {}
     for removal in removals:
         for member in removal.family.members:
-            gone = member.channels(removal.units)
-            if gone:
+            removed = member.channels(removal.units)
+            if removed:
                 key = (member.name, str(member.side))
-                here = stay.setdefault(key, torch.ones(member.unit.numel(), dtype=torch.bool))
-                here[gone] = False
-    return {key: here.nonzero().flatten() for key, here in stay.items()}
+                mask = masks.setdefault(key, torch.ones(member.unit.numel(), dtype=torch.bool))
+                mask[removed] = False
+    return {key: mask.nonzero().flatten() for key, mask in masks.items()}
 
 
 def _shared(model: nn.Module) -> set[int]:
-    """Return the ids of parameters that stand in several modules."""
-    seen: dict[int, int] = {}
+    """Return the ids of parameters that belong to several modules."""
+    counts: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            seen[id(parameter)] = seen.get(id(parameter), 0) + 1
-    return {key for key, times in seen.items() if times > 1}
+            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    return {key for key, count in counts.items() if count > 1}
 
 
-def _alike(data: Iterator[Any]) -> Iterator[Any]:
-    """Yield the first batches as long as their samples have equal shapes, so that they join."""
-    shapes = None
+def _joinable(data: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches until one has samples of other shapes, which could not be joined."""
+    first = None
     for inputs in data:
-        found = [t.shape[1:] for t in flatten(inputs)[0]]
-        shapes = shapes or found
-        if found != shapes:
+        shapes = [t.shape[1:] for t in flatten(inputs)[0]]
+        first = first or shapes
+        if shapes != first:
             return
         yield inputs
 
 
 def _record(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> dict[str, _Goal]:
-    """Return what the layers write at some places of each batch, the same ones for every call."""
+    """Return the layers' outputs at places of each batch, the same places at every call."""
     goals = {name: _Goal() for name in names}
     generator = torch.Generator().manual_seed(0)
     current: dict[str, Any] = {}
@@ -152,25 +152,25 @@ def _adjust(
     masks: Mapping[str, Tensor],
     damping: float,
 ) -> None:
-    """Run all samples at once; each layer gets its new weights just before it uses them."""
+    """Run all samples as one batch; each layer gets its new weights just before it runs."""
     largest = max(goal.bytes for goal in goals.values())
     count = max(1, min(len(data), int(len(data) * BYTES / max(largest, 1))))
-    left = set(goals)
+    remaining = set(goals)
 
     def adjust(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             goal = goals[name]
-            wanted = torch.cat(goal.outputs[:count])
+            targets = torch.cat(goal.outputs[:count])
             places = tuple(torch.cat(p) for p in zip(*goal.places[:count], strict=True))
             if name in rows:
-                wanted = wanted[:, rows[name]]
-            seen = readers.read(module, args[0], places)
-            new = _fitted(module, seen, wanted, masks.get(name), damping)
-            if bool(new.isfinite().all()):
-                write(module, new)
-            left.discard(name)
-            if not left:
-                raise _Seen
+                targets = targets[:, rows[name]]
+            inputs = readers.read(module, args[0], places)
+            matrix = _fitted(module, inputs, targets, masks.get(name), damping)
+            if bool(matrix.isfinite().all()):
+                write(module, matrix)
+            remaining.discard(name)
+            if not remaining:
+                raise _AllRefitted
 
         return hook
 
@@ -178,7 +178,7 @@ def _adjust(
     try:
         with torch.no_grad():
             call(model, plain(concatenate(data[:count])))
-    except _Seen:
+    except _AllRefitted:
         pass
     finally:
         for hook in hooks:
@@ -186,37 +186,38 @@ def _adjust(
 
 
 def _fitted(
-    module: nn.Module, seen: Tensor, wanted: Tensor, mask: Tensor | None, damping: float
+    module: nn.Module, inputs: Tensor, targets: Tensor, mask: Tensor | None, damping: float
 ) -> Tensor:
-    """Return the matrix with which `module` comes closest to `wanted` from what it has `seen`.
+    """Return the matrix with which `module` maps `inputs` closest to `targets`.
 
-    Wide layers are fitted block of columns by block, each to what the others leave, several times.
+    Wide layers are fitted one block of columns after another, each to the residual of the others,
+    in several sweeps.
     """
-    new = readers.matrix(module)
-    if mask is not None and seen.shape[1] > mask.shape[1]:
+    matrix = readers.matrix(module)
+    if mask is not None and inputs.shape[1] > mask.shape[1]:
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-    rest = wanted - seen @ new.float().T
-    bounds = readers.ranges(seen.shape[1])
+    residual = targets - inputs @ matrix.float().T
+    bounds = readers.ranges(inputs.shape[1])
     for start, end in bounds * (1 if len(bounds) == 1 else SWEEPS):
-        part = seen[:, start:end]
+        part = inputs[:, start:end]
         allowed = None if mask is None else mask[:, start:end]
-        change = _step(part, rest, allowed, damping)
-        new[:, start:end] += change
-        rest = rest - part @ change.float().T
-    return new
+        change = _step(part, residual, allowed, damping)
+        matrix[:, start:end] += change
+        residual = residual - part @ change.float().T
+    return matrix
 
 
-def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Tensor:
-    """Return the change of some columns' weights that comes closest to writing `rest`."""
+def _step(part: Tensor, residual: Tensor, mask: Tensor | None, damping: float) -> Tensor:
+    """Return the change of the weights of some columns that best fits `residual`."""
     scale = damping * float(part.double().square().sum()) / part.shape[1]
-    if mask is None and len(part) < part.shape[1]:  # fewer places than columns: the smaller system
+    if mask is None and len(part) < part.shape[1]:  # the dual system is the smaller one
         products = (part @ part.T).double()
         products += scale * torch.eye(len(part), dtype=torch.float64, device=part.device)
-        dual: Tensor = torch.linalg.solve(products, rest.double())
+        dual: Tensor = torch.linalg.solve(products, residual.double())
         return dual.T @ part.double()
     moments = (part.T @ part).double()
     moments += scale * torch.eye(len(moments), dtype=torch.float64, device=part.device)
-    slope = (part.T @ rest).double()
+    slope = (part.T @ residual).double()
     if mask is None:
         solved: Tensor = torch.linalg.solve(moments, slope)
         return solved.T
@@ -224,35 +225,35 @@ def _step(part: Tensor, rest: Tensor, mask: Tensor | None, damping: float) -> Te
 
 
 def _masked(moments: Tensor, slope: Tensor, mask: Tensor) -> Tensor:
-    """Return the change x, zero outside of `mask`, with x moments = slope inside of it.
+    """Return the change x, zero outside `mask`, with x moments = slope inside it.
 
-    Conjugate gradients for all rows together, preconditioned by the diagonal: a direct solution
-    needs a factorization for each row, since each has columns of its own.
+    Conjugate gradients for all rows at once, preconditioned by the diagonal: a direct solution
+    would need a factorization per row, since rows differ in their columns.
     """
     diagonal = moments.diagonal().clamp(min=torch.finfo(torch.float64).tiny)
     change = torch.zeros_like(slope)
-    left = slope * mask
-    step = direction = left / diagonal
-    size = (left * step).sum(1, keepdim=True)
+    residual = slope * mask
+    scaled = direction = residual / diagonal
+    norm = (residual * scaled).sum(1, keepdim=True)
     for _ in range(ITERATIONS):
-        ahead = (direction @ moments) * mask
-        curvature = (direction * ahead).sum(1, keepdim=True)
-        pace = torch.where(curvature > 0, size / curvature, 0)
-        change += pace * direction
-        left = left - pace * ahead
-        step = left / diagonal
-        before, size = size, (left * step).sum(1, keepdim=True)
-        direction = step + torch.where(before > 0, size / before, 0) * direction
+        product = (direction @ moments) * mask
+        curvature = (direction * product).sum(1, keepdim=True)
+        step_size = torch.where(curvature > 0, norm / curvature, 0)
+        change += step_size * direction
+        residual = residual - step_size * product
+        scaled = residual / diagonal
+        previous, norm = norm, (residual * scaled).sum(1, keepdim=True)
+        direction = scaled + torch.where(previous > 0, norm / previous, 0) * direction
     return change
 
 
-def write(module: nn.Module, new: Tensor) -> None:
-    """Store a matrix as new parameters: the old tensors may be those of the whole model."""
-    held, shift = matrices.weight(module), matrices.bias(module)
+def write(module: nn.Module, matrix: Tensor) -> None:
+    """Store a matrix as new parameters of a layer; the old ones may belong to the whole model."""
+    old, shift = matrices.weight(module), matrices.bias(module)
     if shift is not None:
-        values = new[:, -1].to(shift.dtype).clone()
+        values = matrix[:, -1].to(shift.dtype).clone()
         module.bias = nn.Parameter(values, requires_grad=shift.requires_grad)
-        new = new[:, :-1]
-    values = new.reshape(held.shape).to(held.dtype)
+        matrix = matrix[:, :-1]
+    values = matrix.reshape(old.shape).to(old.dtype)
     values = (values.T if matrices.transposed(module) else values).contiguous()
-    module.weight = nn.Parameter(values, requires_grad=matrices.trains(module))
+    module.weight = nn.Parameter(values, requires_grad=matrices.trainable(module))

@@ -1,4 +1,4 @@
-"""Whether a module is a residual block: without its weights, what it is given comes out again."""
+"""Recognise residual blocks: modules that return their input if all weights are zero."""
 
 from typing import Any
 
@@ -10,30 +10,30 @@ from spaces.modules import BatchNorm, call, carried, own_parameters
 from spaces.modules.structure import Snapshot, coupling
 
 TOLERANCE = 1e-3
-"""Largest difference from what was given, relative to its largest value."""
+"""Largest difference from the input, relative to its largest value."""
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def residual(model: nn.Module, example: Any, block: nn.Module) -> bool:
-    """Whether `block` adds something to what it is given, and does no more than normalise the sum.
+    """Return True if `block` adds something to its input and at most normalises the sum.
 
     Its weights are set to zero for one pass of `model`, which is in evaluation mode. Parts of
-    blocks fail this: a squeeze-excitation halves what it is given, a convolution returns zeros.
+    blocks fail the test: a squeeze-excitation halves its input, a convolution returns zeros.
     """
-    whole = Snapshot(model)
-    given: list[Tensor | None] = []
+    snapshot = Snapshot(model)
+    inputs: list[Tensor | None] = []
     pairs: list[tuple[Tensor, Tensor]] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
         tensor = carried(args, kwargs)
         # a copy: the block may work in place
-        given.append(None if tensor is None else tensor.clone())
+        inputs.append(None if tensor is None else tensor.clone())
 
     def after(_: nn.Module, args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
-        if given[-1] is not None and isinstance(first, Tensor) and first.shape == given[-1].shape:
-            pairs.append((given[-1], first))
+        if inputs[-1] is not None and isinstance(first, Tensor) and first.shape == inputs[-1].shape:
+            pairs.append((inputs[-1], first))
 
     hooks = (
         block.register_forward_pre_hook(before, with_kwargs=True),
@@ -46,18 +46,18 @@ def residual(model: nn.Module, example: Any, block: nn.Module) -> bool:
     except coupling.BUILD_ERRORS:
         return False
     finally:
-        whole.restore()
+        snapshot.restore()
         for hook in hooks:
             hook.remove()
     normalised = any(isinstance(module, _NORMS) for module in block.modules())
     return bool(pairs) and all(_same(*pair, normalised) for pair in pairs)
 
 
-def _same(given: Tensor, got: Tensor, normalised: bool) -> bool:
-    if _close(given, got):
+def _same(before: Tensor, after: Tensor, normalised: bool) -> bool:
+    if _close(before, after):
         return True
-    width = given.shape[-1:]
-    return normalised and _close(F.layer_norm(given, width), F.layer_norm(got, width))
+    width = before.shape[-1:]
+    return normalised and _close(F.layer_norm(before, width), F.layer_norm(after, width))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -66,11 +66,11 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _idle(block: nn.Module) -> None:
-    """Set weights to zero and normalisations to the identity's, on copies."""
+    """Set weights to zero and normalisations to the identity, on copies of the parameters."""
     for module in block.modules():
         for key, parameter in own_parameters(module).items():
-            one = isinstance(module, _NORMS) and key == "weight"
-            new = torch.full_like(parameter, float(one))
-            module.register_parameter(key, nn.Parameter(new, requires_grad=False))
+            is_scale = isinstance(module, _NORMS) and key == "weight"
+            values = torch.full_like(parameter, float(is_scale))
+            module.register_parameter(key, nn.Parameter(values, requires_grad=False))
         if isinstance(module, BatchNorm) and module.running_mean is not None:
             module.running_mean = torch.zeros_like(module.running_mean)

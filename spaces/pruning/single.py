@@ -1,4 +1,4 @@
-"""Single weights: which of them go, and how zeros are kept."""
+"""Choose single weights to remove by their magnitude, and keep zeros during training."""
 
 import contextlib
 import dataclasses
@@ -15,19 +15,19 @@ from spaces.modules.structure import matrices
 from spaces.task import Task
 
 FLOOR = 0.02
-"""Share of its weights that a layer keeps at least where all layers compete."""
+"""Smallest share of its weights that a layer keeps if all layers compete."""
 _LAYERS = nn.Linear | Convolution
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of convolution and linear layers by name, tied ones once.
 
-    Conv1D of transformers is a linear layer. Biases, normalisations and embeddings are left alone,
-    and so is a matrix that serves as an embedding too: they are few, or looked up row by row
-    rather than multiplied.
+    Transformers' Conv1D is a linear layer. Biases, normalisations and embeddings are left out, and
+    so are matrices that also serve as embeddings: they are few, or looked up row by row rather
+    than multiplied.
     """
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    found: dict[str, nn.Parameter] = {}
+    weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
         for key in _keys(module):
@@ -35,8 +35,8 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
             if weight is None or id(weight) in looked_up | seen or weight.dim() < 2:
                 continue
             seen.add(id(weight))
-            found[f"{name}.{key}" if name else key] = weight
-    return found
+            weights[f"{name}.{key}" if name else key] = weight
+    return weights
 
 
 def _keys(module: nn.Module) -> tuple[str, ...]:
@@ -46,35 +46,36 @@ def _keys(module: nn.Module) -> tuple[str, ...]:
 
 
 def input_axis(model: nn.Module, name: str) -> int:
-    """Return which dimension of the weight `name` its layer's inputs are."""
+    """Return the dimension of the weight `name` that belongs to its layer's inputs."""
     return 0 if matrices.transposed(model.get_submodule(name.rpartition(".")[0])) else 1
 
 
 def magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the absolute values: what is small goes (Han et al. 2015, section 3)."""
+    """Return the absolute values as scores: small weights go first (Han et al. 2015, section 3)."""
     return {name: weight.detach().abs() for name, weight in weights.items()}
 
 
 def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
-    """Return by name where the largest scores are: of each layer, or of all layers together.
+    """Return masks of the largest scores by name: of each layer if `scope` is "layer", else of all.
 
-    Together, each layer keeps at least FLOOR of its weights: a layer without any ends the model.
+    If all layers compete, each keeps at least FLOOR of its weights: a layer without any passes
+    nothing on. `sparsity` is the share of weights to remove, 0..1.
     """
     if scope == "layer":
         return {n: _largest(s, round(s.numel() * (1 - sparsity))) for n, s in scores.items()}
     safe = {n: _largest(s, math.ceil(s.numel() * FLOOR)) for n, s in scores.items()}
     flat = torch.cat([s.masked_fill(safe[n], math.inf).flatten() for n, s in scores.items()])
-    kept = _largest(flat, round(len(flat) * (1 - sparsity)))
-    parts = torch.split(kept, [s.numel() for s in scores.values()])
+    mask = _largest(flat, round(len(flat) * (1 - sparsity)))
+    parts = torch.split(mask, [s.numel() for s in scores.values()])
     return {n: p.view_as(s) | safe[n] for (n, s), p in zip(scores.items(), parts, strict=True)}
 
 
 def two_of_four(scores: Mapping[str, Tensor], inputs: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return by name where the two largest of each four consecutive inputs of an output are.
+    """Return masks of the two largest of every four consecutive inputs of an output, by name.
 
-    `inputs` says which dimension they are, as sparse tensor cores read them (Mishra et al. 2021,
-    Accelerating sparse deep neural networks, section 3). Layers whose inputs do not divide by
-    four stay whole.
+    `inputs` is the dimension of a weight's inputs. Sparse tensor cores read this pattern (Mishra et
+    al. 2021, Accelerating sparse deep neural networks, section 3). Layers whose number of inputs is
+    not divisible by four keep all weights.
     """
     return {name: _two_of_four(s, inputs[name]) for name, s in scores.items()}
 
@@ -90,7 +91,7 @@ def _two_of_four(scores: Tensor, inputs: int) -> Tensor:
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
-    """Return where the `count` largest scores are; of equal ones, the first."""
+    """Return a mask of the `count` largest scores; of equal ones, the first."""
     order = torch.sort(scores.flatten(), descending=True, stable=True).indices
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[order[:count]] = True
@@ -103,19 +104,19 @@ class KeepZeros(Constraint):
 
     @contextlib.contextmanager
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
-        """Let no gradient reach the zeros, so that momentum and clipping do not see them either."""
+        """Set gradients of the zeros to zero, so that momentum and clipping ignore them, too."""
         del task
-        held = [(w, w.detach() == 0) for w in prunable(model).values()]
-        held = [(weight, zeros) for weight, zeros in held if bool(zeros.any())]
+        masks = [(w, w.detach() == 0) for w in prunable(model).values()]
+        masks = [(weight, zeros) for weight, zeros in masks if bool(zeros.any())]
         hooks: list[RemovableHandle] = [
             weight.register_hook(_without(zeros))  # type: ignore[no-untyped-call]
-            for weight, zeros in held
+            for weight, zeros in masks
             if weight.requires_grad
         ]
 
         def project() -> None:
             with torch.no_grad():
-                for weight, zeros in held:
+                for weight, zeros in masks:
                     weight.masked_fill_(zeros, 0)  # a product would leave negative zeros
 
         try:

@@ -1,4 +1,4 @@
-"""Optimal brain surgery on whole units: which go first, and what the model misses without them."""
+"""Order the units of a family for removal by optimal brain surgery, and measure the damage."""
 
 import dataclasses
 import math
@@ -12,65 +12,68 @@ from spaces.modules.structure import Family, matrices, readers
 DAMPING = 0.01
 """Ridge added to the moments, as a share of their mean diagonal."""
 RIDGE = 1e-12
+"""Ridge added to singular systems, as a share of their largest diagonal entry."""
 AT_ONCE = 64
-"""Units of which one goes at a time; of n times as many, n go at a time."""
+"""A family of up to this many units loses one at a time; of n times as many, n at a time."""
 
 Damage = Callable[[Mapping[str, Tensor]], float]
-"""Says how far the model's outputs are from the whole model's with these matrices in its layers."""
+"""Returns the distance of the model's outputs from the original's, given matrices for layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """The units of a family in the order in which they go, and the damage done by then."""
+    """The units of a family in the order of their removal, and the damage that it does."""
 
     order: tuple[int, ...]
     measured: tuple[tuple[int, float], ...]
-    """(units gone, damage), ascending, from (0, 0) on; empty if none was measured."""
+    """(removed units, damage), ascending from (0, 0); empty if nothing was measured."""
 
-    def damage(self, gone: int) -> float:
-        """Return the damage when `gone` units are gone; it never falls with their number.
+    def damage(self, removed: int) -> float:
+        """Return the damage of removing `removed` units; it never falls with their number.
 
-        Up to the first measurement it grows with the square of their number, between two with a
-        power of it; infinity beyond the last.
+        Up to the first measurement it grows with the square of the number, between two measurements
+        with a power of it; beyond the last it is infinite.
         """
-        if gone == 0:
+        if removed == 0:
             return 0.0
         before, low = 0, 0.0
-        for at, found in self.measured[1:]:
-            high = max(low, found)
-            if gone <= at:
-                return _between(gone, (before, low), (at, high))
-            before, low = at, high
+        for count, measurement in self.measured[1:]:
+            high = max(low, measurement)
+            if removed <= count:
+                return _between(removed, (before, low), (count, high))
+            before, low = count, high
         return math.inf
 
 
-def _between(gone: int, first: tuple[int, float], second: tuple[int, float]) -> float:
-    """Return the damage from one measurement (units gone, damage) to the next."""
+def _between(removed: int, first: tuple[int, float], second: tuple[int, float]) -> float:
+    """Interpolate the damage between two measurements (removed units, damage)."""
     (a, low), (b, high) = first, second
     if a == 0:
-        # outputs move with what they miss, and a divergence of them with its square
-        return high * (gone / b) ** 2
+        # outputs change in proportion to the missing part, and their divergence with its square
+        return high * (removed / b) ** 2
     if low == 0:
-        return high * (gone - a) / (b - a)
-    return low * math.pow(high / low, math.log(gone / a) / math.log(b / a))
+        return high * (removed - a) / (b - a)
+    return low * math.pow(high / low, math.log(removed / a) / math.log(b / a))
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _State:
-    """Columns of one reader while units go: their weights, refitted, and their inverse moments."""
+    """Columns of one reader during the removal: their refitted weights and inverse moments."""
 
     name: str
     matrix: Tensor
-    """(outputs, columns); the constant's column is what is added to the bias, but in the first."""
+    """(outputs, columns). The constant's column is the bias in the first part of a reader, and an
+    addition to it in the others."""
     inverse: Tensor
+    """Inverse of the damped moments, (columns, columns)."""
     power: float
-    """Mean squared output of the whole layer."""
+    """Mean squared norm of the whole layer's output."""
     units: Tensor
     """The units that lie in these columns, (units,)."""
     blocks: Tensor
-    """Columns of each of them, (units, columns of one)."""
+    """The columns of each of these units, (units, columns of a unit)."""
     columns: Tensor
-    """Columns of the whole matrix that these are, (columns,)."""
+    """Positions of these columns in the whole matrix, (columns,)."""
 
 
 def curve(
@@ -79,12 +82,12 @@ def curve(
     damage: Damage | None = None,
     marks: Sequence[int] = (),
 ) -> Curve | None:
-    """Return what removing the units of `family` does to its readers; None where none is seen.
+    """Return the order in which the units of `family` are removed; None if no reader was observed.
 
-    The unit goes whose loss, after the best refit of what stays, changes the readers' outputs
-    least, relative to their size: the optimal brain surgeon on groups of columns (Hassibi and
-    Stork 1993; Kurtic et al. 2023, ZipLM, section 3.1). When as many units are gone as `marks`
-    say, the `damage` to the model's outputs is measured.
+    The next unit is the one whose removal, after the best refit of the others, changes the readers'
+    outputs least, relative to their size: the optimal brain surgeon on groups of columns (Hassibi
+    and Stork 1993; Kurtic et al. 2023, ZipLM, section 3.1). The `damage` to the model's outputs is
+    measured whenever the number of removed units is in `marks`.
     """
     states = [
         state
@@ -95,7 +98,7 @@ def curve(
     if not states:
         return None
     device = states[0].inverse.device
-    left = torch.ones(family.units, dtype=torch.bool, device=device)
+    remaining = torch.ones(family.units, dtype=torch.bool, device=device)
     order: list[int] = []
     measured = [(0, 0.0)] if marks else []
     at_once = max(1, family.units // AT_ONCE)
@@ -104,23 +107,23 @@ def curve(
         cost = torch.zeros(family.units, dtype=torch.float64, device=device)
         for state in states:
             cost.index_add_(0, state.units, _costs(state))
-        cost[~left] = torch.inf
+        cost[~remaining] = torch.inf
         until = min([m for m in marks if m > len(order)], default=last)
-        going = torch.sort(cost, stable=True).indices[: min(at_once, until - len(order))]
-        order += going.tolist()
-        left[going] = False
+        chosen = torch.sort(cost, stable=True).indices[: min(at_once, until - len(order))]
+        order += chosen.tolist()
+        remaining[chosen] = False
         for state in states:
-            _eliminate(state, torch.isin(state.units, going).nonzero().flatten())
+            _eliminate(state, torch.isin(state.units, chosen).nonzero().flatten())
         if damage is not None and len(order) in marks:
             measured.append((len(order), damage(_matrices(states))))
-    rest = left.nonzero().flatten().tolist()
-    return Curve(order=(*order, *rest), measured=tuple(measured))
+    others = remaining.nonzero().flatten().tolist()
+    return Curve(order=(*order, *others), measured=tuple(measured))
 
 
 def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list[_State]:
     """Return a reader's states, one for each part of its columns.
 
-    None where its channels are not divided evenly among the units, or a unit lies in two parts.
+    Empty if its channels are not divided evenly among the units, or if a unit lies in two parts.
     """
     unit = unit.to(matrices.weight(reader.module).device)
     channels = [(unit == u).nonzero().flatten() for u in range(units)]
@@ -135,7 +138,7 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
         scale = float(moments.diagonal().mean())
         if not (reader.power > 0 and scale > 0):
             return []
-        own = inside.all(1).nonzero().flatten()
+        complete = inside.all(1).nonzero().flatten()
         damped = moments.clone()
         damped.diagonal().add_(DAMPING * scale)
         matrix = whole[:, part]
@@ -144,12 +147,12 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
         states.append(
             _State(
                 name=name,
-                # where outputs are many, half the bytes are half the time
+                # in wide layers, half the bytes take half the time
                 matrix=matrix if len(reader.parts) == 1 else matrix.float(),
                 inverse=torch.linalg.inv(damped),
                 power=reader.power,
-                units=own,
-                blocks=torch.searchsorted(part, columns[own]),
+                units=complete,
+                blocks=torch.searchsorted(part, columns[complete]),
                 columns=part,
             )
         )
@@ -158,31 +161,31 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
 
 def _matrices(states: Sequence[_State]) -> dict[str, Tensor]:
     """Return the readers' whole matrices."""
-    found: dict[str, Tensor] = {}
+    joined: dict[str, Tensor] = {}
     for name in dict.fromkeys(state.name for state in states):
-        own = [state for state in states if state.name == name]
-        if len(own) == 1:
-            found[name] = own[0].matrix
+        parts = [state for state in states if state.name == name]
+        if len(parts) == 1:
+            joined[name] = parts[0].matrix
             continue
-        width = 1 + max(int(state.columns[-1]) for state in own)
-        matrix = own[0].matrix.new_zeros(len(own[0].matrix), width, dtype=torch.float64)
-        for state in own:
-            # of columns, only the constant's is in several parts: there, they add up
+        width = 1 + max(int(state.columns[-1]) for state in parts)
+        matrix = parts[0].matrix.new_zeros(len(parts[0].matrix), width, dtype=torch.float64)
+        for state in parts:
+            # only the constant's column is in several parts, which are added
             matrix.index_add_(1, state.columns, state.matrix.double())
-        found[name] = matrix
-    return found
+        joined[name] = matrix
+    return joined
 
 
 def _costs(state: _State) -> Tensor:
-    """Return the share of the outputs' power that is lost if each unit went alone, (units,)."""
+    """Return the share of the outputs' power lost by removing each unit alone, (units,)."""
     b = state.blocks
-    if b.shape[1] == 1:  # a neuron's: thousands of systems with one unknown
+    if b.shape[1] == 1:  # neurons are thousands of systems with one unknown
         pivots = state.inverse.diagonal()[b[:, 0]]
         energy = state.matrix.square().sum(0)[b[:, 0]].double()
         return energy / (pivots + RIDGE * pivots.amax()) / state.power
     corners = state.inverse[b[:, :, None], b[:, None, :]]  # (units, columns, columns)
     weights = state.matrix[:, b].double().permute(1, 2, 0)  # (units, columns, outputs)
-    # the corners of units that are gone are zero: a trace of a ridge keeps them invertible
+    # the corners of removed units are zero: the ridge keeps them invertible
     ridge = RIDGE * corners.diagonal(dim1=1, dim2=2).amax()
     corners = corners + ridge * torch.eye(b.shape[1], dtype=corners.dtype, device=b.device)
     lost: Tensor = (weights * torch.linalg.solve(corners, weights)).sum((1, 2))
@@ -190,15 +193,15 @@ def _costs(state: _State) -> Tensor:
 
 
 def _eliminate(state: _State, units: Tensor) -> None:
-    """Take the columns of `units`, numbers in the state, out and refit the other columns."""
+    """Remove the columns of `units`, positions in the state, and refit the other columns."""
     if not len(units):
         return
-    gone = state.blocks[units].flatten()
-    corner = state.inverse[gone][:, gone]
-    across = torch.linalg.solve(corner, state.inverse[gone])  # (gone, columns)
-    # a product that is subtracted as it is made takes a quarter of the time
-    state.matrix.addmm_(state.matrix[:, gone], across.to(state.matrix.dtype), alpha=-1)
-    state.inverse.addmm_(state.inverse[:, gone], across, alpha=-1)
-    state.matrix[:, gone] = 0
-    state.inverse[gone] = 0
-    state.inverse[:, gone] = 0
+    removed = state.blocks[units].flatten()
+    corner = state.inverse[removed][:, removed]
+    across = torch.linalg.solve(corner, state.inverse[removed])  # (removed, columns)
+    # subtracting the product in place takes a quarter of the time
+    state.matrix.addmm_(state.matrix[:, removed], across.to(state.matrix.dtype), alpha=-1)
+    state.inverse.addmm_(state.inverse[:, removed], across, alpha=-1)
+    state.matrix[:, removed] = 0
+    state.inverse[removed] = 0
+    state.inverse[:, removed] = 0

@@ -1,4 +1,4 @@
-"""Weights and activations in few bits: grids, rounding, training through rounding."""
+"""Quantize weights and activations: grids, codebooks, rounding, training through rounding."""
 
 from spaces.quantization.activations import Activations
 from spaces.quantization.allocation import WIDTHS, Allocation, allocation

@@ -1,4 +1,4 @@
-"""The weights of a candidate as codes: those that training left on a grid, others rounded."""
+"""Encode a model's weights as codes: recover the grids of training, or round to new ones."""
 
 import copy
 import dataclasses
@@ -19,16 +19,16 @@ from spaces.quantization.layers import Layer, layers
 from spaces.task import Task
 
 LARGEST = 4096
-"""Columns above which errors are not compensated: that takes the cube of their number."""
+"""Largest number of columns whose errors are compensated, which takes cubic time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A model whose weights are exactly what their codes stand for."""
+    """A model whose weights have exactly the values of their codes."""
 
     model: nn.Module
     codes: dict[str, Codes]
-    """By name of the parameter."""
+    """By the name of the parameter."""
 
     def facts(self) -> dict[str, Any]:
         """Return the bits of each weight, and their mean, for the record."""
@@ -43,47 +43,48 @@ class Encoded:
 def encoded(
     model: nn.Module, task: Task | None, encoding: Encoding, device: torch.device | str = "cpu"
 ) -> Encoded:
-    """Return a copy of `model`, in evaluation mode, with its weights in codes as `encoding` asks.
+    """Return a copy of `model`, in evaluation mode, with its weights encoded by `encoding`.
 
-    All is computed on `device`, and returned on the CPU.
+    Everything is computed on `device` and returned on the CPU.
 
-    Weights that lie on a grid already (or have few values, for codebooks) keep their exact
-    values. Others are rounded: with a task so that errors make up for each other on training
-    inputs, and with the batch normalisation's statistics estimated again; without one to the
-    nearest value.
+    If all weights lie on a grid already (or have few values, for codebooks), they keep their exact
+    values. Otherwise they are rounded: with a task such that errors compensate each other on
+    training inputs, followed by new statistics of batch normalisation; without one to the nearest
+    value.
     """
     task = None if task is None else placed(task, device)
     model = copy.deepcopy(model).eval().to(device)
-    found = layers(model)
-    kept = {name: codes for name, layer in found.items() if (codes := _kept(name, layer, encoding))}
-    if len(kept) < len(found):
+    by_name = layers(model)
+    on_grids = {name: _recovered(name, layer, encoding) for name, layer in by_name.items()}
+    codes = {name: c for name, c in on_grids.items() if c}
+    if len(codes) < len(by_name):
         with device_of(device).exact():
-            kept = rounded(model, task, encoding)
+            codes = rounded(model, task, encoding)
             if task is not None:
-                _fill(found, kept)
+                _fill(by_name, codes)
                 batchnorm_statistics.reestimate(model, task)
-    _fill(found, kept)
-    kept = {name: codes.to(HOST) for name, codes in kept.items()}
-    return Encoded(model=model.cpu(), codes=kept)
+    _fill(by_name, codes)
+    codes = {name: c.to(HOST) for name, c in codes.items()}
+    return Encoded(model=model.cpu(), codes=codes)
 
 
-def _fill(found: dict[str, Layer], codes: dict[str, Codes]) -> None:
-    for name, layer in found.items():
+def _fill(by_name: dict[str, Layer], codes: dict[str, Codes]) -> None:
+    for name, layer in by_name.items():
         layer.weight.data = codes[name].floats()
 
 
-def _kept(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
-    """Return the codes of a weight that training has left on a grid.
+def _recovered(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
+    """Return the codes of a weight that lies on a grid after training, None if it does not.
 
-    With the bits that were allocated to it, or the fewest where that is not said.
+    The grid has the bits allocated to the weight; without an allocation, the fewest that fit.
     """
     weight = layer.weight
     if encoding.cluster_bits < 32:
         return recovered_book(weight, encoding.cluster_bits)
-    asked = {encoding.weight_bits, 8, 4}
+    candidates = {encoding.weight_bits, 8, 4}
     if encoding.mean_bits < 32:
-        asked = {dict(encoding.widths)[name]} if encoding.widths else set(WIDTHS)
-    for bits in sorted(asked - {32}):
+        candidates = {dict(encoding.widths)[name]} if encoding.widths else set(WIDTHS)
+    for bits in sorted(candidates - {32}):
         width = width_of(weight.detach(), bits)
         if codes := recovered(weight, width, layer.group(encoding, bits)):
             return codes
@@ -93,30 +94,30 @@ def _kept(name: str, layer: Layer, encoding: Encoding) -> Codes | None:
 def rounded(model: nn.Module, task: Task | None, encoding: Encoding) -> dict[str, Codes]:
     """Return the codes of the weights of `model`, which is in evaluation mode, by name.
 
-    Where there is a task, biases of layers take over what is left of their weights' errors.
+    With a task, the biases of layers absorb the remaining errors of their weights.
     """
-    found = layers(model)
+    by_name = layers(model)
     if encoding.cluster_bits < 32:
-        return {n: clustered(layer.weight, encoding.cluster_bits) for n, layer in found.items()}
+        return {n: clustered(layer.weight, encoding.cluster_bits) for n, layer in by_name.items()}
     bits = widths(model, task, encoding)
-    small = [
+    compensable = [
         name.removesuffix(".weight")
-        for name, layer in found.items()
+        for name, layer in by_name.items()
         if name.endswith(".weight")
         and bits[name] < 8
         and layer.columns <= LARGEST
-        # its rows are inputs: nothing makes up for their errors
+        # its rows are inputs, whose errors nothing can compensate
         and not matrices.transposed(layer.module)
     ]
-    read_by = {} if task is None else readers.observe(model, task, small)
+    read_by = {} if task is None else readers.observe(model, task, compensable)
     return {
         name: _codes(layer, bits[name], encoding, read_by.get(name.removesuffix(".weight")))
-        for name, layer in found.items()
+        for name, layer in by_name.items()
     }
 
 
 def _codes(layer: Layer, bits: int, encoding: Encoding, reader: readers.Reader | None) -> Codes:
-    """Return the codes of one weight; with what its layer reads, errors are made up for."""
+    """Return the codes of one weight; given its layer's reader, errors are compensated."""
     weight = layer.weight.detach().float()
     group = layer.group(encoding, bits)
     values = weight.reshape(len(weight), -1, group)
@@ -128,7 +129,7 @@ def _codes(layer: Layer, bits: int, encoding: Encoding, reader: readers.Reader |
     codes = nearest(values, scale, zero, bits)
     if reader is not None:
         codes, bias = _compensated(reader, codes, scale, zero, bits)
-        _take(layer.module, bias)
+        _set_bias(layer.module, bias)
     return compact(
         Codes(
             codes=codes,
@@ -141,7 +142,7 @@ def _codes(layer: Layer, bits: int, encoding: Encoding, reader: readers.Reader |
 
 
 def _energy(reader: readers.Reader, columns: int) -> Tensor:
-    """Return the mean square of what each weight of a row multiplies, (columns,)."""
+    """Return the mean square of the input that each weight of a row multiplies, (columns,)."""
     parts = zip(reader.parts, reader.moments, strict=True)
     return torch.cat([m.diagonal()[part < columns] for part, m in parts]).float()
 
@@ -149,34 +150,38 @@ def _energy(reader: readers.Reader, columns: int) -> Tensor:
 def _compensated(
     reader: readers.Reader, codes: Tensor, scale: Tensor, zero: Tensor, bits: int
 ) -> tuple[Tensor, Tensor]:
-    """Return codes (rows, groups, group) whose errors the later columns of a part made up for.
+    """Return codes (rows, groups, group) with errors compensated by later columns of a part.
 
-    `codes` are the nearest, and stay where a part of a wide layer does not hold whole groups. Also
-    returns what became of the bias, (rows, 1), or nothing, (rows, 0).
+    `codes` are the nearest codes; they stay if a part of a wide layer does not contain whole
+    groups. Also returns the adjusted bias, (rows, 1), or (rows, 0) without a bias.
     """
     matrix, weights = reader.matrix, codes.shape[1] * codes.shape[2]
     flat = codes.reshape(len(codes), weights).clone()
     extra = matrix[:, weights:].float()
     start = extra.clone()
     for part, moments in zip(reader.parts, reader.moments, strict=True):
-        own = part[part < weights]
-        group = min(codes.shape[2], len(own))
-        if len(own) % group or int(own[0]) % group:
+        columns = part[part < weights]
+        group = min(codes.shape[2], len(columns))
+        if len(columns) % group or int(columns[0]) % group:
             continue
-        at = slice(0, 1) if codes.shape[1] == 1 else slice(own[0] // group, own[-1] // group + 1)
-        scales, zeros = (t if t.shape[1] == 1 else t[:, at] for t in (scale, zero))
-        wide = scales.expand(len(codes), len(own) // group, 1)
-        chosen, moved = compensated(
+        groups = (
+            slice(0, 1)
+            if codes.shape[1] == 1
+            else slice(columns[0] // group, columns[-1] // group + 1)
+        )
+        scales, zeros = (t if t.shape[1] == 1 else t[:, groups] for t in (scale, zero))
+        wide = scales.expand(len(codes), len(columns) // group, 1)
+        chosen, adjusted = compensated(
             matrix[:, part], moments, wide, zeros.expand_as(wide), bits, group
         )
-        flat[:, own] = chosen.reshape(len(codes), -1)
-        extra += moved - start
+        flat[:, columns] = chosen.reshape(len(codes), -1)
+        extra += adjusted - start
     return flat.reshape(codes.shape), extra
 
 
-def _take(module: nn.Module, bias: Tensor) -> None:
-    """Give a layer the bias that took the errors of its weights over."""
-    own = own_parameters(module).get("bias")
-    if own is not None and bias.numel():
+def _set_bias(module: nn.Module, bias: Tensor) -> None:
+    """Copy the adjusted bias into a layer, if it has one."""
+    parameter = own_parameters(module).get("bias")
+    if parameter is not None and bias.numel():
         with torch.no_grad():
-            own.copy_(bias.flatten())
+            parameter.copy_(bias.flatten())

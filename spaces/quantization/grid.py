@@ -1,4 +1,4 @@
-"""Grids of few values: which one suits a weight, rounding to it, and finding it again."""
+"""Grids of few values: fit one to a weight, round to it, and recover it from rounded values."""
 
 import torch
 from torch import Tensor
@@ -6,18 +6,18 @@ from torch import Tensor
 from spaces.modules import Codes, compact
 
 GROUP = 64
-"""Most values that share a scale, where scales are per group."""
+"""Largest number of values that share a scale, with scales per group."""
 SMALLEST_GROUP = 16
 SHRINK = tuple(1 - 0.025 * i for i in range(29))
-"""Shares of the largest value that a grid may end at: few bits gain from cutting outliers off."""
+"""Candidate ends of a grid, as shares of the largest value: few bits gain from clipped outliers."""
 NEAR = 1e-3
-"""Steps of the grid by which a value may miss it and still lie on it: float32 rounds to 3e-5."""
+"""Largest distance, in steps, of a value that lies on a grid; float32 rounds to 3e-5 steps."""
 ZEROS = 0.01
-"""Share of exact zeros from which on a weight counts as pruned."""
+"""Share of exact zeros above which a weight counts as pruned."""
 
 
 def group_of(columns: int, granularity: str, *, linear: bool) -> int:
-    """Return how many of a row's `columns` values share a scale; it divides them.
+    """Return the number of values that share a scale, a divisor of a row's `columns`.
 
     "automatic" is per group for linear layers and embeddings, per channel for convolutions.
     """
@@ -36,10 +36,10 @@ def fitted(
 ) -> tuple[Tensor, Tensor]:
     """Return scales and zero points, each (rows, groups, 1), for (rows, groups, group) values.
 
-    From 8 bits on the grid reaches from the smallest to the largest value, below it ends where
-    the squared error, weighted by `importance` (1, groups, group), is smallest. Zero is always on
-    the grid, but for 1 bit: its two values are the mean magnitude and its negative (Rastegari et
-    al. 2016, section 3.1), or with zeros beside them where the weight is pruned.
+    From 8 bits on, the grid spans the smallest to the largest value; below, it ends where the
+    squared error, weighted by `importance` (1, groups, group), is smallest. Zero is always on the
+    grid, except for 1 bit: its two values are the mean magnitude and its negative (Rastegari et
+    al. 2016, section 3.1), with zero as a third value if the weight is pruned.
     """
     if bits == 1:
         return _binary(weight)
@@ -51,9 +51,9 @@ def fitted(
     error = _error(weight, *best, bits, importance)
     for share in SHRINK[1:]:
         scale, zero = _ends(low * share, high * share, bits, symmetric)
-        found = _error(weight, scale, zero, bits, importance)
-        better = found < error
-        error = torch.where(better, found, error)
+        new_error = _error(weight, scale, zero, bits, importance)
+        better = new_error < error
+        error = torch.where(better, new_error, error)
         best = (torch.where(better, scale, best[0]), torch.where(better, zero, best[1]))
     return best
 
@@ -82,28 +82,31 @@ def _ends(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor
 def _error(
     weight: Tensor, scale: Tensor, zero: Tensor, bits: int, importance: Tensor | None
 ) -> Tensor:
-    missed = (rounded(weight, scale, zero, bits) - zero) * scale - weight
-    squares = missed.square() if importance is None else missed.square() * importance
+    error = (rounded(weight, scale, zero, bits) - zero) * scale - weight
+    squares = error.square() if importance is None else error.square() * importance
     return squares.sum(-1, keepdim=True)
 
 
 def pruned(weight: Tensor) -> bool:
-    """Whether a weight has so many exact zeros that they are meant to stay."""
+    """Return True if a weight has so many exact zeros that it counts as pruned."""
     return float((weight == 0).float().mean()) > ZEROS
 
 
 def width_of(weight: Tensor, bits: int) -> int:
-    """Return the bits that codes of a weight take: binary with zeros among it is ternary."""
+    """Return the bits of a weight's codes: a binary weight with zeros is ternary, with 2 bits."""
     return 2 if bits == 1 and pruned(weight) else bits
 
 
 def rounded(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Return the nearest codes as floats; zeros beside binary values are for `nearest`."""
+    """Return the nearest codes as floats; only `nearest` knows the zeros of binary weights."""
     return (weight / scale + zero).round().clamp(0, 2**bits - 1)
 
 
 def nearest(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Return the codes of (rows, groups, group) values, uint8; `bits` as asked for."""
+    """Return the nearest codes of (rows, groups, group) values, uint8.
+
+    `bits` is the requested width: 1 also for ternary codes.
+    """
     if bits == 1:
         signs = weight.sign() + 1 if bool((zero == 1).all()) else (weight > 0).float()
         return signs.to(torch.uint8)
@@ -111,11 +114,11 @@ def nearest(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 
 def recovered(weight: Tensor, bits: int, group: int) -> Codes | None:
-    """Return the codes of a weight that lies on grids of `bits` bits, None where one does not.
+    """Return the codes of a weight that lies on grids of `bits` bits, None if a group does not.
 
-    Every value is a whole multiple of its group's step: the smallest magnitude divided by the
-    least whole number that makes it so. For 1 bit a second form is known: plus and minus one
-    value. Nothing but the values is needed, so that what was trained on a grid is stored on it.
+    On a grid, every value is a whole multiple of its group's step: the smallest magnitude divided
+    by the smallest whole number for which this holds. On a grid of 1 bit, all values of a group
+    have one magnitude. Only the values are needed, so any weight trained on a grid is recognised.
     """
     values = weight.detach().double().reshape(weight.shape[0], -1, group)
     magnitude = values.abs()
@@ -150,32 +153,32 @@ def _stored(weight: Tensor, codes: Tensor, bits: int, scale: Tensor, zero: Tenso
 
 
 def _too_many(values: Tensor, bits: int) -> bool:
-    """Whether a few groups have more distinct values than a grid has: cheap, and nearly always."""
+    """Return True if a few groups have more distinct values than a grid: a cheap first test."""
     few = values.flatten(0, 1)[:8].sort(-1).values
     distinct = 1 + (few.diff(dim=-1) != 0).sum(-1)
     return bool((distinct > 2**bits).any())
 
 
 def _steps(values: Tensor, magnitude: Tensor, top: int) -> Tensor | None:
-    """Return the steps, (rows, groups, 1); None where a group has none."""
+    """Return the steps, (rows, groups, 1); None if a group has none."""
     flat, sizes = values.flatten(0, 1), magnitude.flatten(0, 1)
     least = torch.where(sizes > 0, sizes, torch.inf).amin(-1, keepdim=True)
     step = torch.where(least.isinf(), 1.0, least)
-    left = (~least.isinf()).flatten().nonzero().flatten()
+    remaining = (~least.isinf()).flatten().nonzero().flatten()
     for parts in range(1, top + 1):
-        if not len(left):
+        if not len(remaining):
             break
-        multiples = flat[left] / (least[left] / parts)
+        multiples = flat[remaining] / (least[remaining] / parts)
         whole = multiples.round()
         span = whole.amax(-1).clamp(min=0) - whole.amin(-1).clamp(max=0)
         if bool((span > top).any()):
             return None
         fits = (multiples - whole).abs().amax(-1) <= NEAR
-        step[left[fits]] = _refined(flat[left[fits]], whole[fits])
-        left = left[~fits]
-    return None if len(left) else step.reshape(*values.shape[:2], 1)
+        step[remaining[fits]] = _refined(flat[remaining[fits]], whole[fits])
+        remaining = remaining[~fits]
+    return None if len(remaining) else step.reshape(*values.shape[:2], 1)
 
 
 def _refined(values: Tensor, multiples: Tensor) -> Tensor:
-    """Return the step by least squares: it averages the rounding of float32 out."""
+    """Return the step by least squares, which averages out the rounding of float32."""
     return (values * multiples).sum(-1, keepdim=True) / multiples.square().sum(-1, keepdim=True)

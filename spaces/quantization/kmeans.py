@@ -1,4 +1,4 @@
-"""One codebook for all values of a weight, by k-means in one dimension."""
+"""Codebooks: cluster all values of a weight by one-dimensional k-means."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,15 @@ from spaces.modules import Codes
 from spaces.quantization.grid import pruned
 
 ROUNDS = 50
+"""Largest number of iterations of Lloyd's algorithm."""
 
 
 def clustered(weight: Tensor, bits: int) -> Codes:
-    """Return a weight's codes into a book of up to 2 ** bits centres.
+    """Return a weight's codes into a codebook of up to 2 ** bits centres.
 
-    Centres start evenly between the smallest and the largest value, which keeps the few large
-    ones (Han et al. 2016, section 3.2), and move to the mean of what is nearest to them. Where
-    the weight is pruned one centre is zero and stands for the zeros alone.
+    Centres start evenly spaced between the smallest and the largest value, which preserves the few
+    large values (Han et al. 2016, section 3.2), and move to the mean of the values nearest to
+    them. If the weight is pruned, one centre is zero and stands for the exact zeros only.
     """
     values = weight.detach().double().flatten()
     sparse = pruned(weight.detach())
@@ -28,19 +29,19 @@ def clustered(weight: Tensor, bits: int) -> Codes:
 
 
 def recovered_book(weight: Tensor, bits: int) -> Codes | None:
-    """Return the codes of a weight that has at most 2 ** bits distinct values, None if more."""
+    """Return the codes of a weight with at most 2 ** bits distinct values, None if it has more."""
     centres, codes = torch.unique(weight.detach().float(), return_inverse=True)
     return _booked(weight, codes, centres, bits) if len(centres) <= 2**bits else None
 
 
 def _booked(weight: Tensor, codes: Tensor, centres: Tensor, bits: int) -> Codes:
-    one = centres.new_ones(1, 1, 1)
+    scale = centres.new_ones(1, 1, 1)
     return Codes(
         codes=codes.to(torch.uint8).reshape(weight.shape[0], 1, -1),
         bits=bits,
         shape=tuple(weight.shape),
-        scale=one,
-        zero=torch.zeros_like(one),
+        scale=scale,
+        zero=torch.zeros_like(scale),
         book=centres,
     )
 
@@ -50,8 +51,8 @@ def _centres(values: Tensor, count: int) -> Tensor:
     distinct: Tensor = torch.unique(values)
     if len(distinct) <= count:
         return distinct
-    # In one dimension a round of Lloyd's algorithm is 2 ** bits searches in sorted values, on any
-    # device; scikit-learn's KMeans computes every value's distance to every centre, on the CPU.
+    # In one dimension, an iteration of Lloyd's algorithm is 2 ** bits searches in sorted values, on
+    # any device; scikit-learn's KMeans computes all distances to all centres, on the CPU.
     ordered, sums = values.sort().values, values.sort().values.cumsum(0)
     sums = torch.cat([sums.new_zeros(1), sums])
     start = torch.linspace(float(ordered[0]), float(ordered[-1]), count, dtype=ordered.dtype)
@@ -61,10 +62,10 @@ def _centres(values: Tensor, count: int) -> Tensor:
         ends = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([len(ordered)])])
         sizes = ends.diff()
         means = (sums[ends[1:]] - sums[ends[:-1]]) / sizes.clamp(min=1)
-        moved = torch.where(sizes > 0, means, centres).sort().values
-        if torch.equal(moved, centres):
+        updated = torch.where(sizes > 0, means, centres).sort().values
+        if torch.equal(updated, centres):
             break
-        centres = moved
+        centres = updated
     return centres
 
 

@@ -1,4 +1,4 @@
-"""Which weights are stored in few bits, and which of them keep more."""
+"""Select the weights that are stored in few bits, and those that keep more bits than others."""
 
 import dataclasses
 
@@ -10,22 +10,22 @@ from spaces.plan import Encoding
 from spaces.quantization.grid import group_of
 
 EDGE_BITS = 8
-"""Bits of the first and the last layer: they hold little and cost most (Zhou et al. 2016, 2.7)."""
+"""Bits of the first and the last layer, small and the most sensitive (Zhou et al. 2016, 2.7)."""
 TABLE_BITS = 4
-"""Least bits of an embedding table: its rows are read one at a time, so errors do not average."""
+"""Fewest bits of an embedding table: its rows are read singly, so errors do not average out."""
 NARROW = 16
-"""Values of a row below which its scale outweighs its weights: depthwise convolutions."""
+"""Number of values below which a row's scale outweighs its weights: depthwise convolutions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
-    """A weight that codes can stand for."""
+    """A weight that can be stored as codes."""
 
     module: nn.Module
     field: str
     """Name of the weight in the module."""
     table: bool
-    """Whether its rows are looked up rather than multiplied."""
+    """Whether its rows are looked up instead of multiplied."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -40,10 +40,10 @@ class Layer:
         return self.weight[0].numel()
 
     def group(self, encoding: Encoding, bits: int) -> int:
-        """Return how many values share a scale; 8 bits have one scale a row, and so has 1 bit.
+        """Return the number of values that share a scale; 8 bits and 1 bit have a scale per row.
 
         A sign gains nothing from more scales: a MiniLM of 1 bit trained for 60 steps scored 0.825
-        with one for each output and 0.821 with one for 64 inputs, which takes half a bit more.
+        with one per output and 0.821 with one per 64 inputs, which takes half a bit more.
         """
         if bits >= 8 or (bits == 1 and encoding.granularity == "automatic"):
             return self.columns
@@ -51,14 +51,14 @@ class Layer:
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """Return the weights that codes can stand for by name, in the model's order, ties once.
+    """Return the weights that can be stored as codes, by name, in model order, tied ones once.
 
-    They are those of linear, convolution, recurrent and embedding layers. In transposed
-    convolutions and transformers' Conv1D the rows of the weight are inputs, which then have the
-    scales: errors are as small, but nothing makes up for them, for what a row multiplies is a
-    single value.
+    They are the weights of linear, convolution, recurrent and embedding layers. In transposed
+    convolutions and transformers' Conv1D the rows of the weight are inputs, so scales belong to
+    inputs: errors are as small, but cannot compensate each other, since a row multiplies a single
+    value.
     """
-    found: dict[str, Layer] = {}
+    by_name: dict[str, Layer] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
         for field in _fields(module):
@@ -66,35 +66,37 @@ def layers(model: nn.Module) -> dict[str, Layer]:
             if id(layer.weight) in seen or not layer.weight.is_floating_point():
                 continue
             seen.add(id(layer.weight))
-            found[f"{name}.{field}" if name else field] = layer
-    return found
+            by_name[f"{name}.{field}" if name else field] = layer
+    return by_name
 
 
 def _fields(module: nn.Module) -> list[str]:
-    """Return the names of a module's own weights that codes can stand for."""
-    own = own_parameters(module)
+    """Return the names of a module's own weights that can be stored as codes."""
+    parameters = own_parameters(module)
     if isinstance(module, nn.RNNBase):
-        return [name for name in own if name.startswith("weight_")]
+        return [name for name in parameters if name.startswith("weight_")]
     field = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-    known = isinstance(module, (nn.Linear, Convolution, nn.Embedding, nn.MultiheadAttention))
-    if not (known or matrices.transposed(module)) or not isinstance(own.get(field), nn.Parameter):
+    quantizable = isinstance(module, (nn.Linear, Convolution, nn.Embedding, nn.MultiheadAttention))
+    if not (quantizable or matrices.transposed(module)) or not isinstance(
+        parameters.get(field), nn.Parameter
+    ):
         return []
     return [field]
 
 
-def uniform(found: dict[str, Layer], bits: int) -> dict[str, int]:
-    """Return the bits of every weight when `bits` are asked for.
+def uniform(by_name: dict[str, Layer], bits: int) -> dict[str, int]:
+    """Return the bits of every weight if `bits` are requested for all.
 
-    Below 8, the first layer (unless the model starts with an embedding), the last, and those
-    with few values a row keep 8; tables keep at least 4.
+    Below 8 bits, the first layer (unless the model has embeddings), the last layer, and layers with
+    few values per row keep 8 bits; embedding tables keep at least 4.
     """
     if bits >= 8:
-        return dict.fromkeys(found, bits)
-    multiplying = [name for name, layer in found.items() if not layer.table]
+        return dict.fromkeys(by_name, bits)
+    multiplying = [name for name, layer in by_name.items() if not layer.table]
     edges = set(multiplying[-1:])
-    if len(multiplying) == len(found):
+    if len(multiplying) == len(by_name):
         edges |= set(multiplying[:1])
-    return {name: _bits(layer, bits, name in edges) for name, layer in found.items()}
+    return {name: _bits(layer, bits, name in edges) for name, layer in by_name.items()}
 
 
 def _bits(layer: Layer, bits: int, edge: bool) -> int:

@@ -1,4 +1,4 @@
-"""Training weights that share a few values: what is trained is the codebook."""
+"""Train the codebooks of weights that share a few values."""
 
 import contextlib
 import dataclasses
@@ -18,11 +18,11 @@ from spaces.task import Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tied(Constraint):
-    """Every weight of a layer is one of 2 ** bits values, which are trained; zeros stay zeros.
+    """Every weight of a layer is one of 2 ** bits values, which are trained; zeros stay zero.
 
-    The gradient of a value is the sum over the weights that share it. Values are held times the
-    square root of the number of their weights, so that a step moves the weights as far as an
-    untied step on average would. Source: Han et al. 2016, Deep Compression, section 3.
+    The gradient of a value is the sum over the weights that share it. Values are stored multiplied
+    by the square root of the number of their weights, so that a step moves weights as far as it
+    would move untied weights on average. Source: Han et al. 2016, Deep Compression, section 3.
     """
 
     bits: int
@@ -30,42 +30,42 @@ class Tied(Constraint):
     @contextlib.contextmanager
     def hold(self, model: nn.Module, task: Task) -> Iterator[Project]:
         """Tie the weights of `model` until the context ends."""
-        held: list[Layer] = []
+        parametrized: list[Layer] = []
         for layer in layers(model).values():
             book = _Book(layer.weight, self.bits)
             parametrize.register_parametrization(layer.module, layer.field, book)
-            held.append(layer)
+            parametrized.append(layer)
         try:
-            yield _nothing
+            yield _no_projection
         finally:
-            for layer in held:
+            for layer in parametrized:
                 parametrize.remove_parametrizations(layer.module, layer.field)
         batchnorm_statistics.reestimate(model, task)
 
 
-def _nothing() -> None:
-    """Do nothing after a step: weights are made of their book in every pass."""
+def _no_projection() -> None:
+    """Do nothing after a step, since every pass computes the weights from the codebook."""
 
 
 class _Book(nn.Module):
-    """weight -> the values of its book; the weight itself only says where zeros are."""
+    """weight -> the values of its codebook; of the weight itself, only the shape is used."""
 
     root: Tensor
     codes: Tensor
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
-        made = clustered(weight, bits)
-        assert made.book is not None
-        codes = made.codes.long().flatten()
-        counts = torch.bincount(codes, minlength=len(made.book)).clamp(min=1)
+        clusters = clustered(weight, bits)
+        assert clusters.book is not None
+        codes = clusters.codes.long().flatten()
+        counts = torch.bincount(codes, minlength=len(clusters.book)).clamp(min=1)
         self.register_buffer("root", counts.sqrt().float())
         self.register_buffer("codes", codes)
-        self.held = nn.Parameter(made.book * self.root)
+        self.scaled = nn.Parameter(clusters.book * self.root)
         self.sparse = pruned(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
-        book = self.held / self.root
+        book = self.scaled / self.root
         if self.sparse:  # the first value stands for the zeros
             book = torch.cat([book[:1].detach() * 0, book[1:]])
         return book.index_select(0, self.codes).reshape(weight.shape)

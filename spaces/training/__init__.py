@@ -1,4 +1,4 @@
-"""Recovery training: one loop, to which several techniques contribute."""
+"""Recovery training: one loop with the loss terms and constraints of all techniques."""
 
 from spaces.training.batches import example
 from spaces.training.defaults import BATCHES, normalised, operations

@@ -1,4 +1,4 @@
-"""Training batches without end, on the device, and the part of each that a device gets."""
+"""Batches of recovery training: an endless stream, its parts for several devices, and samples."""
 
 import dataclasses
 import random
@@ -17,19 +17,19 @@ from spaces.technique import Infeasible
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one device computes of a step."""
+    """The part of a step's batch that one device computes."""
 
     inputs: Inputs
     targets: Targets
     share: float = 1.0
-    """Its samples as a share of the whole batch's, 0..1."""
+    """Its samples as a share of the whole batch, 0..1."""
 
 
 def endless(task: Task, batch_size: int, device: torch.device) -> Generator[Batch, None, None]:
     """Yield training batches, one pass after another, in float32 on `device`.
 
-    The rest at the end of a pass is left out if it is under half a batch: its gradient and the
-    batch normalisation's statistics are too noisy.
+    The last batch of a pass is left out if it is under half a batch, since its gradient and its
+    batch normalisation statistics are too noisy. Raises ValueError if the split is empty.
     """
     for inputs, targets in _passes(task, batch_size):
         yield _placed(inputs, targets, device)
@@ -40,22 +40,22 @@ def parts(
 ) -> Generator[Batch, None, None]:
     """Yield the part of each batch of `endless` that device `rank` of `count` computes.
 
-    Every process reads whole batches and keeps its rows, so that they are those of one device
-    whatever the task draws while it reads; what is drawn elsewhere does not change them. Raises
-    Infeasible when a batch cannot be divided.
+    Every process reads whole batches and takes its rows, so that the batches equal those of one
+    device whatever random numbers the task draws; numbers drawn elsewhere do not change them.
+    Raises Infeasible if a batch cannot be divided.
     """
     stream = _passes(task, batch_size)
-    state = _drawn()
+    state = _random_state()
     try:
         while True:
-            outside = _drawn()
-            _draw_from(state)
+            outside = _random_state()
+            _restore(state)
             inputs, targets = next(stream)
-            state = _drawn()
-            _draw_from(outside)
+            state = _random_state()
+            _restore(outside)
             yield _part(inputs, targets, device, rank, count)
     finally:
-        _draw_from(state)  # as after training on one device
+        _restore(state)  # as after training on one device
 
 
 def _part(inputs: Inputs, targets: Targets, device: torch.device, rank: int, count: int) -> Batch:
@@ -76,34 +76,34 @@ def _part(inputs: Inputs, targets: Targets, device: torch.device, rank: int, cou
 
 
 def example(task: Task, samples: int, device: torch.device) -> Batch:
-    """Return a first training batch; what it draws at random leaves no trace."""
+    """Return a first training batch; the random generators are restored afterwards."""
     with seeded(0):
         return next(endless(task, samples, device))
 
 
 def sample(task: Task, batch_size: int, count: int, device: torch.device) -> list[Batch]:
-    """Return some training batches, the same at every call; what is drawn leaves no trace."""
+    """Return training batches, the same at every call; the random generators are restored."""
     with seeded(1):
         stream = endless(task, batch_size, device)
         return [next(stream) for _ in range(count)]
 
 
 def held_out(task: Task, batch_size: int, count: int, device: torch.device) -> list[Batch]:
-    """Return up to `count` validation batches from all over the split, the same at every call.
+    """Return up to `count` validation batches spread over the split, the same at every call.
 
-    A short batch at its end is left out; there may be none at all. Of a long split no more than
-    twice as many are held at a time.
+    A short batch at the end of the split is left out; there may be no batches at all. Of a long
+    split, about twice as many are in memory at a time.
     """
-    kept: list[tuple[Inputs, Targets]] = []
-    apart = 1
+    selected: list[tuple[Inputs, Targets]] = []
+    spacing = 1
     with seeded(1):
         for place, batch in enumerate(task.batches("validation", batch_size)):
-            if place % apart == 0 and length(batch[0]) == batch_size:
-                kept.append(batch)
-            if len(kept) > 2 * count:
-                kept, apart = kept[::2], 2 * apart
-    places = np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)
-    return [_placed(inputs, targets, device) for inputs, targets in (kept[p] for p in places)]
+            if place % spacing == 0 and length(batch[0]) == batch_size:
+                selected.append(batch)
+            if len(selected) > 2 * count:
+                selected, spacing = selected[::2], 2 * spacing
+    places = np.linspace(0, len(selected) - 1, min(count, len(selected))).round().astype(int)
+    return [_placed(inputs, targets, device) for inputs, targets in (selected[p] for p in places)]
 
 
 def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
@@ -118,7 +118,7 @@ def _passes(task: Task, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
 
 
 def _placed(inputs: Inputs, targets: Targets, device: torch.device, share: float = 1.0) -> Batch:
-    """Return a batch on `device`; on the host targets stay whatever the task made them."""
+    """Return a batch on `device`; on the host, targets stay as the task yields them."""
     if not on_host(device):
         targets = transform(targets, lambda t: t.to(device))
     return Batch(
@@ -131,7 +131,7 @@ def _float(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _rows(tree: Any, start: int, end: int, total: int) -> Any:
-    """Return samples of a batch; a tensor that is the same for all of them is passed on whole."""
+    """Return samples of a batch; a tensor that all samples share is passed on whole."""
     try:
         flatten(tree)
     except TypeError as error:
@@ -145,12 +145,12 @@ def _rows(tree: Any, start: int, end: int, total: int) -> Any:
 _State = tuple[Any, Any, Tensor]
 
 
-def _drawn() -> _State:
+def _random_state() -> _State:
     """Return the states of Python's, NumPy's and torch's global generators."""
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 
 
-def _draw_from(state: _State) -> None:
+def _restore(state: _State) -> None:
     python, numeric, tensor = state
     random.setstate(python)
     np.random.set_state(numeric)

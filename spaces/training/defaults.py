@@ -1,4 +1,4 @@
-"""What recovery training chooses by itself: learning rate, batch size, number format."""
+"""Default learning rate, batch size and floating-point type of recovery training."""
 
 import math
 from typing import Any
@@ -13,24 +13,24 @@ from spaces.modules import BatchNorm, call, evaluating, length
 RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
 RATE_TRANSFORMER = 2e-5
-"""Peak learning rate of AdamW for transformers: of 2e-5, 5e-5, 1e-4 and 2e-4 the one that lowered
-the loss of a pruned MiniLM in batches of 8, 16, 32, 64 and 128; the next did at 128 alone."""
+"""Peak learning rate of AdamW for transformers. Of 2e-5, 5e-5, 1e-4 and 2e-4 the only one that
+lowered the loss of a pruned MiniLM in batches of 8, 16, 32, 64 and 128; 5e-5 did so at 128 only."""
 RATE_NORMALISED = 0.1
-"""Peak learning rate of SGD for batches of RATE_BATCH samples; in proportion for others."""
+"""Peak learning rate of SGD for batches of RATE_BATCH samples, proportional to the batch size."""
 RATE_BATCH = 256
 BATCHES = (8, 256)
-"""Smallest and largest batch: below, gradients are noise; above, samples bring less and less."""
+"""Smallest and largest batch: smaller ones have noisy gradients, larger ones gain little."""
 
 
 def normalised(model: nn.Module) -> bool:
-    """Whether batch normalisation keeps the weights of `model` on one scale."""
+    """Return True if batch normalisation keeps the weights of `model` on one scale."""
     return any(isinstance(m, BatchNorm) for m in model.modules())
 
 
 def automatic_rate(model: nn.Module, batch_size: int) -> float:
-    """Return the peak learning rate by the kind of `model`: SGD's if it is normalised, or AdamW's.
+    """Return the peak learning rate for `model`: of SGD if it is `normalised`, else of AdamW.
 
-    Transformers, known by their layers, take a fraction of what other networks take.
+    Transformers, recognised by their layers, need a fraction of the rate of other networks.
     """
     if normalised(model):
         return RATE_NORMALISED * batch_size / RATE_BATCH
@@ -39,10 +39,10 @@ def automatic_rate(model: nn.Module, batch_size: int) -> float:
 
 
 def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) -> int:
-    """Return the samples of a step: the largest power of two within the device's operations.
+    """Return the samples per step: the largest power of two within the device's operations.
 
     `inputs` are a few samples on the models' device. The backward pass costs about twice the
-    forward pass. It counts operations rather than seconds, so that a repetition is the same.
+    forward pass. Operations are counted, not seconds, so that repetitions agree.
     """
     cost = 3 * operations(model, inputs)
     if teacher is not None:
@@ -54,10 +54,10 @@ def automatic_batch(model: nn.Module, teacher: nn.Module | None, inputs: Any) ->
 
 
 def automatic_type(model: nn.Module, inputs: Any) -> str:
-    """Return "bfloat16" where the device of `model` gains from it and its code can, or "float32".
+    """Return "bfloat16" if the device of `model` gains from it and its code allows it.
 
-    `inputs` are a few samples. Code that puts what one layer computes into a tensor of its own
-    making, as mixtures of experts do, may expect one type throughout, which autocast does not give.
+    Otherwise return "float32". `inputs` are a few samples. Code that writes a layer's outputs into
+    a new tensor, as mixtures of experts do, may need one type throughout, unlike autocast's.
     """
     device = next(model.parameters()).device
     if not device_of(device).native_bfloat16():
@@ -67,7 +67,7 @@ def automatic_type(model: nn.Module, inputs: Any) -> str:
             call(model, inputs)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError):  # the latter where numpy, which has no bfloat16, is asked
+    except (RuntimeError, TypeError):  # TypeError if the code uses numpy, which lacks bfloat16
         return "float32"
     return "bfloat16"
 

@@ -1,4 +1,4 @@
-"""Features: what a student's inner layers put out, compared with its teacher's."""
+"""The feature term of the loss: outputs of inner layers, compared with the teacher's."""
 
 import contextlib
 import dataclasses
@@ -15,34 +15,34 @@ from spaces.technique import Infeasible
 from spaces.training.relations_term import comparable, distance, projections
 
 RIDGE = 1e-3
-"""Damping of the least squares that projections start from, as a share of the mean variance."""
+"""Damping of the least squares that initialise projections, as a share of the mean variance."""
 
 
 class Tap:
-    """What watched modules put out in the last forward pass."""
+    """The outputs of selected modules in the last forward pass."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
 
-    def keep(self, name: str, output: Any) -> None:
-        """Keep the output of a module, the first of several."""
+    def record(self, name: str, output: Any) -> None:
+        """Record the output of a module; of several tensors, the first."""
         tensor = _first(output)
         if tensor is not None:
-            self._seen[name] = tensor
+            self._outputs[name] = tensor
 
     def take(self) -> dict[str, Tensor]:
-        """Return the outputs by name and forget them, so that no pass lives on in memory."""
-        seen, self._seen = self._seen, {}
-        return seen
+        """Return the outputs by name and forget them, so that no pass stays in memory."""
+        outputs, self._outputs = self._outputs, {}
+        return outputs
 
 
 @contextlib.contextmanager
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[Tap]:
-    """Watch what the named modules of `model` put out inside the block."""
+    """Record the outputs of the named modules of `model` inside the block."""
     tap = Tap()
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: tap.keep(name, output)
+            lambda module, inputs, output, name=name: tap.record(name, output)
         )
         for name in names
     ]
@@ -54,12 +54,12 @@ def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[Tap]:
 
 
 class Match(nn.Module):
-    """The features' term: the mean over the layers of their relative squared distance.
+    """The feature term: the mean over the layers of their relative squared distance.
 
     A layer's distance is the mean square of (projected student - teacher), divided by the mean
-    square of the teacher's features on one batch, so that layers count alike and the weight of
-    the term does not depend on their scale. Added is the mean divergence of tokens' relations,
-    where there are any.
+    square of the teacher's features on one batch, so that layers have equal weight and the weight
+    of the term does not depend on their scale. The mean divergence of tokens' relations is added,
+    if any are compared.
     """
 
     def __init__(self, layers: Mapping[str, "_Layer"], related: Sequence[str] = ()) -> None:
@@ -73,21 +73,21 @@ class Match(nn.Module):
             {self._index[n]: nn.Linear(layer.inputs, layer.outputs) for n, layer in changed.items()}
         )
 
-    def forward(self, mine: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> Tensor:
-        """Return the term, a scalar, of features (student's, teacher's) by name."""
+    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        """Return the term, a scalar, of the student's and the teacher's features by name."""
         terms = [
-            F.mse_loss(self.project(name, mine[name].float()), taught[name].float())
+            F.mse_loss(self.project(name, student[name].float()), teacher[name].float())
             / self._layers[name].scale
             for name in self._compared
         ]
         term = torch.stack(terms).mean()
         if self._related:
-            apart = [distance(mine[name], taught[name]) for name in self._related]
-            term = term + torch.stack(apart).mean()
+            divergences = [distance(student[name], teacher[name]) for name in self._related]
+            term = term + torch.stack(divergences).mean()
         return term
 
     def project(self, name: str, features: Tensor) -> Tensor:
-        """Return a student's features in the width of its teacher's."""
+        """Return a layer's features of the student, projected to the width of the teacher's."""
         axis = self._layers[name].axis
         if axis is None:
             return features
@@ -96,14 +96,14 @@ class Match(nn.Module):
         return widened
 
     @torch.no_grad()
-    def fit(self, mine: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> None:
-        """Start every projection from the least squares solution on these features."""
+    def fit(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+        """Set every projection to the least squares solution on these features."""
         for name, index in self._index.items():
             layer, projection = self._layers[name], self.projections[index]
             assert isinstance(projection, nn.Linear)
             assert layer.axis is not None
             solution = _least_squares(
-                _table(mine[name], layer.axis), _table(taught[name], layer.axis)
+                _table(student[name], layer.axis), _table(teacher[name], layer.axis)
             )
             projection.weight.copy_(solution[:-1].T)
             projection.bias.copy_(solution[-1])
@@ -111,10 +111,10 @@ class Match(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """How the features of one layer are compared."""
+    """The comparison of one layer's features."""
 
     axis: int | None
-    """Dimension in which the widths differ; None where they are equal."""
+    """Dimension in which the widths differ; None if they are equal."""
     inputs: int = 0
     outputs: int = 0
     scale: float = 1.0
@@ -124,23 +124,27 @@ class _Layer:
 def matched(
     student: nn.Module, teacher: nn.Module, inputs: Inputs, limit: int, *, relations: bool = False
 ) -> Match:
-    """Return how features of the two are compared, projections fitted on a batch of `inputs`.
+    """Return the feature term of two models, with projections fitted on a batch of `inputs`.
 
-    With `relations` also how tokens relate in the attention layers that both have.
-
-    Layers are those of `candidates` whose outputs have the same shape in all dimensions but at
-    most one. With a `limit` above 0 that many are kept, evenly spread, the last among them.
-    Raises Infeasible when none is left.
+    With `relations`, the term also compares tokens' relations in the attention layers that both
+    models have. Its layers are those of `candidates` whose outputs differ in at most one dimension.
+    With a `limit` above 0, that many are used, evenly spaced and including the last. Raises
+    Infeasible if no layer can be compared.
     """
     names = candidates(student, teacher)
-    inner = _inner(student, teacher) if relations else []
+    inner = _common_projections(student, teacher) if relations else []
     with evaluating(student), torch.no_grad():
-        watched = [*names, *(n for n in inner if n not in names)]
-        mine, taught = _seen(student, watched, inputs), _seen(teacher, watched, inputs)
+        recorded = [*names, *(n for n in inner if n not in names)]
+        outputs, teacher_outputs = (
+            _features(student, recorded, inputs),
+            _features(teacher, recorded, inputs),
+        )
     layers = {
         name: layer
         for name in names
-        if name in mine and name in taught and (layer := _layer(mine[name], taught[name]))
+        if name in outputs
+        and name in teacher_outputs
+        and (layer := _layer(outputs[name], teacher_outputs[name]))
     }
     if not layers:
         raise Infeasible(
@@ -149,64 +153,72 @@ def matched(
         )
     if 0 < limit < len(layers):
         ordered = list(layers)
-        kept = {ordered[(i + 1) * len(ordered) // limit - 1] for i in range(limit)}
-        layers = {name: layers[name] for name in ordered if name in kept}
-    related = [n for n in inner if n in mine and n in taught and comparable(mine[n], taught[n])]
-    match = Match(layers, related).to(next(iter(mine.values())).device)
-    match.fit(mine, taught)
+        selected = {ordered[(i + 1) * len(ordered) // limit - 1] for i in range(limit)}
+        layers = {name: layers[name] for name in ordered if name in selected}
+    related = [
+        n
+        for n in inner
+        if n in outputs and n in teacher_outputs and comparable(outputs[n], teacher_outputs[n])
+    ]
+    match = Match(layers, related).to(next(iter(outputs.values())).device)
+    match.fit(outputs, teacher_outputs)
     return match
 
 
-def _inner(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Return the projections of attention layers that both have."""
-    own = dict(student.named_modules())
-    return [name for name in projections(teacher, _attentions(teacher)) if name in own]
+def _common_projections(student: nn.Module, teacher: nn.Module) -> list[str]:
+    """Return the names of the attention layers' projections that both models have."""
+    modules = dict(student.named_modules())
+    return [name for name in projections(teacher, _attentions(teacher)) if name in modules]
 
 
 def candidates(student: nn.Module, teacher: nn.Module) -> list[str]:
     """Return the names of the layers to be compared, in the order of the teacher's modules.
 
-    They are blocks (`blocks`) and attention layers, or where there is neither all linear and
-    convolution layers but the last. Left out is what the student lacks: a module that is gone, or
-    that has lost all the parameters that the teacher's has, as a dropped block.
+    They are blocks (`blocks`) and attention layers, or, in models without either, all linear and
+    convolution layers except the last. Modules that the student lacks are left out, and so are
+    modules in which it has no parameters but the teacher has some, such as dropped blocks.
     """
     names = sorted({*blocks(teacher), *_attentions(teacher)}, key=_order(teacher))
     if not names:
         kinds = (nn.Linear, Convolution)
         names = [n for n, module in teacher.named_modules() if n and isinstance(module, kinds)][:-1]
-    own = dict(student.named_modules())
-    theirs = dict(teacher.named_modules())
-    return [n for n in names if n in own and (_weighty(own[n]) or not _weighty(theirs[n]))]
+    modules, teacher_modules = dict(student.named_modules()), dict(teacher.named_modules())
+    return [
+        name
+        for name in names
+        if name in modules
+        and (_has_parameters(modules[name]) or not _has_parameters(teacher_modules[name]))
+    ]
 
 
 def blocks(model: nn.Module) -> list[str]:
     """Return the names of the outermost blocks.
 
-    A block is a child of a ModuleList or Sequential and has children and parameters itself.
+    A block is a child of a ModuleList or Sequential that has children and parameters itself.
     """
-    found: list[str] = []
+    names: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential) and not _inside(name, found):
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not _inside(name, names):
             prefix = f"{name}." if name else ""
-            found += [
-                prefix + own
-                for own, child in module.named_children()
-                if next(child.children(), None) is not None and _weighty(child)
+            names += [
+                prefix + child_name
+                for child_name, child in module.named_children()
+                if next(child.children(), None) is not None and _has_parameters(child)
             ]
-    return found
+    return names
 
 
 def _attentions(model: nn.Module) -> list[str]:
-    """Return the names of the outermost modules whose class is some kind of attention."""
-    found: list[str] = []
+    """Return the names of the outermost modules whose class has "attention" in its name."""
+    names: list[str] = []
     for name, module in model.named_modules():
-        if name and "attention" in type(module).__name__.lower() and not _inside(name, found):
-            found.append(name)
-    return found
+        if name and "attention" in type(module).__name__.lower() and not _inside(name, names):
+            names.append(name)
+    return names
 
 
-def _inside(name: str, others: Sequence[str]) -> bool:
-    return any(name == other or name.startswith(f"{other}.") for other in others)
+def _inside(name: str, ancestors: Sequence[str]) -> bool:
+    return any(name == ancestor or name.startswith(f"{ancestor}.") for ancestor in ancestors)
 
 
 def _order(model: nn.Module) -> Any:
@@ -214,22 +226,22 @@ def _order(model: nn.Module) -> Any:
     return place.__getitem__
 
 
-def _weighty(module: nn.Module) -> bool:
+def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _seen(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
+def _features(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
     with tapped(model, names) as tap:
         call(model, inputs)
     return tap.take()
 
 
-def _layer(mine: Tensor, taught: Tensor) -> _Layer | None:
-    """Return how two outputs are compared, None if their shapes have nothing in common."""
-    scale = float(taught.float().square().mean())
-    if mine.dim() != taught.dim() or scale == 0:
+def _layer(student: Tensor, teacher: Tensor) -> _Layer | None:
+    """Return the comparison of two outputs, None if they cannot be compared."""
+    scale = float(teacher.float().square().mean())
+    if student.dim() != teacher.dim() or scale == 0:
         return None
-    pairs = enumerate(zip(mine.shape, taught.shape, strict=True))
+    pairs = enumerate(zip(student.shape, teacher.shape, strict=True))
     different = [(axis, a, b) for axis, (a, b) in pairs if a != b]
     if not different:
         return _Layer(axis=None, scale=scale)

@@ -1,6 +1,6 @@
-"""Models of which each device stores only a part; imported only where one is needed.
+"""Shard models over devices by PyTorch FSDP; imported only if a model is sharded.
 
-Source: Zhao et al. 2023, PyTorch FSDP, section 3; here each parameter is divided by itself.
+Source: Zhao et al. 2023, PyTorch FSDP, section 3; here each parameter is divided separately.
 """
 
 import torch
@@ -13,7 +13,10 @@ from spaces.training.features_term import blocks
 
 
 def shard(model: nn.Module, device: torch.device, count: int) -> nn.Module:
-    """Shard `model` in place, wherever it was, block by block over the devices and return it."""
+    """Shard `model` in place, block by block over the devices, and return it.
+
+    It may be on any device before.
+    """
     mesh = init_device_mesh(device.type, (count,))
     for name in blocks(model):
         fully_shard(model.get_submodule(name), mesh=mesh)
@@ -22,9 +25,9 @@ def shard(model: nn.Module, device: torch.device, count: int) -> nn.Module:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let every device hold its part alone again, as after a backward pass.
+    """Let every device hold only its part again, as after a backward pass.
 
-    A forward pass by itself leaves the outermost parameters whole.
+    A forward pass alone leaves the outermost parameters gathered.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -32,5 +35,5 @@ def reshard(model: nn.Module) -> None:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Return a tensor that may be sharded as a plain one; every device must call this."""
+    """Return a possibly sharded tensor as a plain one; every device must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

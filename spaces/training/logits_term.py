@@ -1,4 +1,4 @@
-"""The distillation term: how far a student's outputs are from its teacher's."""
+"""The distillation term of the loss: the distance of a student's outputs from its teacher's."""
 
 from typing import Any
 
@@ -10,19 +10,21 @@ from spaces.modules import flatten, names
 from spaces.technique import Infeasible
 
 TINY = 1e-12
-"""Probability whose logarithm is still finite and whose share of a divergence is nothing."""
+"""Smallest probability whose logarithm is taken; its share of a divergence is negligible."""
 
 
-def distillation(outputs: Any, taught: Any, temperature: float, *, hard: bool = False) -> Tensor:
+def distillation(
+    outputs: Any, teacher_outputs: Any, temperature: float, *, hard: bool = False
+) -> Tensor:
     """Return the mean over the heads of T^2 KL(teacher || student) of softened classes, in nats.
 
-    T^2 keeps the size of the gradients when T changes (Hinton et al. 2015, section 2). With
-    `hard` it is instead the cross-entropy with the teacher's most probable class as the label,
-    and T is not used (Touvron et al. 2021, section 4). A head with a single column is a logit or
-    a regressed value, which has no classes; its term is the mean squared difference (Ba and
-    Caruana 2014, section 2.2) in either case.
+    T^2 keeps the size of the gradients if T changes (Hinton et al. 2015, section 2). With `hard`
+    it is instead the cross-entropy with the teacher's most probable class as the label, and T is
+    not used (Touvron et al. 2021, section 4). A head with a single column is a logit or a regressed
+    value, which has no classes; its term is the mean squared difference (Ba and Caruana 2014,
+    section 2.2) in either case. Raises Infeasible if no output can be distilled.
     """
-    pairs = _heads(outputs, taught)
+    pairs = _heads(outputs, teacher_outputs)
     if not pairs:
         raise Infeasible(
             "there is nothing to distill: no output is a floating-point tensor with the shape of "
@@ -36,19 +38,19 @@ def distillation(outputs: Any, taught: Any, temperature: float, *, hard: bool = 
 
 
 def has_classes(outputs: Any) -> bool:
-    """Whether any of a model's outputs that are distilled has classes."""
+    """Return True if any distilled output of a model has classes."""
     return any(_class_axis(head) is not None for head, _ in _heads(outputs, outputs))
 
 
-def _heads(outputs: Any, taught: Any) -> list[tuple[Tensor, Tensor]]:
+def _heads(outputs: Any, teacher_outputs: Any) -> list[tuple[Tensor, Tensor]]:
     """Return (student, teacher) for each output that is distilled.
 
-    They are the outputs with "logits" in their name where there are any, otherwise all. Integers,
-    scalars (a loss that the model computed) and tensors whose shape changed with the model's
-    (hidden states) are no heads.
+    They are the outputs with "logits" in their names if there are any, else all outputs. Excluded
+    are integers, scalars (such as a loss that the model computes) and tensors whose shape differs
+    from the teacher's (such as hidden states).
     """
-    (mine, spec), (theirs, _) = flatten(outputs), flatten(taught)
-    pairs = list(zip(names(spec), mine, theirs, strict=True))
+    (student, spec), (teacher, _) = flatten(outputs), flatten(teacher_outputs)
+    pairs = list(zip(names(spec), student, teacher, strict=True))
     named = [pair for pair in pairs if "logits" in pair[0].rpartition(".")[2]]
     return [
         (s, t)
@@ -82,15 +84,15 @@ def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def _class_axis(head: Tensor) -> int | None:
     """Return the dimension of the classes, None if there is only one column.
 
-    It is the last one, (batch, classes) or (batch, tokens, classes), but the second of maps,
-    (batch, classes, height, width), as in torch's cross-entropy.
+    It is the last dimension, (batch, classes) or (batch, tokens, classes), but the second one of
+    maps, (batch, classes, height, width), as in torch's cross-entropy.
     """
     axis = 1 if head.dim() >= 4 else head.dim() - 1
     return axis if axis > 0 and head.shape[axis] > 1 else None
 
 
 def _probabilities(head: Tensor, axis: int) -> bool:
-    """Whether the model ends in a softmax: nowhere negative, and one in every sum."""
+    """Return True if a head is the output of a softmax: never negative, and every sum is one."""
     if bool((head < 0).any()):
         return False
     sums = head.sum(axis)

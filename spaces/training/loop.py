@@ -1,4 +1,4 @@
-"""The one training loop: all steps of a recovery, on one device or on one of several."""
+"""The training loop: all steps of a recovery, on one device or as one of several."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from spaces.plan import Recovery
 from spaces.task import Split, Task
 from spaces.training.batches import Batch, example, held_out, sample
 from spaces.training.defaults import normalised
-from spaces.training.loss import Lesson, Teacher
+from spaces.training.loss import RecoveryLoss, Teacher
 from spaces.training.mixed_precision import scaler
 from spaces.training.world import World
 
@@ -28,17 +28,17 @@ DECAY = 0.01
 DECAY_SGD = 1e-4
 MOMENTUM = 0.9
 CHECK_SHARE = 0.1
-"""Batches on which a training is judged, as a share of its steps."""
+"""Number of batches on which a training is judged, as a share of its steps."""
 CHECK_SAMPLES = 256
 """Samples that suffice to judge a training."""
 UNSUITED = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
-"""What a loss raises on targets of another form than those it is made for."""
+"""Errors of a loss on targets of a form for which it was not written."""
 CLIP = 1.0
 """Largest L2 norm of a step's gradient; a longer one is scaled down to it."""
 
 
 class Diverged(RuntimeError):
-    """Training whose loss or gradient is no longer finite; the message says what to change."""
+    """Raised if the loss or the gradient is not finite; the message says what to change."""
 
     def __init__(self, step: int, loss: float, learning_rate: float) -> None:
         super().__init__(step, loss, learning_rate)
@@ -60,24 +60,24 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training did to the loss of the same samples, in evaluation mode."""
+    """The effect of a training on the loss of some samples, in evaluation mode."""
 
     before: float
     after: float
     split: Split
-    """Whose samples they are."""
+    """The split of these samples."""
     dtype: str
     """Type of the arithmetic."""
 
     @property
     def kept(self) -> bool:
-        """Whether the trained weights are kept; otherwise the model is as it was."""
+        """True if the trained weights are kept; otherwise the model has its old weights."""
         return self.after < self.before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """What a training is judged on."""
+    """The batches on which a training is judged."""
 
     batches: Sequence[Batch]
     split: Split
@@ -86,39 +86,39 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Course:
-    """What all steps of a training have in common."""
+class Setup:
+    """Everything that the steps of a training have in common."""
 
-    lesson: Lesson
+    loss: RecoveryLoss
     teacher: Teacher | None
     task: Task
     recovery: Recovery
-    """With batch size and learning rate chosen."""
+    """With the chosen batch size and learning rate."""
     projects: Sequence[Project]
     world: World
     device: torch.device
     progress: Progress
 
 
-def run(course: Course) -> Outcome:
+def run(setup: Setup) -> Outcome:
     """Run all steps: the learning rate warms up linearly, then falls to zero along a cosine.
 
-    A model that training has made worse gets its weights back: where the shaping left hardly any
-    error, the noise of small batches does more harm than their signal does good. Under float16 a
-    step whose gradient overflows is left out and the next one's loss is scaled less. Raises
+    A model that training made worse gets its old weights back: if shaping left hardly any error,
+    the noise of small batches does more harm than their signal does good. Under float16 a step
+    whose gradient overflows is skipped, and the loss of the next one is scaled less. Raises
     Diverged.
     """
-    recovery, world = course.recovery, course.world
-    trained = world.spread(course.lesson, course.device, lambda: _probe(course))
+    recovery, world = setup.recovery, setup.world
+    trained = world.spread(setup.loss, setup.device, lambda: _probe(setup))
     batches = min(
         max(1, round(CHECK_SHARE * recovery.steps)), -(-CHECK_SAMPLES // recovery.batch_size)
     )
-    check = _checked(course, batches)
+    check = _check(setup, batches)
     state = [(t, t.detach().clone()) for t in (*trained.parameters(), *trained.buffers())]
-    _all_steps(course, trained)
+    _all_steps(setup, trained)
     outcome = Outcome(
         before=check.before,
-        after=_loss(course, check.batches),
+        after=_loss(setup, check.batches),
         split=check.split,
         dtype=recovery.dtype,
     )
@@ -129,87 +129,87 @@ def run(course: Course) -> Outcome:
     return outcome
 
 
-def _checked(course: Course, batches: int) -> Check:
-    """Return what a training is judged on, measured before it.
+def _check(setup: Setup, batches: int) -> Check:
+    """Return the batches on which to judge a training, with the loss before it.
 
-    They are of the validation split: training batches may be augmented at random, so that a few
-    of them say little, and what was fitted to them flatters the untrained model. A task whose
-    loss cannot take that split, whose targets may be of another form, is judged on training
-    batches.
+    They are of the validation split: training batches may be augmented at random, so that few of
+    them say little, and weights refitted to them make the untrained model look better than it is.
+    Training batches are used if the loss cannot take the validation split, whose targets may have
+    another form.
     """
-    size = course.recovery.batch_size
+    size = setup.recovery.batch_size
     try:
-        check = held_out(course.task, size, batches, course.device)
-        if check and math.isfinite(before := _loss(course, check)):
+        check = held_out(setup.task, size, batches, setup.device)
+        if check and math.isfinite(before := _loss(setup, check)):
             return Check(batches=check, split="validation", before=before)
     except torch.OutOfMemoryError:
         raise
     except UNSUITED:
         pass
-    check = sample(course.task, size, batches, course.device)
-    return Check(batches=check, split="train", before=_loss(course, check))
+    check = sample(setup.task, size, batches, setup.device)
+    return Check(batches=check, split="train", before=_loss(setup, check))
 
 
-def _loss(course: Course, batches: Sequence[Batch]) -> float:
-    """Return the mean loss of whole batches in evaluation mode, on every device alike."""
+def _loss(setup: Setup, batches: Sequence[Batch]) -> float:
+    """Return the mean loss of whole batches in evaluation mode, the same on every device."""
     total = 0.0
-    with torch.no_grad(), evaluating(course.lesson):
+    with torch.no_grad(), evaluating(setup.loss):
         for batch in batches:
-            taught = course.teacher(batch.inputs) if course.teacher else None
-            total += float(course.lesson(batch.inputs, batch.targets, taught))
-    course.world.reshard(course.lesson)
+            teacher_result = setup.teacher(batch.inputs) if setup.teacher else None
+            total += float(setup.loss(batch.inputs, batch.targets, teacher_result))
+    setup.world.reshard(setup.loss)
     return total / len(batches)
 
 
-def _all_steps(course: Course, trained: nn.Module) -> None:
-    recovery, world = course.recovery, course.world
+def _all_steps(setup: Setup, trained: nn.Module) -> None:
+    recovery, world = setup.recovery, setup.world
     weights = [p for p in trained.parameters() if p.requires_grad]
-    optimizer = _optimizer(course.lesson, weights, recovery.learning_rate, fused=not world.sharded)
-    scale = scaler(recovery.dtype, course.device)
-    feed = world.feed(course.task, recovery.batch_size, course.device)
+    optimizer = _optimizer(setup.loss, weights, recovery.learning_rate, fused=not world.sharded)
+    scale = scaler(recovery.dtype, setup.device)
+    feed = world.feed(setup.task, recovery.batch_size, setup.device)
     with contextlib.closing(feed) as batches:
         for step in range(1, recovery.steps + 1):
             rate = recovery.learning_rate * schedule(step, recovery.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            value, norm = _differentiate(course, trained, optimizer, next(batches), scale)
+            value, norm = _differentiate(setup, trained, optimizer, next(batches), scale)
             overflow = scale.is_enabled() and scale.get_scale() > 1
             if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
                 raise Diverged(step, value, rate)
-            if math.isfinite(norm):  # ours to leave out: after the scaler's way fused SGD gave NaN
+            if math.isfinite(norm):  # not by GradScaler.step, after which fused SGD gave NaN
                 optimizer.step()
             scale.update()
-            for project in course.projects:
+            for project in setup.projects:
                 project()
-            course.progress(step, recovery.steps, value)
+            setup.progress(step, recovery.steps, value)
 
 
 def _differentiate(
-    course: Course,
+    setup: Setup,
     trained: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     scale: torch.amp.GradScaler,
 ) -> tuple[float, float]:
-    """Put the clipped gradient of a batch into the weights; return the loss and its norm."""
-    taught = course.teacher(batch.inputs) if course.teacher else None
-    loss = trained(batch.inputs, batch.targets, taught)
-    value = course.world.mean(loss, batch.share)
+    """Compute the clipped gradient of a batch; return the loss and the norm of the gradient."""
+    teacher_result = setup.teacher(batch.inputs) if setup.teacher else None
+    loss = trained(batch.inputs, batch.targets, teacher_result)
+    value = setup.world.mean(loss, batch.share)
     optimizer.zero_grad()
     if math.isfinite(value):
-        torch.autograd.backward(scale.scale(course.world.weigh(loss, batch.share)))
+        torch.autograd.backward(scale.scale(setup.world.weigh(loss, batch.share)))
         scale.unscale_(optimizer)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    return value, course.world.whole(nn.utils.clip_grad_norm_(weights, CLIP)).item()
+    return value, setup.world.gathered(nn.utils.clip_grad_norm_(weights, CLIP)).item()
 
 
-def _probe(course: Course) -> torch.Tensor:
-    """Return the loss of a few samples, with nothing remembered of them."""
-    batch = example(course.task, 2, course.device)
-    course.lesson.eval()
-    taught = course.teacher(batch.inputs) if course.teacher else None
-    loss: torch.Tensor = course.lesson(batch.inputs, batch.targets, taught)
-    course.lesson.train()
+def _probe(setup: Setup) -> torch.Tensor:
+    """Return the loss of a few samples, without an effect on running statistics."""
+    batch = example(setup.task, 2, setup.device)
+    setup.loss.eval()
+    teacher_result = setup.teacher(batch.inputs) if setup.teacher else None
+    loss: torch.Tensor = setup.loss(batch.inputs, batch.targets, teacher_result)
+    setup.loss.train()
     return loss
 
 
@@ -224,12 +224,13 @@ def schedule(step: int, steps: int) -> float:
 def _optimizer(
     model: nn.Module, weights: list[nn.Parameter], rate: float, *, fused: bool
 ) -> torch.optim.Optimizer:
-    """Return SGD for networks with batch normalisation, for others AdamW.
+    """Return SGD for networks with batch normalisation, AdamW for others.
 
-    Both decay matrices and kernels, but no biases and no scales of a norm. AdamW's steps are as
-    long where hardly anything is left to learn: 50 of them lower an unpruned ResNet-20 from 0.885
-    to 0.865, with SGD it keeps 0.883. Without such a norm SGD's rate would have to be searched.
-    Sources: Nesterov momentum as in Sutskever et al. 2013; Loshchilov and Hutter 2019 (AdamW).
+    Both decay matrices and kernels, but no biases and no scales of norms. AdamW's steps keep their
+    length even if hardly anything remains to learn: 50 of them lower an unpruned ResNet-20 from
+    0.885 to 0.865, while with SGD it keeps 0.883. Without batch normalisation, SGD's rate would
+    have to be searched. Sources: Nesterov momentum as in Sutskever et al. 2013; Loshchilov and
+    Hutter 2019 (AdamW).
     """
     sgd = normalised(model)
     decay = DECAY_SGD if sgd else DECAY
@@ -238,7 +239,7 @@ def _optimizer(
         {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
-    # Fused: a tenth of the time of a loop over parameters, on CPUs too; sharded SGD has no such.
+    # fused takes a tenth of the time of a loop over parameters, also on CPUs; not for sharded SGD
     if sgd:
         return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=rate, fused=fused)

@@ -1,4 +1,4 @@
-"""Mixed precision of recovery training: which types a device computes in, and how."""
+"""Mixed precision of recovery training: supported types, autocast, loss scaling, float8."""
 
 import contextlib
 import warnings
@@ -13,13 +13,13 @@ from spaces.technique import Infeasible
 
 TYPES = ("auto", "float32", "bfloat16", "float16", "float8")
 SCALE = 2.0**12
-"""Factor of the loss under float16 at first; it halves whenever a gradient overflows."""
+"""Initial factor of the loss under float16; it halves whenever a gradient overflows."""
 FLOAT8_MULTIPLE = 16
-"""Widths of a linear layer that float8 kernels take are multiples of this."""
+"""Float8 kernels need widths of linear layers that are multiples of this."""
 
 
 def refusal(recovery: Recovery, kind: str) -> str | None:
-    """Return why a device, named as in a target, cannot train as asked; None if it can."""
+    """Return the reason why a device of `kind` cannot train as `recovery` says; None if it can."""
     dtype, device = recovery.dtype, device_of(kind)
     if recovery.steps == 0 or dtype in ("auto", "float32"):
         return None
@@ -39,13 +39,13 @@ def refusal(recovery: Recovery, kind: str) -> str | None:
 
 
 def autocast_type(dtype: str) -> torch.dtype | None:
-    """Return the type that autocast computes in; None is float32 throughout."""
+    """Return the type of autocast; None for float32 throughout."""
     kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float8": torch.bfloat16}
     return kinds.get(dtype)
 
 
 def scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
-    """Return what scales losses and unscales gradients; it does nothing unless in float16.
+    """Return the scaler of losses and gradients, which is only enabled for float16.
 
     Source: Micikevicius et al. 2018, section 3.2.
     """
@@ -56,11 +56,11 @@ def scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
 def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
     """Compute the linear layers of `model` in float8 inside the block; parameters stay the same.
 
-    Left alone are layers with widths that the kernels do not take and layers whose weights are
-    held to something by a parametrization. `emulate` computes the same numbers without kernels.
-    Raises Infeasible when no layer is left.
+    Layers with widths that the kernels do not support, and layers with parametrized weights, are
+    not converted. `emulate` computes the same numbers without the kernels. Raises Infeasible if no
+    layer can be converted.
     """
-    with warnings.catch_warnings():  # its docstrings have escapes that Python warns of
+    with warnings.catch_warnings():  # torchao's docstrings have invalid escapes
         warnings.simplefilter("ignore", SyntaxWarning)
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
@@ -77,13 +77,13 @@ def in_float8(model: nn.Module, *, emulate: bool = False) -> Iterator[None]:
     config = Float8LinearConfig(pad_inner_dim=True, emulate=emulate)
     convert_to_float8_training(model, module_filter_fn=lambda _, name: name in plain, config=config)
     try:
-        with warnings.catch_warnings():  # torchao asks torch in a way that torch has deprecated
+        with warnings.catch_warnings():  # torchao calls a function that torch has deprecated
             warnings.filterwarnings("ignore", "torch.get_autocast_gpu_dtype", DeprecationWarning)
             yield
     finally:
         for name, module in plain.items():
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, module)
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module)
 
 
 def _suits(layer: nn.Linear) -> bool:

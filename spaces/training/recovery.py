@@ -1,4 +1,4 @@
-"""Recovery training: the shaped model learns from the data and from the uncompressed model."""
+"""Train a shaped model on the data and against the uncompressed model, to recover its score."""
 
 import contextlib
 import dataclasses
@@ -15,8 +15,8 @@ from spaces.training.batches import example
 from spaces.training.defaults import automatic_batch, automatic_rate, automatic_type
 from spaces.training.distributed import Broken, sharing, train_together
 from spaces.training.features_term import Match, matched
-from spaces.training.loop import Course, Diverged, Outcome, Progress, run, schedule
-from spaces.training.loss import lay_out, lesson, teacher_of
+from spaces.training.loop import Diverged, Outcome, Progress, Setup, run, schedule
+from spaces.training.loss import recovery_loss, set_layout, teacher_of
 from spaces.training.mixed_precision import in_float8, refusal
 from spaces.training.world import World
 
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 Ended = Callable[[Outcome], None]
-"""Called once, after the last step."""
+"""Called once with the outcome, after the last step."""
 
 FITTED = 64
-"""Training samples on which projections between features are fitted."""
+"""Training samples on which the feature term's projections are fitted."""
 
 
 def recover(
@@ -51,14 +51,16 @@ def recover(
 ) -> nn.Module:
     """Train `model` in place on the training split; return it in evaluation mode, in float32.
 
-    The loss is (1 - w) task loss + w distillation from `reference` + f features' distance, with w
-    the teacher's weight; at w = f = 0 the reference is never run, at w = 1 the labels are never
-    used. Parameters that do not require gradients stay as they are. The same seed trains the same
-    weights (bit for bit on one thread) and leaves the global random generators as they were. It
-    runs where `model` is, and on `recovery.devices` devices of that kind. A model that
-    training made worse gets its weights back; `ended` is told.
-    Raises Diverged, Broken when a process of several fails, and Infeasible if there is nothing to
-    train or to distill, or if the hardware cannot.
+    The loss is (1 - w) task loss + w distillation term + f feature term, with `reference` as the
+    teacher, its weight w and the feature weight f; at w = f = 0 the reference is never run, at
+    w = 1 the labels are never used. Parameters that do not require gradients do not change. The
+    same seed trains the same weights (bit for bit on one thread) and leaves the global random
+    generators unchanged. The training runs on the device of `model`, or on `recovery.devices`
+    devices of its kind. A model that training made worse gets its old weights back. `ended` is
+    called with the outcome.
+
+    Raises Diverged, Broken if a process of several fails, and Infeasible if there is nothing to
+    train or to distill, or if the hardware does not support the settings.
     """
     model.float()
     if recovery.steps > 0:
@@ -77,7 +79,7 @@ def recover(
 
 
 def kept_to(model: nn.Module, task: Task, recovery: Recovery) -> Recovery:
-    """Return `recovery` without the constraints that a training of `model` can do without."""
+    """Return `recovery` without the constraints that a training of `model` does not need."""
     with seeded(0):
         needed = [constraint.needed(model, task) for constraint in recovery.constraints]
     constraints = tuple(constraint for constraint in needed if constraint is not None)
@@ -85,7 +87,7 @@ def kept_to(model: nn.Module, task: Task, recovery: Recovery) -> Recovery:
 
 
 def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recovery) -> Recovery:
-    """Return `recovery` with what it left open; raise Infeasible when it cannot be done."""
+    """Return `recovery` with automatic values filled in; raise Infeasible if it cannot be done."""
     if not any(p.requires_grad for p in model.parameters()):
         raise Infeasible(
             "recovery training has nothing to train: every parameter of the model has "
@@ -95,13 +97,13 @@ def _chosen(model: nn.Module, reference: nn.Module, task: Task, recovery: Recove
     device = next(model.parameters()).device
     if reason := refusal(recovery, device.type):
         raise Infeasible(reason)
-    few = example(task, 2, device).inputs
+    inputs = example(task, 2, device).inputs
     size = recovery.batch_size
     if size == 0:
-        teacher = teacher_of(reference, device) if _taught(recovery) else None
-        size = automatic_batch(model, teacher, few)
+        teacher = teacher_of(reference, device) if _uses_teacher(recovery) else None
+        size = automatic_batch(model, teacher, inputs)
     rate = recovery.learning_rate or automatic_rate(model, size)
-    dtype = automatic_type(model, few) if recovery.dtype == "auto" else recovery.dtype
+    dtype = automatic_type(model, inputs) if recovery.dtype == "auto" else recovery.dtype
     return dataclasses.replace(recovery, learning_rate=rate, batch_size=size, dtype=dtype)
 
 
@@ -116,27 +118,29 @@ def train(
 ) -> Outcome:
     """Train `model` in place as one device of `world`.
 
-    A model that is sharded is elsewhere at first, and has sharded parameters afterwards.
+    A model to be sharded may lie on the host before, and has sharded parameters afterwards.
     """
     place = next(model.parameters()).device
-    teacher = teacher_of(reference, place) if _taught(recovery) else None
+    teacher = teacher_of(reference, place) if _uses_teacher(recovery) else None
     layout = torch.contiguous_format if world.sharded else torch.channels_last
     if teacher is not None:
-        lay_out(teacher, layout)
-    with _in_training(model, layout), contextlib.ExitStack() as held:
-        here = placed(task, place)
-        projects = [held.enter_context(c.hold(model, here)) for c in recovery.constraints]
+        set_layout(teacher, layout)
+    with _in_training(model, layout), contextlib.ExitStack() as stack:
+        placed_task = placed(task, place)
+        projects = [stack.enter_context(c.hold(model, placed_task)) for c in recovery.constraints]
         match = _match(model, teacher, task, recovery, place)
         if recovery.dtype == "float8":
-            held.enter_context(in_float8(model))
-        held.enter_context(world.joined(model))
+            stack.enter_context(in_float8(model))
+        stack.enter_context(world.joined(model))
         if teacher is not None:
             world.shard(teacher, device)
-        given, taught = held.enter_context(lesson(model, teacher, task, recovery, match))
+        loss, teacher_call = stack.enter_context(
+            recovery_loss(model, teacher, task, recovery, match)
+        )
         return run(
-            Course(
-                lesson=given,
-                teacher=taught,
+            Setup(
+                loss=loss,
+                teacher=teacher_call,
                 task=task,
                 recovery=recovery,
                 projects=projects,
@@ -147,7 +151,7 @@ def train(
         )
 
 
-def _taught(recovery: Recovery) -> bool:
+def _uses_teacher(recovery: Recovery) -> bool:
     return recovery.teacher_weight > 0 or recovery.feature_weight > 0
 
 
@@ -158,7 +162,7 @@ def _match(
     recovery: Recovery,
     device: torch.device,
 ) -> Match | None:
-    """Return how features are compared, None if they are not."""
+    """Return the feature term, None if no features are compared."""
     if teacher is None or recovery.feature_weight == 0:
         return None
     inputs = example(task, min(FITTED, recovery.batch_size), device).inputs
@@ -169,13 +173,13 @@ def _match(
 
 @contextlib.contextmanager
 def _in_training(model: nn.Module, layout: torch.memory_format) -> Iterator[None]:
-    """Training mode, the fastest memory layout and no dropout; all undone at the end.
+    """Enter training mode with a memory layout and without dropout; restore all on exit.
 
-    Dropout only slows the few steps of a recovery down.
+    In the few steps of a recovery, dropout only slows learning down.
     """
     dropouts = [(m, m.p) for m in model.modules() if isinstance(m, Dropout)]
     model.train()
-    lay_out(model, layout)
+    set_layout(model, layout)
     for module, _ in dropouts:
         module.p = 0.0
     try:
@@ -185,4 +189,4 @@ def _in_training(model: nn.Module, layout: torch.memory_format) -> Iterator[None
             module.p = p
         model.zero_grad()
         if layout is torch.channels_last:
-            lay_out(model, torch.contiguous_format)
+            set_layout(model, torch.contiguous_format)

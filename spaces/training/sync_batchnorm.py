@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all devices, on CPUs too."""
+"""Batch normalisation with the statistics of all devices' samples, also on CPUs."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ from spaces.modules import BatchNorm
 def batches_joined(model: nn.Module) -> Iterator[None]:
     """Let each batch normalisation of `model` use the statistics of all devices' samples.
 
-    As nn.SyncBatchNorm, which exists for GPUs alone, and without replacing modules.
+    Like nn.SyncBatchNorm, which supports GPUs only, but without replacing modules.
     """
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     for norm in norms:
@@ -32,19 +32,19 @@ def batches_joined(model: nn.Module) -> Iterator[None]:
 
 def _forward(norm: BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
-        usual: Callable[..., Tensor] = type(norm).forward
-        return usual(norm, x)
+        forward: Callable[..., Tensor] = type(norm).forward
+        return forward(norm, x)
     y, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
         x, norm.weight, norm.bias, norm.eps
     )
     if norm.running_mean is not None and norm.running_var is not None:
-        _remember(norm, mean, variance * count / (count - 1).clamp_min(1))
+        _update_statistics(norm, mean, variance * count / (count - 1).clamp_min(1))
     return y  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def _remember(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics towards those of a batch (the variance without bias)."""
+def _update_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards those of a batch (`variance` is the unbiased one)."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -68,11 +68,11 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the output and, for the running statistics, mean, variance and count."""
         wide = x.float()
-        axes = _places(x)
+        axes = _axes(x)
         total = torch.cat([wide.sum(axes), wide.new_tensor([x.numel() / x.shape[1]])])
         dist.all_reduce(total)
         mean, count = total[:-1] / total[-1], total[-1]
-        # A second pass over the data: the mean of squares less the squared mean loses digits.
+        # a second pass over the data: the mean of squares minus the squared mean loses digits
         variance = (wide - _along(mean, x)).square().sum(axes)
         dist.all_reduce(variance)
         variance = variance / count
@@ -84,26 +84,26 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weight and bias; those of the parameters are this device's."""
+        """Return the gradients of x, weight and bias; those of parameters are this device's."""
         x, weight, mean, scale, count = ctx.saved_tensors
-        gradient, axes = gradients[0].float(), _places(x)
+        gradient, axes = gradients[0].float(), _axes(x)
         normal = (x.float() - _along(mean, x)) * _along(scale, x)
         sums = torch.stack([gradient.sum(axes), (gradient * normal).sum(axes)])
-        own = sums.clone()
+        local_sums = sums.clone()
         dist.all_reduce(sums)
         sums = sums / count
         inner = gradient - _along(sums[0], x) - normal * _along(sums[1], x)
         inner = inner * _along(scale if weight is None else scale * weight, x)
         if weight is None:
             return inner.to(x.dtype), None, None, None
-        return inner.to(x.dtype), own[1], own[0], None
+        return inner.to(x.dtype), local_sums[1], local_sums[0], None
 
 
-def _places(x: Tensor) -> list[int]:
-    """Return the dimensions over which statistics are taken: all but the channels'."""
+def _axes(x: Tensor) -> list[int]:
+    """Return the dimensions over which statistics are computed: all except the channels."""
     return [0, *range(2, x.dim())]
 
 
 def _along(values: Tensor, x: Tensor) -> Tensor:
-    """Return one value per channel, broadcastable to `x`."""
+    """Reshape `values`, one per channel, so that they broadcast to `x`."""
     return values.view(1, -1, *[1] * (x.dim() - 2))

@@ -1,4 +1,4 @@
-"""Who trains together: one device, or several that share each batch."""
+"""The devices that train together: division of batches, averaged gradients, sharded models."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from spaces.training.sync_batchnorm import batches_joined
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """One device's place among those that train together; the default trains alone."""
+    """The place of one device among those that train together; the default is a single device."""
 
     rank: int = 0
     count: int = 1
@@ -33,48 +33,48 @@ class World:
         return parts(task, batch_size, device, self.rank, self.count)
 
     def joined(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which batch normalisation sees the whole batch."""
+        """Return a context in which batch normalisation uses the whole batch."""
         return batches_joined(model) if self.count > 1 else contextlib.nullcontext()
 
     def spread(
-        self, lesson: nn.Module, device: torch.device, probe: Callable[[], Tensor]
+        self, loss: nn.Module, device: torch.device, probe: Callable[[], Tensor]
     ) -> nn.Module:
-        """Return `lesson` as a module whose gradients are those of the whole batch.
+        """Return the module `loss` with the gradients of the whole batch.
 
-        Replicated (Li et al. 2020, PyTorch Distributed) or sharded block by block (Zhao et al.
-        2023, PyTorch FSDP). `probe` gives the loss of a few samples: parameters that it does not
-        depend on must be known to the first.
+        It is replicated (Li et al. 2020, PyTorch Distributed) or sharded block by block (Zhao et
+        al. 2023, PyTorch FSDP). `probe` returns the loss of a few samples; replication must know
+        whether there are parameters on which it does not depend.
         """
         if self.count == 1:
-            return lesson
+            return loss
         if self.sharded:
-            return self.shard(lesson, device)
-        weights = [p for p in lesson.parameters() if p.requires_grad]
+            return self.shard(loss, device)
+        weights = [p for p in loss.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(probe(), weights, allow_unused=True)
         return DistributedDataParallel(
-            lesson,
+            loss,
             device_ids=None if on_host(device) else [device],
             gradient_as_bucket_view=True,
             find_unused_parameters=any(g is None for g in gradients),
         )
 
     def shard(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Return `model`, sharded in place where the devices share it."""
+        """Return `model`, sharded in place if the devices shard models."""
         if not self.sharded:
             return model
-        from spaces.training.fsdp import shard  # two seconds of imports
+        from spaces.training.fsdp import shard  # imported late: takes two seconds
 
         return shard(model, device, self.count)
 
     def reshard(self, model: nn.Module) -> None:
-        """Undo what a forward pass without a backward pass leaves whole of a sharded model."""
+        """Release parameters that a forward pass without a backward pass leaves gathered."""
         if self.sharded:
             from spaces.training.fsdp import reshard
 
             reshard(model)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """Return a tensor that may be sharded as a plain one; every device must call this."""
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """Return a possibly sharded tensor as a plain one; every device must call this."""
         if not self.sharded:
             return tensor
         from spaces.training.fsdp import gathered
@@ -82,7 +82,7 @@ class World:
         return gathered(tensor)
 
     def mean(self, loss: Tensor, share: float) -> float:
-        """Return the loss of the whole batch."""
+        """Return the loss of the whole batch, given this device's loss and share of the samples."""
         if self.count == 1:
             return loss.item()
         total = (loss.detach() * share).reshape(1)
@@ -90,5 +90,5 @@ class World:
         return total.item()
 
     def weigh(self, loss: Tensor, share: float) -> Tensor:
-        """Return what to differentiate, since gradients are averaged over the devices."""
+        """Return the loss to differentiate, scaled since gradients are averaged over devices."""
         return loss if self.count == 1 else loss * (share * self.count)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spaces import Split, Task
 from spaces.modules.structure import readers
 from spaces.modules.structure.readers import batches, matrix, pick, read, readable, written
-from spaces.pruning.damage import Outputs
+from spaces.pruning.damage import ReferenceOutputs
 from spaces.techniques.prune.channels import IMPORTANCES, Channels
 
 
@@ -135,7 +135,7 @@ def test_damage_is_zero_where_nothing_changed_and_leaves_the_model_alone() -> No
     task = Given(doubled())
     model = task.model()
     before = copy.deepcopy(model.state_dict())
-    outputs = Outputs(model, task)
+    outputs = ReferenceOutputs(model, task)
     same = matrix(model[2])
     assert outputs.distance({"2": same}) == pytest.approx(0, abs=1e-9)
     assert outputs.distance({"2": same * 0.5}) > 1e-3

@@ -1,4 +1,4 @@
-"""What depends on what in a model: coupled channels, heads, readers, removal."""
+"""Structure of a model: coupled channels, the units that they form, and the removal of units."""
 
 from spaces.modules.structure.families import Coupled, Family, Member, Side, keep
 from spaces.modules.structure.removal import Removal, Snapshot, attempt

@@ -1,53 +1,53 @@
-"""Bounds of torch-pruning's searches for coupled layers, some of which would not end."""
+"""Limit the steps of torch-pruning's searches for coupled layers, some of which never end."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 STEPS = 5_000
-"""Steps of one search for coupled layers: those of the largest networks take some hundreds."""
+"""Steps of one search for coupled layers; in the largest networks it takes some hundreds."""
 
 
 class Endless(RuntimeError):
-    """A search that goes around in circles, as it does where halves of channels change places."""
+    """Raised for a search that runs in circles, as happens if halves of channels are swapped."""
 
 
 class _Budget:
-    """Steps that are left of a search."""
+    """The remaining steps of a search."""
 
-    left = 0
+    remaining = 0
 
     def take(self) -> None:
-        """Take one step; raises Endless when none is left."""
-        if self.left <= 0:
+        """Take one step; raises Endless if none remains."""
+        if self.remaining <= 0:
             raise Endless(f"the search for coupled layers did not end in {STEPS} steps")
-        self.left -= 1
+        self.remaining -= 1
 
 
 class _Counted(list[Any]):
-    """What a node depends on; looking it up takes one step of a budget."""
+    """The dependencies of a node; iterating over them takes one step of a budget."""
 
-    def __init__(self, found: Iterable[Any], budget: _Budget) -> None:
-        super().__init__(found)
+    def __init__(self, dependencies: Iterable[Any], budget: _Budget) -> None:
+        super().__init__(dependencies)
         self._budget = budget
 
     def __iter__(self) -> Iterator[Any]:
-        """Raise Endless when no step is left."""
+        """Raise Endless if no step remains."""
         self._budget.take()
         return super().__iter__()
 
 
 def limit(graph: Any) -> None:
-    """Let each search in `graph` take STEPS steps.
+    """Limit each search in `graph` to STEPS steps.
 
-    Before it starts, torch-pruning looks up where concatenations and the like put channels: a
-    step for every dependency at most, which says nothing of the search.
+    Before each search, torch-pruning looks up where concatenations and similar operations put
+    channels. This takes up to one step per dependency, which is added to the limit.
     """
     budget, search = _Budget(), graph.get_pruning_group
     nodes = graph.module2node.values()
     dependencies = sum(len(node.dependencies) for node in nodes)
 
     def limited(*args: Any) -> Any:
-        budget.left = STEPS + dependencies
+        budget.remaining = STEPS + dependencies
         return search(*args)
 
     for node in nodes:

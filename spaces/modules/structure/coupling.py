@@ -1,4 +1,4 @@
-"""Which channels of a model must be removed together, found by tracing one forward pass."""
+"""Find the channels of a model that must be removed together, by tracing one forward pass."""
 
 import collections
 import dataclasses
@@ -31,14 +31,14 @@ BUILD_ERRORS = (
     AssertionError,
     ZeroDivisionError,
 )
-"""What a model that cannot be traced, or does not fit together any more, raises."""
+"""Errors of models that cannot be traced, or whose layers do not fit together after a cut."""
 
 _NORMS = (BatchNorm, InstanceNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Item:
-    """Channels of one side of a layer that a root's channels are coupled to, pair by pair."""
+    """Channels of one side of a layer, paired with the root's channels that they are coupled to."""
 
     member: Member
     channels: list[int]
@@ -46,30 +46,30 @@ class _Item:
 
 
 def find(model: nn.Module, example: Any) -> list[Coupled]:
-    """Return all that could be removed from `model`, whose float parameters require gradients.
+    """Return all sets of coupled channels of `model`, whose float parameters require gradients.
 
-    Sets that nothing can be removed from are told with their reason; not told are a transformer's
-    hidden width and the outputs, which stay by design. Raises Infeasible when the model cannot be
-    traced, whatever is to be removed.
+    Sets from which nothing can be removed have no ways, and a reason. A transformer's hidden width
+    and the outputs are never removed and not returned. Raises Infeasible if the model cannot be
+    traced.
     """
     try:
         with warnings.catch_warnings(), differentiable(model):
             warnings.simplefilter("ignore")
-            settled, roots = linear_sets(model, example)
-            traced = list(_traced(model, example, roots, settled)) if roots else []
+            linear, roots = linear_sets(model, example)
+            traced = list(_traced(model, example, roots, linear)) if roots else []
     except BUILD_ERRORS as error:
         raise Infeasible(
-            f"the layers cannot be traced for pruning: {_why(error)}", scope=Scope.TECHNIQUE
+            f"the layers cannot be traced for pruning: {_reason(error)}", scope=Scope.TECHNIQUE
         ) from error
-    return [*settled, *traced, *(Coupled(name=f.name, ways=(f,)) for f in torch_attention(model))]
+    return [*linear, *traced, *(Coupled(name=f.name, ways=(f,)) for f in torch_attention(model))]
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, Endless) else untraced(error)
 
 
 def _ways(items: list[_Item]) -> tuple[Family, ...]:
-    """Return the ways to divide coupled sides: with and without attributes to update."""
+    """Return the ways to divide coupled sides: without and with attributes to update."""
     plain = _plain(items)
     if plain is None:
         return ()
@@ -77,10 +77,10 @@ def _ways(items: list[_Item]) -> tuple[Family, ...]:
 
 
 def _plain(items: list[_Item]) -> Family | None:
-    """Return the finest division of coupled sides; None where their channels do not match up.
+    """Return the finest division of coupled sides; None if their channels do not match.
 
-    A unit holds the root's channels that meet in some layer: those that a flattening joins, and
-    those at the same place of each group of a grouped layer, whose groups stay equal.
+    A unit contains the root's channels that meet in some layer: channels that a flattening joins,
+    and channels at the same position of each group of a grouped layer, whose groups stay equal.
     """
     root = items[0].member
     parents = list(range(root.unit.numel()))
@@ -110,7 +110,7 @@ def _top(parents: list[int], i: int) -> int:
 
 
 def _block(member: Member) -> int:
-    """Return after how many channels a side repeats itself: a grouped layer's group."""
+    """Return the number of channels after which a side repeats: one group of a grouped layer."""
     module, total = member.module, member.unit.numel()
     if isinstance(module, nn.GroupNorm):
         return total // module.num_groups
@@ -126,12 +126,12 @@ def _assigned(item: _Item, units: list[int]) -> Member:
 
 
 def _trace(model: nn.Module, example: Any) -> Any:
-    """Return torch-pruning's dependency graph; every mutable argument is given afresh."""
+    """Return torch-pruning's dependency graph, built with new objects for mutable arguments."""
     return torch_pruning.DependencyGraph().build_dependency(
         model,
         example_inputs=example,
         forward_fn=call,
-        output_transform=_ends,
+        output_transform=_scalars,
         unwrapped_parameters=[],
         customized_pruners={},
         ignored_layers=[],
@@ -140,8 +140,8 @@ def _trace(model: nn.Module, example: Any) -> Any:
     )
 
 
-def _ends(outputs: Any) -> list[Tensor]:
-    """Return each output as a scalar of its own, so that output layers are known as such."""
+def _scalars(outputs: Any) -> list[Tensor]:
+    """Reduce each output to a scalar, so that torch-pruning recognises the output layers."""
     tensors = [t.float().sum() for t in flatten(outputs)[0] if t.requires_grad]
     if not tensors:
         raise RuntimeError("no output depends on the parameters by differentiable operations")
@@ -149,11 +149,12 @@ def _ends(outputs: Any) -> list[Tensor]:
 
 
 def _traced(
-    model: nn.Module, example: Any, roots: Sequence[nn.Module], known: Sequence[Coupled]
+    model: nn.Module, example: Any, roots: Sequence[nn.Module], linear: Sequence[Coupled]
 ) -> Iterator[Coupled]:
-    """Yield what starts at the layers `roots`.
+    """Yield the coupled sets that start at the layers `roots`.
 
-    Where that cannot be traced and something else is known, the first of them stands for all.
+    If the roots cannot be traced but some of the `linear` sets can be cut, yield one set without
+    ways for all roots, named after the first.
     """
     names = {module: name for name, module in model.named_modules()}
     try:
@@ -161,17 +162,19 @@ def _traced(
         limit(graph)
         yield from _groups(graph, model, roots)
     except (*BUILD_ERRORS, Endless) as error:
-        if not any(coupled.ways for coupled in known):
+        if not any(coupled.ways for coupled in linear):
             raise
-        yield Coupled(name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_why(error)}")
+        yield Coupled(
+            name=names[roots[0]], ways=(), reason=f"it cannot be traced: {_reason(error)}"
+        )
 
 
 def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterator[Coupled]:
     """Yield the coupled sides of each group that starts at `roots`."""
     names = {module: name for name, module in model.named_modules()}
-    owners, wanted = Owners(model), set(roots)
-    others = [m for m in model.modules() if isinstance(m, LAYERS) and m not in wanted]
-    for group in graph.get_all_groups(ignored_layers=others, root_module_types=LAYERS):
+    owners, starts = Owners(model), set(roots)
+    ignored = [m for m in model.modules() if isinstance(m, LAYERS) and m not in starts]
+    for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=LAYERS):
         targets = [item.dep.target.module for item in group]
         if any(_stays(m) for m in targets):
             continue
@@ -186,13 +189,13 @@ def _groups(graph: Any, model: nn.Module, roots: Sequence[nn.Module]) -> Iterato
 
 
 def _stays(module: Any) -> bool:
-    """Whether a node of the graph is an output of the model or a transformer's hidden width."""
+    """Return True if a node of the graph is a model output or a transformer's hidden width."""
     output = torch_pruning.ops.module2type(module) == torch_pruning.ops.OPTYPE.OUTPUT
     return output or isinstance(module, nn.Embedding)
 
 
 def _fixed(modules: Sequence[Any], owners: Owners) -> str:
-    """Return why what is coupled to `modules` keeps its width, nothing if it need not."""
+    """Return the reason why channels coupled to `modules` must stay, "" if they can go."""
     for module in modules:
         if isinstance(module, nn.Parameter):
             return f"{owners.names(module)[0] or 'the model'} has parameters for its channels"
@@ -204,7 +207,7 @@ def _fixed(modules: Sequence[Any], owners: Owners) -> str:
 
 
 def _item(graph: Any, entry: Any, names: dict[nn.Module, str]) -> _Item | None:
-    """Return a group's entry as an item; None for operations, which hold no channels."""
+    """Return a group's entry as an item; None for operations, which have no channels."""
     module, handler = entry.dep.target.module, entry.dep.handler
     if module not in names or not isinstance(module, LAYERS + _NORMS + (nn.PReLU,)):
         return None
@@ -225,13 +228,13 @@ def _item(graph: Any, entry: Any, names: dict[nn.Module, str]) -> _Item | None:
 
 
 def _layer_norm(module: nn.LayerNorm) -> Callable[[list[int]], None]:
-    """Return a cut that keeps the order of what stays, which torch-pruning's own may not."""
+    """Return a cut that preserves the order of the other channels, unlike torch-pruning's."""
 
     def cut(channels: list[int]) -> None:
-        gone = set(channels)
-        kept = torch.tensor([i for i in range(module.normalized_shape[0]) if i not in gone])
+        removed = set(channels)
+        remaining = torch.tensor([i for i in range(module.normalized_shape[0]) if i not in removed])
         for key, parameter in module.named_parameters(recurse=False):
-            setattr(module, key, nn.Parameter(parameter.detach()[kept]))
-        module.normalized_shape = (len(kept),)
+            setattr(module, key, nn.Parameter(parameter.detach()[remaining]))
+        module.normalized_shape = (len(remaining),)
 
     return cut

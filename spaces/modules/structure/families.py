@@ -13,7 +13,7 @@ Side = Literal["out", "in", "both"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """One side of a layer, with the unit to which each of its channels belongs."""
+    """One side of a layer, and the unit of each of its channels."""
 
     name: str
     module: nn.Module
@@ -21,7 +21,7 @@ class Member:
     cut: Callable[[list[int]], object]
     """Removes the given channels of this side from the layer."""
     unit: Tensor
-    """Unit of each channel, (channels,) int64; -1 where it belongs to no unit."""
+    """Unit of each channel, (channels,) int64; -1 for channels that belong to no unit."""
 
     def channels(self, units: Sequence[int]) -> list[int]:
         """Return this side's channels that belong to `units`."""
@@ -31,7 +31,7 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
-    """One way to see a set of coupled sides as equal units of which some can be removed."""
+    """One way to divide a set of coupled sides into equal units, some of which can be removed."""
 
     name: str
     members: tuple[Member, ...]
@@ -39,29 +39,29 @@ class Family:
     size: int
     """Channels of the first member in one unit."""
     counts: tuple[int, ...] = ()
-    """Old numbers of heads; integer attributes that equal one are updated."""
+    """Numbers of heads before the cut; integer attributes equal to one of them are updated."""
     widths: tuple[int, ...] = ()
-    """Old widths; integer attributes that equal one are updated."""
-    kept: tuple[str, ...] = ()
-    """Parts of names of attributes that stay as they are."""
+    """Widths before the cut; integer attributes equal to one of them are updated."""
+    unchanged: tuple[str, ...] = ()
+    """Parts of names of attributes that are not updated."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coupled:
-    """A set of coupled sides, with the ways to divide it into units, the likeliest first."""
+    """A set of coupled sides, with the ways to divide it into units, the most likely first."""
 
     name: str
-    """Name of the layer that the search for coupled layers started from."""
+    """Name of the layer from which the search for coupled layers started."""
     ways: tuple[Family, ...]
     reason: str = ""
-    """Why there are no ways, as a part of a sentence."""
+    """The reason why there are no ways, as part of a sentence."""
 
 
 def keep(units: int, size: int, ratio: float, round_to: int) -> int:
-    """Return how many of `units` stay, so that units x size is a multiple of `round_to`.
+    """Return the number of units to keep, such that units x size is a multiple of `round_to`.
 
-    The nearest such number to (1 - ratio) x units, at least one multiple; all of them where
-    there is no smaller multiple.
+    It is the number nearest to (1 - ratio) x units, at least one multiple; all units if there is
+    no smaller multiple.
     """
     step = round_to // math.gcd(size, round_to)
     nearest = int(units * (1 - ratio) / step + 0.5) * step

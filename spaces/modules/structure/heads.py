@@ -1,4 +1,4 @@
-"""Attention heads of torch's own module."""
+"""Heads of nn.MultiheadAttention as removable units."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from spaces.modules.structure.families import Family, Member
 
 
 def torch_attention(model: nn.Module) -> list[Family]:
-    """Return the heads of each nn.MultiheadAttention that PrunedAttention can stand in for."""
+    """Return the heads of each nn.MultiheadAttention that PrunedAttention can replace."""
     return [
         _torch_heads(name, module)
         for name, module in model.named_modules()
@@ -30,20 +30,20 @@ def _torch_heads(name: str, module: nn.MultiheadAttention) -> Family:
 
 
 def _cutter(module: nn.MultiheadAttention) -> Callable[[list[int]], None]:
-    """Return the cut of whole heads from `module`, which becomes a PrunedAttention."""
+    """Return a function that cuts whole heads from `module`, which becomes a PrunedAttention."""
 
     def cut(channels: list[int]) -> None:
-        width, gone = module.num_heads * module.head_dim, set(channels)
-        kept = torch.tensor([i for i in range(width) if i not in gone])
-        rows = torch.cat([kept, kept + width, kept + 2 * width])
+        width, removed = module.num_heads * module.head_dim, set(channels)
+        remaining = torch.tensor([i for i in range(width) if i not in removed])
+        rows = torch.cat([remaining, remaining + width, remaining + 2 * width])
         module.in_proj_weight = nn.Parameter(module.in_proj_weight.detach()[rows])
         if module.in_proj_bias is not None:
             module.in_proj_bias = nn.Parameter(module.in_proj_bias.detach()[rows])
         projection = module.out_proj
-        projection.weight = nn.Parameter(projection.weight.detach()[:, kept])
-        projection.in_features = len(kept)
-        module.num_heads = len(kept) // module.head_dim
-        # keeps this layer off the fused path of nn.TransformerEncoderLayer, without a public name
+        projection.weight = nn.Parameter(projection.weight.detach()[:, remaining])
+        projection.in_features = len(remaining)
+        module.num_heads = len(remaining) // module.head_dim
+        # disables the fused path of nn.TransformerEncoderLayer; no public attribute does
         module._qkv_same_embed_dim = False
         module.__class__ = PrunedAttention
 

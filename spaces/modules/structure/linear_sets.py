@@ -1,4 +1,4 @@
-"""Coupled linear layers, and which layers are left for another search."""
+"""Find coupled channels of linear layers by gradients; other layers are left to torch-pruning."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ _KNOWN = (*_MIXING, BatchNorm, InstanceNorm, nn.GroupNorm, nn.PReLU)
 
 
 def linear_sets(model: nn.Module, example: Any) -> tuple[list[Coupled], list[nn.Module]]:
-    """Return what linear layers write and others read, and the layers for another search.
+    """Return the coupled sets of linear layers, and the layers that have to be traced instead.
 
-    Nothing is said of a transformer's hidden width and of outputs: they stay.
+    A transformer's hidden width and the outputs are never removed and appear in neither.
     """
     owners = Owners(model)
-    found: list[Coupled] = []
-    left: list[nn.Module] = []
+    sets: list[Coupled] = []
+    to_trace: list[nn.Module] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for stream in streams(model, example, _cuttable):
@@ -33,31 +33,31 @@ def linear_sets(model: nn.Module, example: Any) -> tuple[list[Coupled], list[nn.
                 continue
             coupled = _coupled(stream, owners)
             if coupled is None:
-                left += [writer.module for writer in stream.writers]
+                to_trace += [writer.module for writer in stream.writers]
             else:
-                found.append(coupled)
-    return found, left
+                sets.append(coupled)
+    return sets, to_trace
 
 
 class Owners:
     """The modules that the parameters of a model belong to."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._of: dict[int, list[tuple[str, nn.Module]]] = {}
+        self._owners: dict[int, list[tuple[str, nn.Module]]] = {}
         for name, module in model.named_modules():
             for parameter in module.parameters(recurse=False):
-                self._of.setdefault(id(parameter), []).append((name, module))
+                self._owners.setdefault(id(parameter), []).append((name, module))
 
-    def kinds(self, parameter: nn.Parameter) -> list[nn.Module]:
+    def modules(self, parameter: nn.Parameter) -> list[nn.Module]:
         """Return the modules that own a parameter."""
-        return [module for _, module in self._of[id(parameter)]]
+        return [module for _, module in self._owners[id(parameter)]]
 
     def names(self, parameter: nn.Parameter) -> list[str]:
         """Return the names of the modules that own a parameter."""
-        return [name for name, _ in self._of[id(parameter)]]
+        return [name for name, _ in self._owners[id(parameter)]]
 
     def tied(self, modules: Sequence[nn.Module]) -> str:
-        """Return which of the modules share a parameter with another, as a reason; else nothing."""
+        """Return the names of modules that share a parameter, as a reason; "" if none do."""
         for module in modules:
             for parameter in module.parameters(recurse=False):
                 if len(names := self.names(parameter)) > 1:
@@ -70,28 +70,28 @@ def _cuttable(module: nn.Module) -> bool:
 
 
 def _hidden(stream: Stream, owners: Owners) -> bool:
-    """Whether a stream is a transformer's hidden state: embedded, or normalised and a residual sum.
+    """Return True for a transformer's hidden state: embedded, or a normalised residual sum.
 
-    A norm of fewer channels than any layer reads is not the hidden state's, but one of each head's.
+    A norm of fewer channels than any reader has belongs to the heads, not to the hidden state.
     """
     widths = {_outputs(layer) for layer in stream.writers}
     least = min((inputs(layer.module) for layer in stream.readers), default=0)
     normalised, sums = False, stream.returns
     for parameter in stream.parameters:
-        kinds = owners.kinds(parameter)
-        unknown = not any(type(m).__module__.startswith("torch.nn.") for m in kinds)
-        whole = parameter.numel() in widths and parameter.numel() >= least
-        if parameter.shape[-1:].numel() in widths and _any(kinds, nn.Embedding):
+        modules = owners.modules(parameter)
+        custom = not any(type(m).__module__.startswith("torch.nn.") for m in modules)
+        full = parameter.numel() in widths and parameter.numel() >= least
+        if parameter.shape[-1:].numel() in widths and _any(modules, nn.Embedding):
             return True
-        if whole and (_any(kinds, *_MIXING) or (parameter.dim() == 1 and unknown)):
+        if full and (_any(modules, *_MIXING) or (parameter.dim() == 1 and custom)):
             normalised = True
-        elif _any(kinds, nn.MultiheadAttention):  # it reads and adds without a layer of its own
+        elif _any(modules, nn.MultiheadAttention):  # reads and adds, but is no linear layer
             sums = True
     return normalised and sums
 
 
 def _outputs(layer: Layer) -> int:
-    """Return how many channels a layer writes: those of convolutions are dimension 1."""
+    """Return the number of channels that a layer writes, which convolutions have in dimension 1."""
     convolution = isinstance(layer.module, Convolution)
     return layer.written[0].shape[1 if convolution else -1]
 
@@ -101,7 +101,7 @@ def _any(modules: Sequence[nn.Module], *kinds: type[nn.Module] | UnionType) -> b
 
 
 def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
-    """Return the units of a stream between linear layers; None where others have to search."""
+    """Return the units of a stream between linear layers; None if it has to be traced."""
     layers = [*stream.writers, *stream.readers]
     plain = all(linear(x.module) for x in layers)
     if stream.ends or not stream.readers or not plain:
@@ -113,28 +113,28 @@ def _coupled(stream: Stream, owners: Owners) -> Coupled | None:
     large = [p for p in stream.parameters if p.numel() >= width]
     if (norm := _over_all(large, owners)) and mixes(stream):
         return Coupled(name=name, ways=(), reason=f"{norm} normalises over all heads together")
-    known = all(isinstance(m, _KNOWN) for p in large for m in owners.kinds(p))
-    if known and (large or stream.statistics):
+    cuttable = all(isinstance(m, _KNOWN) for p in large for m in owners.modules(p))
+    if cuttable and (large or stream.statistics):
         return None
     if large:
         reason = f"{owners.names(large[0])[0]} has parameters for its channels"
         return Coupled(name=name, ways=(), reason=reason)
-    if found := ways(stream):
-        return Coupled(name=name, ways=found)
+    if divisions := ways(stream):
+        return Coupled(name=name, ways=divisions)
     return Coupled(name=name, ways=(), reason="its channels do not divide into independent units")
 
 
 def _over_all(large: Sequence[nn.Parameter], owners: Owners) -> str:
-    """Return the name of a norm with a scale for all channels; nothing if there is more than norms.
+    """Return the name of a norm that scales all channels; "" if not all parameters are of norms.
 
-    A scale of (heads, channels of a head) may be that of a norm of each head.
+    A scale of shape (heads, channels of a head) may belong to a norm of each head.
     """
-    if not all(p.dim() == 1 and all(map(_norm, owners.kinds(p))) for p in large):
+    if not all(p.dim() == 1 and all(map(_norm, owners.modules(p))) for p in large):
         return ""
     return next((owners.names(parameter)[0] for parameter in large), "")
 
 
 def _norm(module: nn.Module) -> bool:
-    """Whether a module normalises across channels: one of torch, or the user's own by its name."""
-    own = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
-    return own or isinstance(module, _MIXING)
+    """Return True if a module normalises across channels; a custom one by "norm" in its name."""
+    custom = not isinstance(module, _KNOWN) and "norm" in type(module).__name__.lower()
+    return custom or isinstance(module, _MIXING)

@@ -1,4 +1,4 @@
-"""What the layers that read removable channels see."""
+"""Statistics of the inputs of layers that read removable channels, from training samples."""
 
 import dataclasses
 import itertools
@@ -17,40 +17,40 @@ from spaces.modules.trees import call, length, plain, rows
 from spaces.task import Task
 
 SAMPLES = 256
-"""Training samples that are looked at."""
+"""Training samples from which statistics are taken."""
 BATCH = 32
-"""Samples of one pass."""
+"""Samples of one forward pass."""
 ROWS = 8192
-"""Places of a layer that are looked at, over all samples; more where a layer reads more values."""
+"""Places of a layer that are sampled, over all samples; more if a layer reads more values."""
 PLACES_PER_COLUMN = 4
 """Places for each value that a layer reads, if there are so many."""
 WIDEST = 2048
-"""Columns whose moments are taken together. What a wider layer reads is divided into blocks, and
-the moments between blocks are taken as zero: inverting takes time in the cube of the columns."""
+"""Largest number of columns whose moments are computed together. The columns of a wider layer are
+divided into blocks with zero moments between them, since inversion takes cubic time."""
 ALIGNED = 128
-"""Channels of which a part of a wide layer has a multiple: heads lie in one part."""
+"""Parts of a wide layer have a multiple of this many channels, so that a head lies in one part."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Reader:
-    """A layer that multiplies what it reads with a matrix: its statistics over places.
+    """Statistics, over places, of a layer that multiplies its input by a matrix.
 
-    A place is a token of a linear layer, or a position that a kernel is laid on. Columns are what
-    is read there, channel by channel (channels x kernel), then a constant one if there is a bias.
+    A place is a token of a linear layer, or a position of a kernel. Columns are the values read
+    there, channel by channel (channels x kernel), then a constant one if there is a bias.
     """
 
     module: nn.Module
     parts: list[Tensor]
-    """Columns that are seen together, ascending; each part of a wide layer has the constant."""
+    """Columns whose moments are computed together, ascending; all parts have the constant."""
     moments: list[Tensor]
     """Mean outer product of each part's columns, (columns, columns), float64."""
     power: float = 0.0
-    """Mean squared length of what is written at a place."""
+    """Mean squared norm of the output at a place."""
     places: int = 0
 
     @property
     def kernel(self) -> int:
-        """Columns of one channel."""
+        """Number of columns of one channel."""
         return weight(self.module)[0, 0].numel()
 
     @property
@@ -76,18 +76,18 @@ def ranges(columns: int) -> list[tuple[int, int]]:
 
 
 def readable(module: nn.Module) -> bool:
-    """Whether a layer's output is one matrix, held as its weight, times what it reads."""
+    """Return True if a layer's output is its input times one matrix, stored as its weight."""
     if linear(module):
         return True
     plain_forward = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward)
-    held = isinstance(own_parameters(module).get("weight"), nn.Parameter)
-    return plain_forward and held and getattr(module, "groups", 1) == 1
+    stored = isinstance(own_parameters(module).get("weight"), nn.Parameter)
+    return plain_forward and stored and getattr(module, "groups", 1) == 1
 
 
 def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Reader]:
-    """Return the statistics of the readable layers `names` that are used, from training samples.
+    """Return the statistics of the readable layers among `names`, from training samples.
 
-    `model` is in evaluation mode.
+    `model` is in evaluation mode. Layers that it does not use are left out.
     """
     readers = {n: _empty(model.get_submodule(n)) for n in names if readable(model.get_submodule(n))}
     generator = torch.Generator().manual_seed(0)
@@ -111,49 +111,49 @@ def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Rea
 
 
 def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
-    """Yield the inputs of the first training samples, the same ones every time."""
+    """Yield the inputs of the first training samples in small batches, the same at every call."""
     with seeded(0):
-        seen = 0
+        count = 0
         for inputs, _ in task.batches("train", samples):
-            for start in range(0, min(length(inputs), samples - seen), BATCH):
-                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - seen))))
-            seen += length(inputs)
-            if seen >= samples:
+            for start in range(0, min(length(inputs), samples - count), BATCH):
+                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - count))))
+            count += length(inputs)
+            if count >= samples:
                 return
 
 
 def pick(
     module: nn.Module, output: Tensor, generator: torch.Generator, inputs: Any = None
 ) -> tuple[Tensor, ...]:
-    """Return some places of a layer's output as indices of its dimensions but the channels'.
+    """Sample places of a layer's output: indices of all its dimensions except the channels.
 
-    Tokens that the model's `inputs` mark as padding are left out: what is computed there is read
-    by nobody, and in sentences filled up to one length it is the greater part.
+    Tokens that the model's `inputs` mark as padding are left out: their results are not used, and
+    in sentences padded to one length they are the majority.
     """
-    shape = _placed(module, output.shape)
+    shape = _place_shape(module, output.shape)
     columns = min(WIDEST, weight(module)[0].numel())
-    wanted = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
+    limit = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
     total = math.prod(shape)
-    flat = torch.arange(total)  # chosen on the CPU: the same places on every device
+    flat = torch.arange(total)  # drawn on the CPU: the same places on every device
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     if isinstance(mask, Tensor) and tuple(mask.shape) == shape:
         flat = mask.flatten().nonzero().flatten().cpu()
-    if len(flat) > wanted:
-        flat = flat[torch.randperm(len(flat), generator=generator)[:wanted]]
+    if len(flat) > limit:
+        flat = flat[torch.randperm(len(flat), generator=generator)[:limit]]
     return torch.unravel_index(flat.to(output.device), shape)
 
 
 def read(module: nn.Module, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
-    """Return what `module` reads at `places`, (places, columns), with ones for a bias."""
+    """Return the inputs of `module` at `places`, (places, columns), with ones for a bias."""
     if linear(module):
-        seen = inputs[places]
+        values = inputs[places]
     else:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        seen = _patches(module, inputs, places)
-    seen = seen.float()
+        values = _patches(module, inputs, places)
+    values = values.float()
     if bias(module) is not None:
-        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-    return seen
+        values = torch.cat([values, values.new_ones(len(values), 1)], 1)
+    return values
 
 
 def written(module: nn.Module, output: Tensor, places: tuple[Tensor, ...]) -> Tensor:
@@ -170,17 +170,17 @@ def matrix(module: nn.Module) -> Tensor:
 
 
 def _empty(module: nn.Module) -> Reader:
-    held = weight(module)
-    device, columns = held.device, held[0].numel()
-    parts = [part.to(device) for part in _parts(columns, held[0, 0].numel())]
+    values = weight(module)
+    device, columns = values.device, values[0].numel()
+    parts = [part.to(device) for part in _parts(columns, values[0, 0].numel())]
     if bias(module) is not None:
         parts = [torch.cat([part, part.new_tensor([columns])]) for part in parts]
-    moments = [held.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
+    moments = [values.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
     return Reader(module=module, parts=parts, moments=moments)
 
 
 def _parts(columns: int, kernel: int) -> list[Tensor]:
-    """Return the columns in parts of at most WIDEST, of whole channels and, if it can be, heads."""
+    """Divide columns into parts of at most WIDEST, of whole channels and, if possible, heads."""
     aligned = kernel * ALIGNED
     step = WIDEST // aligned * aligned or max(WIDEST // kernel, 1) * kernel
     step = columns if columns <= WIDEST else step
@@ -191,22 +191,22 @@ def _parts(columns: int, kernel: int) -> list[Tensor]:
 def _watch(
     reader: Reader, generator: torch.Generator, current: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """Return a hook that adds what the layer reads."""
+    """Return a hook that adds a call to the layer's statistics."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         places = pick(module, output, generator, current["inputs"])
-        seen = read(module, args[0], places)
+        values = read(module, args[0], places)
         for part, moments in zip(reader.parts, reader.moments, strict=True):
-            own = seen if len(reader.parts) == 1 else seen[:, part]
-            moments += (own.T @ own).double()
+            block = values if len(reader.parts) == 1 else values[:, part]
+            moments += (block.T @ block).double()
         reader.power += float(written(module, output, places).double().square().sum())
-        reader.places += len(seen)
+        reader.places += len(values)
 
     return hook
 
 
-def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
-    """Return the sizes of an output's dimensions but the channels'."""
+def _place_shape(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+    """Return the sizes of an output's dimensions, except the channels."""
     sizes = tuple(shape)
     return sizes[:-1] if linear(module) else (sizes[0], *sizes[2:])
 
@@ -214,7 +214,7 @@ def _placed(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
 def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Return the values under the kernel at `places`, (places, channels x kernel)."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    # what "same" stands for has no public name
+    # the padding that "same" stands for has no public name
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     sample, *starts = places
     count, dims = len(sample), len(starts)

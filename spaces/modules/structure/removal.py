@@ -1,4 +1,4 @@
-"""Removing units from a model, and proving that the rest computes what it did before."""
+"""Remove units from a model, and verify that the remaining channels compute the same values."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,25 +21,25 @@ TOLERANCE = 1e-3
 """Largest difference of outputs, relative to the largest output, that counts as rounding."""
 
 _LENGTHS = ("dim", "size", "width", "channels", "features")
-"""Parts of attribute names that tell a length from a number of heads."""
+"""Parts of attribute names that distinguish a width from a number of heads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Removal:
-    """Units of one family that are to go."""
+    """Units of one family that are to be removed."""
 
     family: Family
     units: tuple[int, ...]
 
 
 class Snapshot:
-    """The modules of a model as they are now; tensors are shared, not copied."""
+    """A copy of the state of a model's modules; tensors are shared, not copied."""
 
     def __init__(self, model: nn.Module) -> None:
         self._saved = [(m, type(m), copied_attributes(m.__dict__)) for m in model.modules()]
 
     def restore(self) -> None:
-        """Put everything back; tensors that were edited in place stay edited."""
+        """Restore the state of all modules; tensors that were edited in place stay edited."""
         for module, kind, state in self._saved:
             module.__class__ = kind
             module.__dict__.clear()
@@ -49,8 +49,8 @@ class Snapshot:
 class _PlainNorms(TorchFunctionMode):
     """Reduces normalisation across channels to its scale and shift.
 
-    What such a norm computes for a channel depends on all others, hence a model without some
-    channels cannot equal one in which they are zero; without the normalisation it must.
+    The result of such a norm for one channel depends on all others, so a model without some
+    channels differs from one in which they are zero. Without the normalisation both are equal.
     """
 
     def __torch_function__(
@@ -60,21 +60,21 @@ class _PlainNorms(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in (F.layer_norm, F.group_norm):
             return func(*args, **kwargs)
-        named = dict(zip(("input", "shape", "weight", "bias"), args, strict=False)) | kwargs
-        shape = (1, -1, *[1] * (named["input"].dim() - 2)) if func is F.group_norm else (-1,)
-        output = named["input"]
-        if named.get("weight") is not None:
-            output = output * named["weight"].view(shape)
-        if named.get("bias") is not None:
-            output = output + named["bias"].view(shape)
+        arguments = dict(zip(("input", "shape", "weight", "bias"), args, strict=False)) | kwargs
+        shape = (1, -1, *[1] * (arguments["input"].dim() - 2)) if func is F.group_norm else (-1,)
+        output = arguments["input"]
+        if arguments.get("weight") is not None:
+            output = output * arguments["weight"].view(shape)
+        if arguments.get("bias") is not None:
+            output = output + arguments["bias"].view(shape)
         return output
 
 
 def attempt(model: nn.Module, example: Any, removals: Sequence[Removal]) -> str | None:
-    """Remove the units from `model`; return why that is wrong, or None when it is right.
+    """Remove units from `model`; return the reason why the result is wrong, None if it is right.
 
-    Right means: outputs have the old shapes, are finite, and equal those of the whole model with
-    zero weights wherever a removed channel is read.
+    It is right if the outputs have the old shapes, are finite, and equal those of the whole model
+    with zero weights wherever a removed channel is read.
     """
     plain = any(_normalises(r.family) for r in removals)
     before = Snapshot(model)
@@ -119,17 +119,17 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _mask(removals: Sequence[Removal]) -> None:
-    """Give zero weights, on copies of the parameters, to the removed channels' readers."""
+    """Set the weights that read removed channels to zero, on copies of the parameters."""
     for removal in removals:
         for member in removal.family.members:
-            module, gone = member.module, member.channels(removal.units)
+            module, removed = member.module, member.channels(removal.units)
             reader = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
             reads = member.side == "in" or reader is not module
             multiplies = transposed(reader) or isinstance(reader, nn.Linear | Convolution)
-            if reads and gone and multiplies:
+            if reads and removed and multiplies:
                 assert isinstance(reader.weight, Tensor)
                 weight = reader.weight.detach().clone()
-                _zero(reader, weight, gone)
+                _zero(reader, weight, removed)
                 reader.weight = nn.Parameter(weight)
 
 
@@ -146,7 +146,7 @@ def _zero(module: nn.Module, weight: Tensor, channels: list[int]) -> None:
 
 
 def _cut(model: nn.Module, removals: Sequence[Removal]) -> None:
-    """Cut every side once, with all that goes from it, and update stale attributes."""
+    """Cut each side once, with all channels to be removed from it, and update stale attributes."""
     cuts: dict[tuple[int, str], tuple[Callable[[list[int]], object], set[int]]] = {}
     for removal in removals:
         for member in removal.family.members:
@@ -160,37 +160,39 @@ def _cut(model: nn.Module, removals: Sequence[Removal]) -> None:
 
 
 def _refresh(model: nn.Module, removal: Removal) -> None:
-    """Update integer attributes around the cut layers that equal the old heads or widths."""
+    """Update integer attributes around the cut layers that equal old numbers of heads or widths."""
     family = removal.family
-    left = family.units - len(removal.units)
+    remaining = family.units - len(removal.units)
     for module in _owners(model, [m.name for m in family.members]):
         for key, value in list(vars(module).items()):
             if type(value) is int and _stale(family, key, value):
-                setattr(module, key, value * left // family.units)
+                setattr(module, key, value * remaining // family.units)
 
 
 def _stale(family: Family, key: str, value: int) -> bool:
-    """Whether an attribute is a number of heads or a width of the whole family."""
-    if any(word in key for word in family.kept):
+    """Return True if an attribute is a number of heads or a width of the whole family."""
+    if any(word in key for word in family.unchanged):
         return False
     length = any(word in key for word in _LENGTHS)
     return value in family.widths or (value in family.counts and not length)
 
 
 def _owners(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Return the user's own modules that may know the sizes of the layers `names`.
+    """Return the user's own modules that may store sizes of the layers `names`.
 
-    They are those around the layers, up to the closest one that holds them all, and below the
-    layers' parents those without parameters, hence without sizes of their own.
+    They are the modules around the layers, up to the closest one that contains them all, and below
+    the layers' parents the modules without parameters, hence without sizes of their own.
     """
     paths = [name.split(".")[:-1] for name in names]
     depth = 0
     while all(len(p) > depth for p in paths) and len({p[depth] for p in paths}) == 1:
         depth += 1
-    found: dict[nn.Module, None] = {}
+    modules: dict[nn.Module, None] = {}
     for path in paths:
         for end in range(depth, len(path) + 1):
-            found[model.get_submodule(".".join(path[:end]))] = None
+            modules[model.get_submodule(".".join(path[:end]))] = None
         parent = model.get_submodule(".".join(path))
-        found |= dict.fromkeys(m for m in parent.modules() if not any(True for _ in m.parameters()))
-    return [m for m in found if not type(m).__module__.startswith("torch.nn.")]
+        modules |= dict.fromkeys(
+            m for m in parent.modules() if not any(True for _ in m.parameters())
+        )
+    return [m for m in modules if not type(m).__module__.startswith("torch.nn.")]

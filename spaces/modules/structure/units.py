@@ -1,4 +1,4 @@
-"""The units of what linear layers write and others read: neurons, heads, groups of heads."""
+"""Divide the channels between linear layers into units: neurons, heads, groups of heads."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ from spaces.modules.structure.flow import Layer, Stream, gradients
 from spaces.modules.structure.matrices import cutter, inputs
 
 _REPEATS = ("group", "rep")
-"""Parts of attribute names that tell how many heads share one from how many heads there are."""
+"""Parts of attribute names that distinguish heads per group from the number of heads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Division:
-    """Every channel's unit, -1 where all units need it."""
+    """The unit of every channel, -1 for channels that all units need."""
 
     units: int
     written: tuple[Tensor, ...]
@@ -25,12 +25,12 @@ class _Division:
 
 
 def ways(stream: Stream) -> tuple[Family, ...]:
-    """Return the ways to divide what flows between linear layers, the likeliest first.
+    """Return the ways to divide a stream between linear layers into units, the most likely first.
 
-    Units are as small as they can be so that nothing in one depends on another: neurons where
-    functions work on each channel alone, heads of an attention, and with grouped queries a head
-    of keys and values with all the heads that ask it. All ways are the same units; they differ in
-    the attributes that are updated. Empty where there is no such division.
+    Units are as small as possible such that none depends on another: neurons if functions act on
+    each channel separately, heads of an attention, and with grouped queries a head of keys and
+    values with all query heads that use it. All ways have the same units; they differ in the
+    attributes that are updated. Empty if there is no such division.
     """
     division = _divided(stream)
     if division is None:
@@ -42,7 +42,7 @@ def ways(stream: Stream) -> tuple[Family, ...]:
 
 
 def _divided(stream: Stream) -> _Division | None:
-    """Return the finest division in which each unit is a block of what every reader reads."""
+    """Return the finest division in which each unit is a block of every reader's channels."""
     columns = [inputs(reader.module) for reader in stream.readers]
     common = math.gcd(*columns)
     for units in range(common, 1, -1):
@@ -55,10 +55,11 @@ def _divided(stream: Stream) -> _Division | None:
 
 
 def _written(stream: Stream, blocks: Sequence[Tensor], units: int) -> list[Tensor] | None:
-    """Return the block that each written channel arrives at, -1 for all of them.
+    """Return the block that each written channel reaches, -1 if it reaches all of them.
 
-    None where a channel arrives at several blocks or at none. Asked is, for each binary digit of
-    the blocks' numbers, who arrives at blocks with a zero there, and who at blocks with a one.
+    None if a channel reaches several blocks or none. For each binary digit of the blocks' numbers,
+    gradients show the channels that reach blocks with a zero, and those that reach blocks with a
+    one.
     """
     reads, leaves = stream.read, stream.written
     owners = [number for number, writer in enumerate(stream.writers) for _ in writer.written]
@@ -88,25 +89,25 @@ def _channels(writer: Layer) -> int:
 
 
 def _arrives(
-    found: Sequence[Tensor | None], owners: Sequence[int], codes: Sequence[Tensor]
+    grads: Sequence[Tensor | None], owners: Sequence[int], codes: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return of each writer's channels whether they have a gradient in any call."""
+    """Return a mask of each writer's channels that have a gradient in any call."""
     arrived = [torch.zeros_like(code, dtype=torch.bool) for code in codes]
-    for gradient, owner in zip(found, owners, strict=True):
+    for gradient, owner in zip(grads, owners, strict=True):
         if gradient is not None:
             arrived[owner] |= gradient.flatten(0, -2).ne(0).any(0).cpu()
     return arrived
 
 
 def _even(codes: Sequence[Tensor], units: int) -> bool:
-    """Whether all units have as many channels of each layer, and any at all."""
+    """Return True if all units have equally many channels of each layer, and some of one."""
     counts = [torch.bincount(code[code >= 0], minlength=units) for code in codes]
     equal = all(len(n) == units and bool((n == n[0]).all()) for n in counts)
     return equal and any(bool((n > 0).all()) for n in counts)
 
 
 def _family(stream: Stream, division: _Division) -> Family:
-    """Return the units as a family that updates no attributes."""
+    """Return a family with these units that updates no attributes."""
     members = [
         *_members("out", stream.writers, division.written),
         *_members("in", stream.readers, division.read),
@@ -116,7 +117,7 @@ def _family(stream: Stream, division: _Division) -> Family:
 
 
 def _members(side: Side, layers: Sequence[Layer], units: Sequence[Tensor]) -> Iterator[Member]:
-    """Yield one side of the layers whose channels are not all shared."""
+    """Yield one side of each layer whose channels are not all shared."""
     for layer, unit in zip(layers, units, strict=True):
         if bool((unit >= 0).any()):
             module = layer.module
@@ -126,29 +127,29 @@ def _members(side: Side, layers: Sequence[Layer], units: Sequence[Tensor]) -> It
 
 
 def _attributes(family: Family, stream: Stream, division: _Division) -> Iterator[Family]:
-    """Yield the family with each choice of attributes to update, the commonest first."""
+    """Yield the family with each choice of attributes to update, the most common first."""
     lengths = _lengths(division)
     heads = tuple({division.units, *(division.units * family.size // n for n in lengths)})
     widths = _widths(stream, division, lengths)
-    for kept in (_REPEATS, ()) if len(heads) > 1 else ((),):
+    for unchanged in (_REPEATS, ()) if len(heads) > 1 else ((),):
         for counts, old in ((heads, widths), (heads, ()), ((), widths), ((), ())):
-            yield dataclasses.replace(family, counts=counts, widths=old, kept=kept)
+            yield dataclasses.replace(family, counts=counts, widths=old, unchanged=unchanged)
 
 
 def _lengths(division: _Division) -> tuple[int, ...]:
-    """Return what may be the channels of one head: fewer than a unit's if queries are grouped.
+    """Return the possible numbers of channels of a head; with grouped queries a unit has more.
 
-    A unit has them once in a layer of keys, and twice more than its queries where one layer writes
+    A unit has one head in a layer of keys, and two heads besides its queries in a layer that writes
     queries, keys and values.
     """
     block = len(division.read[0]) // division.units
     counts = [int((unit == 0).sum()) for unit in division.written]
-    found = [*counts, *((n - block) // 2 for n in counts if (n - block) % 2 == 0)]
-    return tuple(sorted({n for n in found if n > 0 and block % n == 0}))
+    candidates = [*counts, *((n - block) // 2 for n in counts if (n - block) % 2 == 0)]
+    return tuple(sorted({n for n in candidates if n > 0 and block % n == 0}))
 
 
 def _widths(stream: Stream, division: _Division, lengths: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths that shrink with the number of units."""
+    """Return the widths that are proportional to the number of units."""
     channels = [*(len(unit) for unit in division.read)]
     channels += [len(unit) for unit in division.written if bool((unit >= 0).all())]
     return tuple(sorted({*channels, *(division.units * n for n in lengths)}))

@@ -1,1 +1,1 @@
-"""Choose what executes the artifact."""
+"""Techniques that choose the artifact's runtime and the compression of its files."""

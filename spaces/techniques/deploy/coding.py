@@ -1,4 +1,4 @@
-"""Entropy coding of the artifact's files: smaller to ship, the same when loaded."""
+"""Compress the artifact's files by an entropy coder, without loss."""
 
 import dataclasses
 from typing import Self
@@ -10,11 +10,11 @@ CODERS = ("none", "lzma")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coding(Technique):
-    """Ship the artifact's files coded by `coder`; they are decoded once, when it is loaded.
+    """Ship the artifact's files compressed by `coder`; they are decompressed when it is loaded.
 
-    lzma is Python's own (the xz format): its range coder with adaptive models comes close to the
-    entropy of single bytes, which codebook indices and integers have, and finds repetitions,
-    which sparse weights have. Source: Han et al. 2016, Deep Compression, section 4 (Huffman).
+    lzma is the xz format of Python's library. Its range coder with adaptive models comes close to
+    the entropy of single bytes, as in codebook indices and integers, and it finds repetitions, as
+    in sparse weights. Source: Han et al. 2016, Deep Compression, section 4 (Huffman).
     """
 
     stage = Stage.DEPLOY
@@ -25,7 +25,7 @@ class Coding(Technique):
             raise ValueError(f"coder must be one of {', '.join(CODERS)}, got {self.coder!r}")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for this coder."""
+        """Set the coder."""
         return dataclasses.replace(
             plan, encoding=dataclasses.replace(plan.encoding, coding=self.coder)
         )

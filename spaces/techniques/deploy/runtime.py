@@ -1,4 +1,4 @@
-"""Which program executes the artifact."""
+"""Choose the runtime that executes the artifact."""
 
 import dataclasses
 
@@ -13,5 +13,5 @@ class Runtime(Technique):
     name: str = axis("eager", Entries("runtime"), unit="runtime", short="")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for this runtime."""
+        """Set the runtime."""
         return dataclasses.replace(plan, runtime=self.name)

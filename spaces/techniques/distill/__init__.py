@@ -1,1 +1,1 @@
-"""Train against the uncompressed model."""
+"""Techniques that train the compressed model against the uncompressed one."""

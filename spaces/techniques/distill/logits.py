@@ -1,4 +1,4 @@
-"""Recovery training: gradient steps against the data and the uncompressed model's logits."""
+"""Logit distillation: recovery training on the data and the uncompressed model's logits."""
 
 import dataclasses
 from typing import Self
@@ -15,11 +15,11 @@ class Logits(Technique):
 
     The loss is (1 - weight) x the task's loss + weight x T^2 x the Kullback-Leibler divergence
     between the classes of teacher and student, softened by T. Source: Hinton et al. 2015,
-    Distilling the Knowledge in a Neural Network, section 2. With hard labels the teacher's term is
+    Distilling the Knowledge in a Neural Network, section 2. With hard labels, the teacher's term is
     the cross-entropy with its most probable class instead. Source: Touvron et al. 2021, Training
-    data-efficient image transformers, section 4. Where outputs have a single column (a regressed
-    value, the logit of one class) there are no classes to soften or to choose from: the teacher's
-    term is the mean squared difference, whatever temperature and labels.
+    data-efficient image transformers, section 4. Outputs with a single column (a regressed value,
+    the logit of one class) have no classes to soften or to choose from: the teacher's term is the
+    mean squared difference, regardless of temperature and labels.
     """
 
     stage = Stage.TRAIN
@@ -34,7 +34,7 @@ class Logits(Technique):
     """Peak learning rate, of SGD for models with batch normalisation and of AdamW for others; 0
     chooses by the kind of model."""
     batch_size: int = 0
-    """Samples a step; 0 chooses by the model's operations, 8 to 256."""
+    """Samples per step; 0 chooses by the model's operations, 8 to 256."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -53,7 +53,7 @@ class Logits(Technique):
             raise ValueError(f"batch_size must be 0 (automatic) or more, got {self.batch_size}")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for this training; no steps ask for nothing."""
+        """Set this training, unless it has no steps."""
         if self.steps == 0:
             return plan
         recovery = dataclasses.replace(
@@ -68,7 +68,7 @@ class Logits(Technique):
         return dataclasses.replace(plan, recovery=recovery)
 
     def canonical(self) -> Self:
-        """Return the setting without labels of no teacher and temperatures that divide nothing."""
+        """Return the setting with neutral labels and temperature where they have no effect."""
         if self.steps == 0 or self.weight == 0:
             return dataclasses.replace(self, temperature=1.0, labels="soft")
         if self.labels == "hard":
@@ -76,7 +76,7 @@ class Logits(Technique):
         return self
 
     def settled(self, plan: Plan, outputs: Outputs) -> Self:
-        """Return the setting without labels and temperatures where no output has classes."""
+        """Return the setting with neutral labels and temperature if no output has classes."""
         del plan
         if outputs.classes:
             return self

@@ -1,1 +1,1 @@
-"""Where the artifact runs."""
+"""Techniques that distribute the artifact over devices."""

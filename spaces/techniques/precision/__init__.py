@@ -1,1 +1,1 @@
-"""Choose floating-point types."""
+"""Techniques that choose floating-point types."""

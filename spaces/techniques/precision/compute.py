@@ -10,9 +10,10 @@ TYPES = ("float32", "bfloat16", "float16", "float8")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute(Technique):
-    """Compute whatever is not an integer in this type.
+    """Use this type for all computations that do not use integers.
 
-    In float8 (E4M3, scaled by row and by output) linear layers multiply, all else is in bfloat16.
+    With float8 (E4M3, scaled by row and by output), linear layers multiply in float8 and everything
+    else is bfloat16.
     Source: Kalamkar et al. 2019, section 2 (bfloat16); Micikevicius et al. 2018, section 3
     (float16); Micikevicius et al. 2022, sections 3 and 4 (float8).
     """
@@ -25,7 +26,7 @@ class Compute(Technique):
             raise ValueError(f"dtype must be one of {', '.join(TYPES)}, got {self.dtype!r}")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for this type."""
+        """Set the type of inference."""
         return dataclasses.replace(
             plan, encoding=dataclasses.replace(plan.encoding, dtype=self.dtype)
         )

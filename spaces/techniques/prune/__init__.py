@@ -1,1 +1,1 @@
-"""Remove parts of the model."""
+"""Techniques that remove channels, blocks or single weights of the model."""

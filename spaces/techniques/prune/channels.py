@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels, neurons and attention heads leave the model."""
+"""Structured pruning: remove whole channels, neurons and attention heads."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,16 @@ from spaces.modules.structure import (
     keep,
     readers,
 )
-from spaces.pruning import Curve, Outputs, Scores, allocation, curve, refit, scores, weakest
+from spaces.pruning import (
+    Curve,
+    ReferenceOutputs,
+    Scores,
+    allocation,
+    curve,
+    refit,
+    scores,
+    weakest,
+)
 from spaces.task import Task
 from spaces.technique import Infeasible, Left, Scope, Stage, Technique
 
@@ -33,8 +42,8 @@ class Channels(Technique):
     """Remove whole output channels with everything that depends on them.
 
     Convolution channels (also those that residual connections couple), hidden neurons and
-    attention heads go; a transformer's hidden width and the outputs stay. Source: Fang et al.
-    2023, DepGraph, section 3, for what depends on what.
+    attention heads are removed; a transformer's hidden width and the outputs stay. Source: Fang et
+    al. 2023, DepGraph, section 3, for the dependencies.
     """
 
     stage = Stage.SHAPE
@@ -43,28 +52,28 @@ class Channels(Technique):
         0.0, Interval(0.0, 0.9, step=0.05), unit="fraction of channels", short="prune {value}"
     )
     round_to: int = 8
-    """Keep a multiple of this many channels: speed is a staircase in the width."""
+    """Keep a multiple of this many channels, since speed changes with the width in steps."""
     importance: str = axis(
         "surgery", choice(*IMPORTANCES), unit="criterion of importance", on_request=True
     )
-    """Which channels go first: those for which the layers that read them can best make up on 256
-    training samples ("surgery"), those that the loss misses least to first order ("taylor"),
+    """The channels that are removed first: those whose readers can compensate the loss best on 256
+    training samples ("surgery"), those that change the task's loss least to first order ("taylor"),
     those with the smallest weights ("l2"), those with the smallest scale in batch normalisation
-    ("scale"), or, as a control, any ("random")."""
+    ("scale"), or, as a control, random ones ("random")."""
     widths: str = "measured"
-    """Every layer loses `ratio` of its channels ("uniform"), or the layers share out the
-    operations that this would save so that the damage is smallest ("measured")."""
+    """Every layer loses `ratio` of its channels ("uniform"), or the operations that this would save
+    are distributed over the layers such that the damage is smallest ("measured")."""
     refit: bool = True
     """Refit the layers that read removed channels to their old outputs, by least squares."""
     rounds: int = 1
-    """Steps in which the ratio is reached; importance and damage are measured anew in each."""
+    """Rounds in which the ratio is reached; importance and damage are measured again in each."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be from 0 to below 1, got {self.ratio}")
         if self.importance not in IMPORTANCES:
-            known = ", ".join(IMPORTANCES)
-            raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
+            names = ", ".join(IMPORTANCES)
+            raise ValueError(f"importance must be one of {names}, got {self.importance!r}")
         if self.widths not in ("measured", "uniform"):
             raise ValueError(f"widths must be measured or uniform, got {self.widths!r}")
         if self.round_to < 1:
@@ -73,7 +82,10 @@ class Channels(Technique):
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return `model` with the weakest channels removed and its statistics estimated anew."""
+        """Return `model` without its least important channels, with new normalisation statistics.
+
+        Raises Infeasible if the model cannot be traced or no channels can be removed.
+        """
         if self.ratio == 0:
             return model
         example = next(iter(task.batches("validation", 2)))[0]
@@ -82,7 +94,7 @@ class Channels(Technique):
             try:
                 self._round(model, task, example, number, units)
             except Infeasible as error:
-                if number > 1:  # what the rounds before have left is another model
+                if number > 1:  # the reason may not hold for the unpruned model
                     error.scope = Scope.POINT
                 raise
         return model
@@ -90,16 +102,16 @@ class Channels(Technique):
     def _round(
         self, model: nn.Module, task: Task, example: Any, number: int, units: dict[str, int]
     ) -> None:
-        """Prune to this round's share of the ratio; `units` are those of the whole model."""
+        """Prune to this round's share of the ratio; `units` has the sizes in the whole model."""
         with torch.random.fork_rng(devices=[]), _traceable(model):
             torch.manual_seed(0)
-            found = coupling.find(model, example)
-            fixed = [f"{group.name}, because {group.reason}" for group in found if group.reason]
-            coupled = [group for group in found if group.ways]
+            sets = coupling.find(model, example)
+            fixed = [f"{group.name}, because {group.reason}" for group in sets if group.reason]
+            coupled = [group for group in sets if group.ways]
             if not coupled:
-                why = f": {fixed[0]}" if fixed else ""
+                detail = f": {fixed[0]}" if fixed else ""
                 raise Infeasible(
-                    f"no layer of the model has channels that could be removed{why}",
+                    f"no layer of the model has channels that could be removed{detail}",
                     scope=Scope.TECHNIQUE,
                 )
             for group in coupled:
@@ -109,14 +121,14 @@ class Channels(Technique):
             whole = Snapshot(model)
             options = self._options(model, task, example, coupled, ratios)
             removed, reasons = _prune(model, example, options)
-            _tell([*fixed, *reasons], len(found))
+            _warn([*fixed, *reasons], len(sets))
             if removed and self.refit:
                 refit(model, whole, task, removed)
         if removed:
             reestimate(model, task)
 
     def canonical(self) -> Self:
-        """Return the setting without a criterion by which nothing is removed."""
+        """Return the setting with a neutral criterion if nothing is removed."""
         return dataclasses.replace(self, importance="surgery") if self.ratio == 0 else self
 
     def usual(self) -> tuple[Self, ...]:
@@ -131,65 +143,69 @@ class Channels(Technique):
         coupled: list[Coupled],
         ratios: Sequence[float],
     ) -> list[tuple[Removal, ...]]:
-        """Return what to remove from each coupled set, in each way that it may be divided."""
-        first = [group.ways[0] for group in coupled]
-        curves = self._curves(model, task, first)
-        kept = [self._keep(family, ratio) for family, ratio in zip(first, ratios, strict=True)]
-        if any(known is not None and known.measured for known in curves):
-            operations = allocation.count(model, example, first)
-            kept = allocation.allocate(first, curves, operations, ratios, self.round_to)
+        """Return the removals from each coupled set, one for each way to divide it."""
+        families = [group.ways[0] for group in coupled]
+        curves = self._curves(model, task, families)
+        counts = [self._keep(family, ratio) for family, ratio in zip(families, ratios, strict=True)]
+        if any(c is not None and c.measured for c in curves):
+            operations = allocation.count(model, example, families)
+            counts = allocation.allocate(families, curves, operations, ratios, self.round_to)
         surgery = self.importance == "surgery"
-        blind = any(known is None for known in curves)
-        criterion = ("auto" if blind else "l2") if surgery else self.importance
-        found = scores(criterion, model, task, [way for group in coupled for way in group.ways])
+        unobserved = any(c is None for c in curves)
+        criterion = ("auto" if unobserved else "l2") if surgery else self.importance
+        channels = scores(criterion, model, task, [way for group in coupled for way in group.ways])
         options = []
-        for group, left, known, ratio in zip(coupled, kept, curves, ratios, strict=True):
-            going = group.ways[0].units - left
-            order = known.order[:going] if known is not None and surgery else None
+        for group, count, family_curve, ratio in zip(coupled, counts, curves, ratios, strict=True):
+            removed = group.ways[0].units - count
+            order = family_curve.order[:removed] if family_curve is not None and surgery else None
             options.append(
-                tuple(self._removal(way, going, group, order, found, ratio) for way in group.ways)
+                tuple(
+                    self._removal(way, removed, group, order, channels, ratio) for way in group.ways
+                )
             )
         return options
 
     def _removal(
         self,
         way: Family,
-        going: int,
+        removed: int,
         group: Coupled,
         order: tuple[int, ...] | None,
-        found: Scores,
+        channels: Scores,
         ratio: float,
     ) -> Removal:
-        """Return what to remove in one way: what was chosen for the first, if the units are its."""
+        """Return the removal in one way: `removed` units, if it has as many as the first way."""
         if way.units != group.ways[0].units:
-            left = self._keep(way, ratio)
-            return Removal(family=way, units=weakest(way, way.units - left, found))
-        units = weakest(way, going, found) if order is None else tuple(sorted(order))
+            count = self._keep(way, ratio)
+            return Removal(family=way, units=weakest(way, way.units - count, channels))
+        units = weakest(way, removed, channels) if order is None else tuple(sorted(order))
         return Removal(family=way, units=units)
 
     def _curves(
         self, model: nn.Module, task: Task, families: list[Family]
     ) -> Sequence[Curve | None]:
-        """Return in which order each family's units go and, if asked, with what damage."""
+        """Return the order in which each family's units are removed and, if needed, the damage."""
         if self.importance != "surgery" and self.widths == "uniform":
             return [None] * len(families)
-        read = {m.name for f in families for m in f.members if m.side == "in"}
-        read_by = readers.observe(model, task, read)
+        names = {m.name for f in families for m in f.members if m.side == "in"}
+        read_by = readers.observe(model, task, names)
         if self.widths == "uniform":
             return [curve(family, read_by) for family in families]
-        outputs = Outputs(model, task)
+        outputs = ReferenceOutputs(model, task)
         if reason := outputs.incomparable():
             warnings.warn(f"prune.channels prunes all layers alike: {reason}", stacklevel=2)
             return [curve(family, read_by) for family in families]
-        at = [allocation.marks(family, self.round_to) for family in families]
-        return [curve(f, read_by, outputs.distance, m) for f, m in zip(families, at, strict=True)]
+        marks = [allocation.marks(family, self.round_to) for family in families]
+        return [
+            curve(f, read_by, outputs.distance, m) for f, m in zip(families, marks, strict=True)
+        ]
 
     def _keep(self, family: Family, ratio: float) -> int:
         return keep(family.units, family.size, max(ratio, 0.0), self.round_to)
 
 
-def _tell(reasons: Sequence[str], sets: int) -> None:
-    """Warn that sets of units stay whole, with the first reason."""
+def _warn(reasons: Sequence[str], sets: int) -> None:
+    """Warn that some of `sets` sets of units are not pruned, with the first reason."""
     if reasons:
         warnings.warn(
             f"{len(reasons)} of {sets} sets of units were left whole: {reasons[0]}"
@@ -202,20 +218,20 @@ def _tell(reasons: Sequence[str], sets: int) -> None:
 def _prune(
     model: nn.Module, example: Any, options: list[tuple[Removal, ...]]
 ) -> tuple[list[Removal], list[str]]:
-    """Remove from each coupled set in the first way that works; return what went and what not.
+    """Remove units of each coupled set in the first way that works; return removals and reasons.
 
-    All sets are tried at once, each in its likeliest way. Only if that fails is each tried alone.
+    All sets are tried at once, each in its most likely way. If that fails, each is tried alone.
     """
-    wanted = [ways for ways in options if any(r.units for r in ways)]
-    if not wanted:
+    nonempty = [ways for ways in options if any(r.units for r in ways)]
+    if not nonempty:
         return [], []
     whole = Snapshot(model)
-    likeliest = [ways[0] for ways in wanted]
+    likeliest = [ways[0] for ways in nonempty]
     if attempt(model, example, likeliest) is None:
         return likeliest, []
     whole.restore()
     chosen, reasons = [], []
-    for ways in wanted:
+    for ways in nonempty:
         removal, reason = _first(model, example, ways, whole)
         if removal is None:
             reasons.append(f"{ways[0].family.name}, because {reason}")
@@ -233,7 +249,7 @@ def _prune(
 def _first(
     model: nn.Module, example: Any, ways: tuple[Removal, ...], whole: Snapshot
 ) -> tuple[Removal | None, str | None]:
-    """Return the first way that works alone, or None and why the first of them does not."""
+    """Return the first way that works alone, or None and the reason against the first way."""
     reasons = []
     for removal in ways:
         reason = attempt(model, example, [removal]) if removal.units else None
@@ -246,8 +262,8 @@ def _first(
 
 @contextlib.contextmanager
 def _traceable(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients for every float parameter, both restored at the end."""
-    wants = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    """Enter evaluation mode with gradients for all float parameters; restore both on exit."""
+    required = {n: p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)}
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     try:
@@ -255,4 +271,4 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(wants[name])
+            parameter.requires_grad_(required[name])

@@ -1,4 +1,4 @@
-"""Depth pruning: whole residual or transformer blocks leave the model."""
+"""Depth pruning: drop whole residual or transformer blocks."""
 
 import dataclasses
 from typing import Self
@@ -7,18 +7,19 @@ from torch import nn
 
 from spaces.dimension import axis, choice
 from spaces.modules import drop, evaluating, reestimate
-from spaces.pruning import Outputs, find, least
+from spaces.pruning import ReferenceOutputs, find, least
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layers(Technique):
-    """Drop whole blocks, one by one, always that without which the outputs move least.
+    """Drop whole blocks one by one, always the one whose removal does the least damage.
 
-    What a dropped block is given goes on to the next one; its weights are gone. The damage is
-    measured on training samples, without labels, after every block anew. Source: greedy removal
-    as in Song et al. 2024, SLEB, section 3; residual networks bear it by Veit et al. 2016.
+    The input of a dropped block passes on to the next one; its weights are removed. The damage to
+    the outputs is measured on training samples, without labels, again after every block. Source:
+    greedy removal as in Song et al. 2024, SLEB, section 3; residual networks tolerate it (Veit et
+    al. 2016).
     """
 
     stage = Stage.SHAPE
@@ -29,7 +30,10 @@ class Layers(Technique):
             raise ValueError(f"count must be 0 or more blocks, got {self.count!r}")
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return `model` without `count` of its blocks and its statistics estimated anew."""
+        """Return `model` without `count` of its blocks, with new normalisation statistics.
+
+        Raises Infeasible if fewer blocks can be dropped, or if outputs cannot be compared.
+        """
         if self.count == 0:
             return model
         with evaluating(model):
@@ -46,7 +50,7 @@ class Layers(Technique):
                 "add to what they are given and that it works without",
                 scope=Scope.POINT if blocks else Scope.TECHNIQUE,
             )
-        outputs = Outputs(model, task)
+        outputs = ReferenceOutputs(model, task)
         if reason := outputs.incomparable():
             raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
         for _ in range(self.count):
@@ -55,5 +59,5 @@ class Layers(Technique):
             blocks.remove(block)
 
     def usual(self) -> tuple[Self, ...]:
-        """Return one and two blocks less."""
+        """Return one and two dropped blocks."""
         return tuple(dataclasses.replace(self, count=count) for count in (1, 2))

@@ -1,4 +1,4 @@
-"""Unstructured and semi-structured pruning: single weights become zero and stay zero."""
+"""Unstructured and 2:4 pruning: set single weights to zero and keep them zero."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
 
 DAMPING = 0.1
-"""Ridge of the refit: of few weights left, 256 samples tell less."""
+"""Ridge of the refit; larger than for channels, as 256 samples say less about few weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights(Technique):
     """Set the smallest weights of convolution and linear layers to zero.
 
-    The artifact stores only the others. Source: Han et al. 2015, Learning both weights and
-    connections for efficient neural networks, section 3; Mishra et al. 2021, Accelerating sparse
-    deep neural networks, section 3, for two of four. What stays is refitted by least squares.
+    The other weights are refitted by least squares, and the artifact stores only these. Source:
+    Han et al. 2015, Learning both weights and connections for efficient neural networks, section 3;
+    Mishra et al. 2021, Accelerating sparse deep neural networks, section 3, for two of four.
     """
 
     stage = Stage.SHAPE
@@ -34,8 +34,8 @@ class Weights(Technique):
         0.0, Interval(0.0, 0.95, step=0.05), unit="fraction of weights", short="sparse {value}"
     )
     pattern: str = axis("single", choice("single", "2:4"), unit="arrangement of zeros")
-    """Any single weight may go ("single"), or two of each four consecutive inputs do ("2:4"):
-    half of the weights, whatever `sparsity` says, in the form that sparse tensor cores take."""
+    """Any single weight may be removed ("single"), or two of every four consecutive inputs are
+    ("2:4"): half of the weights, regardless of `sparsity`, the pattern of sparse tensor cores."""
     scope: str = axis("global", choice("global", "layer"), unit="who competes", on_request=True)
     """All layers' weights compete ("global"), or each layer loses the same share ("layer")."""
     refit: bool = True
@@ -50,12 +50,15 @@ class Weights(Technique):
             raise ValueError(f"scope must be global or layer, got {self.scope!r}")
 
     @property
-    def _idle(self) -> bool:
+    def _neutral(self) -> bool:
         return self.sparsity == 0 and self.pattern == "single"
 
     def apply(self, model: nn.Module, task: Task) -> nn.Module:
-        """Return `model` with zeros among its weights and its statistics estimated anew."""
-        if self._idle:
+        """Return `model` with zeros among its weights and with new normalisation statistics.
+
+        Raises Infeasible if no weight can be removed.
+        """
+        if self._neutral:
             return model
         weights = prunable(model)
         if not weights:
@@ -78,21 +81,21 @@ class Weights(Technique):
         return model
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask that recovery training keeps the zeros."""
-        if self._idle:
+        """Constrain recovery training to keep the zeros."""
+        if self._neutral:
             return plan
         constraints = (*plan.recovery.constraints, KeepZeros())
         recovery = dataclasses.replace(plan.recovery, constraints=constraints)
         return dataclasses.replace(plan, recovery=recovery)
 
     def canonical(self) -> Self:
-        """Return the setting without what 2:4 ignores, or without how nothing is removed."""
+        """Return the setting with neutral fields where 2:4 ignores them or nothing is removed."""
         if self.pattern == "2:4":
             return dataclasses.replace(self, sparsity=0.0, scope="global")
-        return dataclasses.replace(self, scope="global") if self._idle else self
+        return dataclasses.replace(self, scope="global") if self._neutral else self
 
     def usual(self) -> tuple[Self, ...]:
-        """Return half of the weights, what most networks bear after training, and 2:4."""
+        """Return sparsities of 0.5 and of 0.8, which most networks tolerate if trained, and 2:4."""
         return (
             dataclasses.replace(self, sparsity=0.5, pattern="single"),
             dataclasses.replace(self, sparsity=0.8, pattern="single"),
@@ -101,26 +104,26 @@ class Weights(Technique):
 
 
 def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: bool) -> None:
-    """Set weights to zero, then refit what stays and the statistics of normalisation."""
+    """Set weights to zero, then refit the others and estimate normalisation statistics."""
     whole = Snapshot(model)
-    wide: dict[str, Tensor] = {}
+    columns: dict[str, Tensor] = {}
     with torch.no_grad(), evaluating(model):
         for name, weight in prunable(model).items():
             if bool(masks[name].all()):
                 continue
             layer, _, key = name.rpartition(".")
             if key == "weight":
-                wide[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
-            # the old tensor stays that of the whole model
+                columns[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
+            # a new parameter, since the old one belongs to the whole model
             zeroed = weight.detach().masked_fill(~masks[name], 0)
             _replace(model, weight, nn.Parameter(zeroed, requires_grad=weight.requires_grad))
         if refit:
-            fit(model, whole, task, list(wide), masks=wide, damping=DAMPING)
+            fit(model, whole, task, list(columns), masks=columns, damping=DAMPING)
     reestimate(model, task)
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
-    """Put `new` wherever `old` stands, so that tied weights stay tied."""
+    """Replace `old` by `new` in all modules, so that tied weights stay tied."""
     for module in model.modules():
         for key, parameter in own_parameters(module).items():
             if parameter is old:

@@ -1,1 +1,1 @@
-"""Store and compute with integers."""
+"""Techniques that store weights and activations in few bits."""

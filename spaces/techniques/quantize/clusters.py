@@ -1,4 +1,4 @@
-"""Weights that share a few values: indices into a codebook for each layer."""
+"""Store weights as indices into a codebook for each layer."""
 
 import dataclasses
 from typing import Self
@@ -9,12 +9,12 @@ from spaces.quantization import Tied, constrained
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clusters(Technique):
-    """Store weights as indices of `bits` bits into the layer's book of values, found by k-means.
+    """Store weights as indices of `bits` bits into a layer's codebook, found by k-means.
 
-    Where distill.logits trains, the values are trained and the indices stay. Pruned weights stay
-    zero. Alone it makes files smaller; with deploy.coding it makes them smaller than its bits,
-    for values are not equally frequent. Runtimes look the values up when they load the file.
-    Source: Han et al. 2016, Deep Compression, section 3.
+    If distill.logits trains, the values of the codebook are trained and the indices stay. Pruned
+    weights stay zero. Codebooks make files smaller; with deploy.coding, files take fewer bits per
+    weight than the indices, since values are not equally frequent. Runtimes look up the values
+    when they load the file. Source: Han et al. 2016, Deep Compression, section 3.
     """
 
     stage = Stage.ENCODE
@@ -27,7 +27,7 @@ class Clusters(Technique):
             raise ValueError(f"bits must be 32 or from 1 to 8, got {self.bits}")
 
     def plan(self, plan: Plan) -> Plan:
-        """Ask for codebooks, and for training to keep to them."""
+        """Set the codebooks, and constrain training to them."""
         if self.bits == 32:
             return plan
         encoding = dataclasses.replace(plan.encoding, cluster_bits=self.bits)

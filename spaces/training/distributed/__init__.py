@@ -1,4 +1,4 @@
-"""Recovery training on several devices, a process each."""
+"""Recovery training on several devices, with one process for each."""
 
 from spaces.training.distributed.launcher import Broken, sharing, train_together
 

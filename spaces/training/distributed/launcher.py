@@ -1,4 +1,4 @@
-"""Recovery training on several devices: starts one process for each and looks after them."""
+"""Start, follow and end the processes of a recovery training on several devices."""
 
 import contextlib
 import dataclasses
@@ -33,46 +33,46 @@ from spaces.wire import encode
 WORKER = "spaces.training.distributed.worker"
 JOB, REFERENCE, MODEL, RESULT = "job.json", "reference", "model", "result.safetensors"
 ROOM = 0.5
-"""Share of a device's memory that model, teacher and optimizer may take; activations the rest."""
+"""Share of a device's memory for model, teacher and optimizer; activations need the rest."""
 GRACE = 2.0
-"""Seconds in which the other processes may say why the first one failed."""
+"""Seconds in which other processes may report why the first one failed."""
 
 
 class Broken(RuntimeError):
-    """One of the processes that train together failed; the message says which and why."""
+    """Raised if one of the processes that train together fails; the message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """How several devices hold the model, and the estimate that decided it."""
+    """The decision whether devices shard the model, and the estimate behind it."""
 
     sharded: bool
     needed: int
     """Bytes of weights, gradients, optimizer state and teacher."""
     room: int
-    """Bytes that a device has for them."""
+    """Bytes that a device has available for them."""
 
 
 def sharing(model: nn.Module, reference: nn.Module, recovery: Recovery, kind: str) -> Sharing:
-    """Return how devices of `kind` hold the model: whole where it fits, otherwise in parts.
+    """Decide whether devices of `kind` hold the whole model, if it fits, or shards of it.
 
     A float32 weight takes 4 bytes, its gradient 4, momentum 4 or AdamW's moments 8. Raises
-    Infeasible when it must be sharded and what is asked for does not allow that.
+    Infeasible if the model must be sharded, but a constraint or the type of training forbids it.
     """
     weights = sum(p.numel() for p in model.parameters())
-    taught = recovery.teacher_weight > 0 or recovery.feature_weight > 0
+    with_teacher = recovery.teacher_weight > 0 or recovery.feature_weight > 0
     needed = weights * (4 + 4 + (4 if normalised(model) else 8))
-    needed += 4 * sum(p.numel() for p in reference.parameters()) if taught else 0
+    needed += 4 * sum(p.numel() for p in reference.parameters()) if with_teacher else 0
     device = device_of(kind)
     _, memory = device.memory()
     room = int(ROOM * (memory if device.accelerator else memory // recovery.devices))
     sharded = recovery.sharding == "shard" or (recovery.sharding == "auto" and needed > room)
-    whole = any(not constraint.shardable for constraint in recovery.constraints)
-    if sharded and (whole or recovery.dtype in ("float16", "float8")):
-        what = "masks and grids of weights" if whole else recovery.dtype
+    unshardable = any(not constraint.shardable for constraint in recovery.constraints)
+    if sharded and (unshardable or recovery.dtype in ("float16", "float8")):
+        obstacle = "masks and grids of weights" if unshardable else recovery.dtype
         raise Infeasible(
-            f"{what} cannot be kept to while the model is sharded over {recovery.devices} devices"
-            f" (it needs {needed:,} bytes, a device has room for {room:,})"
+            f"{obstacle} cannot be kept to while the model is sharded over {recovery.devices} "
+            f"devices (it needs {needed:,} bytes, a device has room for {room:,})"
         )
     return Sharing(sharded=sharded, needed=needed, room=room)
 
@@ -88,10 +88,10 @@ def train_together(
 ) -> Outcome:
     """Train `model` in place on `recovery.devices` devices of its kind, on this machine.
 
-    Each has a process that reads the task's data itself and keeps its part of every batch, on
-    CPUs with its share of this process's threads. With the same batches the result is that of one
-    device up to rounding if the task's loss is a mean over the samples. Raises Infeasible and
-    Diverged as one device does, and Broken when a process fails.
+    Each device has a process that reads the task's data itself and computes its part of every
+    batch, on CPUs with its share of this process's threads. With the same batches the result equals
+    that of one device up to rounding, if the task's loss is a mean over the samples. Raises
+    Infeasible and Diverged like one device, and Broken if a process fails.
     """
     device = device_of(next(model.parameters()).device)
     if (unit := device.accelerator) and (count := device.count()) < recovery.devices:
@@ -123,16 +123,16 @@ def train_together(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rank:
-    """A process that trains, and the line to it."""
+    """A process that trains, and the connection to it."""
 
     number: int
     process: "subprocess.Popen[bytes]"
-    line: Connection
+    connection: Connection
 
 
 @contextlib.contextmanager
 def _started(folder: Path, job: dict[str, Any]) -> Iterator[list[_Rank]]:
-    """Start all processes; on leaving none of them nor of their children is left."""
+    """Start all processes; on exit, kill them and their children."""
     ranks: list[_Rank] = []
     try:
         for number in range(job["count"]):
@@ -143,12 +143,12 @@ def _started(folder: Path, job: dict[str, Any]) -> Iterator[list[_Rank]]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(rank.process.pid, signal.SIGKILL)
             rank.process.wait()
-            rank.line.close()
+            rank.connection.close()
 
 
 def _start(folder: Path, number: int, job: dict[str, Any]) -> _Rank:
-    """Start one process; it prints to this one's standard error."""
-    ours, theirs = multiprocessing.Pipe()
+    """Start one process, which prints to this process's standard error."""
+    parent_end, child_end = multiprocessing.Pipe()
     paths = [str(Path(path).absolute()) for path in sys.path]
     environment = {
         **os.environ,
@@ -156,66 +156,67 @@ def _start(folder: Path, number: int, job: dict[str, Any]) -> _Rank:
         "OMP_NUM_THREADS": str(job["threads"]),
     }
     if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the host's name resolves to
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name may not resolve
     command = [sys.executable, "-P", "-m", WORKER, str(folder), str(number)]
     process = subprocess.Popen(
-        [*command, str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
+        [*command, str(child_end.fileno())],
+        pass_fds=[child_end.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=2,
         env=environment,
         start_new_session=True,
     )
-    theirs.close()
-    return _Rank(number=number, process=process, line=ours)
+    child_end.close()
+    return _Rank(number=number, process=process, connection=parent_end)
 
 
 def _follow(ranks: Sequence[_Rank], progress: Progress) -> Outcome:
-    """Pass progress on until all are done, and return what the first process says of it.
+    """Pass progress on until all processes are done; return the outcome that the first reports.
 
-    Raises the clearest reason when one fails.
+    If processes fail, raises the clearest of their reasons.
     """
-    found: dict[str, Any] = {}
-    working = {rank.line: rank for rank in ranks}
+    outcome: dict[str, Any] = {}
+    working = {rank.connection: rank for rank in ranks}
     failures: list[tuple[int, Exception]] = []
     deadline: float | None = None
     while working and (deadline is None or time.monotonic() < deadline):
-        rest = None if deadline is None else max(0.0, deadline - time.monotonic())
-        for line in wait(list(working), rest):
-            assert isinstance(line, Connection)
-            message = _message(working[line])
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for connection in wait(list(working), timeout):
+            assert isinstance(connection, Connection)
+            message = _message(working[connection])
             if "step" in message:
                 progress(*message["step"])
                 continue
             if "outcome" in message:
-                found = message["outcome"]
+                outcome = message["outcome"]
                 continue
             if not message.get("done"):
-                failures.append(_failure(working[line], message))
+                failures.append(_failure(working[connection], message))
                 deadline = deadline or time.monotonic() + GRACE
-            del working[line]
+            del working[connection]
     if failures:
         raise min(failures, key=lambda failure: failure[0])[1]
-    return Outcome(**found)
+    return Outcome(**outcome)
 
 
 def _message(rank: _Rank) -> dict[str, Any]:
-    """Return the next message; an empty one when the process has ended."""
+    """Return the next message; an empty one if the process has ended."""
     try:
-        return processes.receive(rank.line)
+        return processes.receive(rank.connection)
     except (EOFError, OSError):
         return {}
 
 
 def _failure(rank: _Rank, message: dict[str, Any]) -> tuple[int, Exception]:
-    """Return why a process failed, and its place among reasons, the clearest first.
+    """Return the error of a process with its priority; the lowest number is the clearest reason.
 
-    What one process says after another has gone is only a consequence.
+    An error that a process reports after another one has died is often only a consequence.
     """
     if "infeasible" in message:
         return 0, Infeasible(message["infeasible"])
     if "diverged" in message:
-        return 0, Diverged(*message["diverged"])
+        step, loss, learning_rate = message["diverged"]
+        return 0, Diverged(step, float(loss), learning_rate)
     where = f"recovery training process {rank.number}"
     if "error" in message:
         return 2, Broken(f"{where} failed: {message['error']}")
@@ -225,7 +226,7 @@ def _failure(rank: _Rank, message: dict[str, Any]) -> tuple[int, Exception]:
 
 @torch.no_grad()
 def _take_over(model: nn.Module, folder: Path) -> None:
-    """Put what was learned into `model`, in place."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Copy the trained parameters and buffers into `model`, in place."""
+    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in load_file(folder / RESULT).items():
-        own[name].copy_(tensor)
+        targets[name].copy_(tensor)

@@ -1,6 +1,6 @@
-"""One of the processes that train together: started with FOLDER RANK DESCRIPTOR.
+"""The worker process of one device in a training on several; takes FOLDER RANK DESCRIPTOR.
 
-It builds the user's task, model and data itself; what it needs to know is in the folder.
+It builds the user's task, model and data itself; the folder contains the other settings.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from spaces.training.world import World
 from spaces.wire import decode
 
 TIMEOUT = datetime.timedelta(minutes=5)
-"""How long one process waits for the others before it gives up."""
+"""Time that one process waits for the others before it gives up."""
 
 
 def main(folder: Path, rank: int, connection: Connection) -> None:
-    """Train as rank `rank`; the last message is "done" or says what went wrong."""
+    """Train as rank `rank`; the last message is "done" or the reason of a failure."""
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     code = 1
     try:
@@ -45,13 +45,14 @@ def main(folder: Path, rank: int, connection: Connection) -> None:
     except Infeasible as error:
         _send(connection, infeasible=str(error))
     except Diverged as error:
-        _send(connection, diverged=[error.step, error.loss, error.learning_rate])
-    except Exception as error:  # the boundary where a rank fails
+        # as text, since messages cannot contain NaN
+        _send(connection, diverged=[error.step, str(error.loss), error.learning_rate])
+    except Exception as error:  # from the user's code or a library; reported to the launcher
         traceback.print_exc()
         _send(connection, error=said(error))
     sys.stdout.flush()
     sys.stderr.flush()
-    # At once: libraries wait at exit for peers that may be gone.
+    # without exit handlers, in which libraries wait for peers that may be gone
     os._exit(code)
 
 
@@ -64,7 +65,7 @@ def _work(folder: Path, rank: int, connection: Connection) -> None:
     model, reference = (surgery.load(folder / f, task.model().eval()) for f in (MODEL, REFERENCE))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in job["frozen"])
-    if not sharded:  # else it would not fit: each process takes its part to its device
+    if not sharded:  # a sharded model would not fit: each process moves only its part
         model.to(device)
     dist.init_process_group(
         kind.backend,
@@ -74,33 +75,33 @@ def _work(folder: Path, rank: int, connection: Connection) -> None:
         timeout=TIMEOUT,
     )
 
-    def told(step: int, steps: int, loss: float) -> None:
+    def report(step: int, steps: int, loss: float) -> None:
         if rank == 0:
             _send(connection, step=[step, steps, loss])
 
     world = World(rank=rank, count=job["count"], sharded=sharded)
     with seeded(job["seed"]), torch.enable_grad():
-        recipe = decode(job["recovery"])
-        outcome = train(model.float(), reference, task, recipe, world, device, told)
+        recovery = decode(job["recovery"])
+        outcome = train(model.float(), reference, task, recovery, world, device, report)
     if rank == 0:
         _send(connection, outcome=dataclasses.asdict(outcome))
-    _hand_in(model, folder, world)
+    _save_result(model, folder, world)
     dist.destroy_process_group()
 
 
 @torch.no_grad()
-def _hand_in(model: nn.Module, folder: Path, world: World) -> None:
-    """Write what was learned; every process gives its part."""
-    found: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    learned = {
-        name: world.whole(tensor).cpu().contiguous().clone() for name, tensor in found.items()
+def _save_result(model: nn.Module, folder: Path, world: World) -> None:
+    """Write the trained parameters and buffers; every process contributes its part."""
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    result = {
+        name: world.gathered(tensor).cpu().contiguous().clone() for name, tensor in tensors.items()
     }
     if world.rank == 0:
-        save_file(learned, folder / RESULT)
+        save_file(result, folder / RESULT)
 
 
 def _end_with_parent(connection: Connection) -> None:
-    """End this process as soon as the other end of the connection is gone."""
+    """End this process as soon as the other end of the connection is closed."""
     try:
         connection.recv_bytes()
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""A width for every layer: few bits where they cost little, more where they cost much."""
+"""The technique quantize.mixed: a separate number of bits for each layer, with a given mean."""
 
 from spaces.techniques.quantize.mixed.technique import Mixed
 

@@ -1,4 +1,4 @@
-"""Layers without their values: what the time of a layer can depend on, besides its bits."""
+"""Kinds of layers: the type, arguments and input shape on which a layer's time depends."""
 
 import dataclasses
 import math
@@ -29,56 +29,57 @@ class Kind(Alone):
     type: str
     """Linear, Conv1d, Conv2d or Conv3d."""
     arguments: tuple[tuple[str, Any], ...]
-    """What it is made with."""
+    """Arguments of the layer's constructor."""
     shape: tuple[int, ...]
-    """Of its input at the target's batch size, the batch as dimension 0."""
+    """Shape of its input at the target's batch size; dimension 0 is the batch."""
 
     def model(self) -> nn.Module:
-        """Return a model of one layer of this kind, the same values every time."""
+        """Return a model of one layer of this kind, with the same values at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             layer = _TYPES[self.type](**dict(self.arguments))
         return nn.Sequential(layer).eval()
 
     def inputs(self) -> Tensor:
-        """Return an input, the same values every time."""
+        """Return an input, with the same values at every call."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
 
     @property
     def work(self) -> float:
-        """Multiplications, up to what strides leave out: a rank among kinds."""
-        own = dict(self.arguments)
+        """Number of multiplications, ignoring strides, by which kinds are ranked."""
+        arguments = dict(self.arguments)
         if self.type == "Linear":
-            return float(math.prod(self.shape) * own["out_features"])
-        kernel = math.prod(own["kernel_size"]) / own["groups"]
-        return float(math.prod(self.shape) * own["out_channels"] * kernel)
+            return float(math.prod(self.shape) * arguments["out_features"])
+        kernel = math.prod(arguments["kernel_size"]) / arguments["groups"]
+        return float(math.prod(self.shape) * arguments["out_channels"] * kernel)
 
     def __str__(self) -> str:
-        """Return the kind in a few words, for the record."""
-        own = dict(self.arguments)
+        """Return a short description of the kind, for the record."""
+        arguments = dict(self.arguments)
         if self.type == "Linear":
-            return f"Linear {own['in_features']} to {own['out_features']} of {list(self.shape)}"
-        kernel = "x".join(map(str, own["kernel_size"]))
-        rest = f", groups {own['groups']}" if own["groups"] > 1 else ""
-        size = f"{own['in_channels']} to {own['out_channels']}, {kernel}{rest}"
+            widths = f"{arguments['in_features']} to {arguments['out_features']}"
+            return f"Linear {widths} of {list(self.shape)}"
+        kernel = "x".join(map(str, arguments["kernel_size"]))
+        groups = f", groups {arguments['groups']}" if arguments["groups"] > 1 else ""
+        size = f"{arguments['in_channels']} to {arguments['out_channels']}, {kernel}{groups}"
         return f"{self.type} {size} of {list(self.shape)}"
 
 
 def kinds(model: nn.Module, inputs: Any) -> dict[str, list[Kind]]:
     """Return, for each weight of `layers(model)`, the kinds of the layers that use it.
 
-    Found in one pass over a batch: once for every call, so that a weight that several layers
-    share is counted for each. Tables are left out: of any width, they are looked up. Attention
-    counts as linear layers of its projections' shapes.
+    Recorded in one pass over a batch, once for every call, so that a weight that several layers
+    share counts for each of them. Embedding tables are left out, since looking up takes the same
+    time at any width. Attention counts as linear layers with the shapes of its projections.
     """
     names = {id(layer.weight): name for name, layer in layers(model).items()}
-    found: dict[str, list[Kind]] = {name: [] for name in names.values()}
+    uses: dict[str, list[Kind]] = {name: [] for name in names.values()}
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-        for weight, kind in _used(module, given[0]) if given else ():
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        for weight, kind in _used(module, tensors[0]) if tensors else ():
             if id(weight) in names:
-                found[names[id(weight)]].append(kind)
+                uses[names[id(weight)]].append(kind)
 
     hooks = [m.register_forward_pre_hook(look, with_kwargs=True) for m in model.modules()]
     try:
@@ -87,23 +88,23 @@ def kinds(model: nn.Module, inputs: Any) -> dict[str, list[Kind]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return uses
 
 
-def _used(module: nn.Module, given: Tensor) -> Iterator[tuple[Tensor, Kind]]:
-    """Yield the weights that a module multiplies `given` by, with their kinds."""
+def _used(module: nn.Module, inputs: Tensor) -> Iterator[tuple[Tensor, Kind]]:
+    """Yield the weights by which a module multiplies `inputs`, with their kinds."""
     if isinstance(module, nn.MultiheadAttention):
-        if given.dim() == 3:
-            shape = given.shape if module.batch_first else given.transpose(0, 1).shape
+        if inputs.dim() == 3:
+            shape = inputs.shape if module.batch_first else inputs.transpose(0, 1).shape
             for weight in (module.in_proj_weight, module.out_proj.weight):
-                if weight is not None:  # the first, where keys or values have their own width
+                if weight is not None:  # None if keys or values have another width
                     yield weight, _linear(weight, module.in_proj_bias is not None, tuple(shape))
     elif isinstance(module, nn.Linear):
-        yield module.weight, _linear(module.weight, module.bias is not None, tuple(given.shape))
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and given.dim() == (
-        module.weight.dim()  # a sample without a batch has one less
+        yield module.weight, _linear(module.weight, module.bias is not None, tuple(inputs.shape))
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and inputs.dim() == (
+        module.weight.dim()  # a single sample without a batch has one dimension less
     ):
-        yield module.weight, _convolution(module, tuple(given.shape))
+        yield module.weight, _convolution(module, tuple(inputs.shape))
 
 
 def _linear(weight: Tensor, bias: bool, shape: tuple[int, ...]) -> Kind:
@@ -113,7 +114,7 @@ def _linear(weight: Tensor, bias: bool, shape: tuple[int, ...]) -> Kind:
 
 
 def _convolution(module: Convolution, shape: tuple[int, ...]) -> Kind:
-    outputs, inputs, *kernel = module.weight.shape  # pruning leaves attributes behind
+    outputs, inputs, *kernel = module.weight.shape  # attributes may be stale after pruning
     options: dict[str, Any] = {
         "in_channels": inputs * module.groups,
         "out_channels": outputs,
