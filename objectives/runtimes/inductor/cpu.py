@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from objectives.exporting import quiet, spelled, torch_modules
-from objectives.host import dot_products
+from objectives.host import has_dot_products
 from objectives.kernels import kernels_of
 from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
@@ -76,7 +76,7 @@ class Cpu(Compiler):
             return None
         if not export.calibration:
             raise Infeasible("8-bit activations need calibration inputs, and there are none.")
-        config = get_default_x86_inductor_quantization_config(reduce_range=not dot_products())
+        config = get_default_x86_inductor_quantization_config(reduce_range=not has_dot_products())
         try:
             with torch.no_grad():
                 observed = prepare_pt2e(program.module(), X86InductorQuantizer().set_global(config))

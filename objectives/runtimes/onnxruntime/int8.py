@@ -13,7 +13,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from objectives.exporting import onnx_graphs, quiet
-from objectives.host import dot_products
+from objectives.host import has_dot_products
 from objectives.runtime import Export, Signature
 
 NORMALISING = ("Softmax", "LayerNormalization", "InstanceNormalization", "LpNormalization")
@@ -51,7 +51,7 @@ def static(export: Export, path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]
     AVX2 without VNNI its sums saturate in 16 bits, which takes a ResNet-20 from 30 dB to 16 dB,
     so there weights use 7 bits (`reduce_range`), at the same speed.
     """
-    reduced = not dot_products()
+    reduced = not has_dot_products()
     clean, target = path.with_name("clean.onnx"), path.with_name("static.onnx")
     with quiet(DeprecationWarning, RuntimeWarning):
         quant_pre_process(path, clean, skip_symbolic_shape=True)

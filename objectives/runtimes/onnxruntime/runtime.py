@@ -24,7 +24,7 @@ from objectives.exporting import (
     spelled,
     uncalibrated,
 )
-from objectives.host import dot_products
+from objectives.host import has_dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.onnxruntime import low_bits, weights
 from objectives.runtimes.onnxruntime.int8 import static
@@ -232,7 +232,7 @@ def _kernels(encoding: Encoding) -> frozenset[int]:
 
 def _dynamic(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Quantize linear layers and embeddings; activation ranges are found at run time."""
-    reduced = not dot_products()
+    reduced = not has_dot_products()
     target = path.with_name("dynamic.onnx")
     with quiet(DeprecationWarning):
         quantization.quantize_dynamic(
