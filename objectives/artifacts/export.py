@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.artifacts.manifest import FORMAT, MANIFEST, file_entry
 from objectives.artifacts.versions import versions
-from objectives.exporting import code_files
+from objectives.exporting import compress_files
 from objectives.host import new_folder, write_json
 from objectives.runtime import Export, Runtime
 
@@ -23,7 +23,7 @@ def write(
     with new_folder(folder) as draft:
         notes = runtime.export(dataclasses.replace(export, folder=draft))
         if export.encoding.coding != "none":
-            code_files(draft)
+            compress_files(draft)
         manifest = {
             "format": FORMAT,
             "runtime": runtime_name,

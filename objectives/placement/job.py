@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objectives.exporting import decoded_files
+from objectives.exporting import decompressed_files
 from objectives.runtime import Program, Runtime, Signature
 from objectives.target import Target
 from spaces import Task
@@ -33,7 +33,7 @@ class Job:
 
     def load(self) -> Program:
         """Return the artifact, loaded by its runtime in this process, decoded where it is coded."""
-        with decoded_files(self.folder) if self.coded else nullcontext(self.folder) as place:
+        with decompressed_files(self.folder) if self.coded else nullcontext(self.folder) as place:
             program = self.runtime.load(place, self.signature, self.target, self.task, self.notes)
         program.folder = self.folder  # coded files are what is shipped
         return program

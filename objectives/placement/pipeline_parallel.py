@@ -47,7 +47,7 @@ class Pipeline(Share):
         gaps = [float((a.double() - b.double()).abs().max()) for a, b in pairs]
         del self._expected
         self._compute.record([self._empty(p) for p in self._stage.incoming])
-        self.said += f"; {self._compute.said}" * bool(self._compute.said)
+        self.said += f"; {self._compute.execution}" * bool(self._compute.execution)
         return max(gaps, default=0.0) / scale
 
     def feed(self, tensors: list[Tensor]) -> list[Tensor]:

@@ -62,7 +62,7 @@ class Tensors(Share):
         del self._expected, self._example
         _settled(self._model, self._device, self._dtype)
         self._forward.record(self.feed(self._batch))
-        self.said += f"; {self._forward.said}" * bool(self._forward.said)
+        self.said += f"; {self._forward.execution}" * bool(self._forward.execution)
         return worst
 
     def feed(self, tensors: list[Tensor]) -> list[Tensor]:

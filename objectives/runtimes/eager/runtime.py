@@ -13,13 +13,13 @@ from objectives.exporting import (
     CODED,
     AcceleratorProgram,
     coded_weights,
+    describe_weights,
     in_turns,
+    refuses_calibration,
     refuses_codes,
     remarks,
-    spelled,
     stored_modules,
     torch_modules,
-    uncalibrated,
 )
 from objectives.kernels import (
     eight_bits,
@@ -67,10 +67,10 @@ class Eager(Runtime):
         bits = (encoding.weight_bits, encoding.activation_bits)
         if encoding.packed or bits != (8, 8):
             return (
-                f"Eager PyTorch has no kernel for {spelled(encoding)} "
+                f"Eager PyTorch has no kernel for {describe_weights(encoding)} "
                 f"with {bits[1]}-bit activations."
             )
-        if reason := uncalibrated(encoding, "Eager PyTorch finds"):
+        if reason := refuses_calibration(encoding, "Eager PyTorch finds"):
             return reason
         if not _linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
@@ -162,7 +162,9 @@ def _export_codes(export: Export) -> dict[str, Any]:
     kernels = _shortcut(export, _channels_last(model) if last else model, whole.codes)
     sentence = None
     if kernels.count:
-        sentence = in_turns.said(kernels.count, every, kernels.share, kernels=kernels.faster)
+        sentence = in_turns.kernel_remark(
+            kernels.count, every, kernels.share, kernels=kernels.faster
+        )
     coded = sum(own.codes.numel() for own in whole.codes.values())
     return {
         "dtype": name,
@@ -170,7 +172,7 @@ def _export_codes(export: Export) -> dict[str, Any]:
         "quantized_layers": every,
         "kernels": kernels.faster,
         "read_layers": kernels.read,
-        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, said=sentence),
+        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, sentence=sentence),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from objectives.exporting import quiet, spelled, torch_modules
+from objectives.exporting import describe_weights, quiet, torch_modules
 from objectives.host import has_dot_products
 from objectives.kernels import kernels_of
 from objectives.runtime import Export, Program, Signature
@@ -47,7 +47,7 @@ class Cpu(Compiler):
         if encoding.packed:
             return (
                 "Inductor bakes weights into its package unpacked, so that "
-                f"{spelled(encoding)} would save nothing."
+                f"{describe_weights(encoding)} would save nothing."
             )
         if encoding.calibration != "min-max":
             return f"Inductor's quantizer calibrates by min-max, not by {encoding.calibration}."

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from objectives.exporting import AcceleratorProgram, spelled, torch_modules, uncalibrated
+from objectives.exporting import (
+    AcceleratorProgram,
+    describe_weights,
+    refuses_calibration,
+    torch_modules,
+)
 from objectives.kernels import eight_bits, multiplies_in_8_bits, tensor_cores, with_eight_bits
 from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
@@ -39,12 +44,12 @@ class Cuda(Compiler):
         bits = (encoding.weight_bits, encoding.activation_bits)
         if encoding.packed or bits != (8, 8):
             return (
-                f"Inductor has no kernel for {spelled(encoding)} with {bits[1]}-bit activations "
-                "on GPUs."
+                f"Inductor has no kernel for {describe_weights(encoding)} "
+                f"with {bits[1]}-bit activations on GPUs."
             )
         if "Linear" not in kinds:
             return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
-        if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
+        if reason := refuses_calibration(encoding, "on GPUs Inductor finds"):
             return reason
         return tensor_cores.lacks_integers()
 

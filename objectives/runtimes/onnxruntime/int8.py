@@ -34,7 +34,7 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         self._feeds: Iterator[dict[str, Any]] = (
             {
                 name: array
-                for name, array in onnx_graphs.feeds(signature, batch).items()
+                for name, array in onnx_graphs.input_arrays(signature, batch).items()
                 if name in names
             }
             for batch in calibration

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from objectives.exporting import layout, rows_matched, sequence_matched, zeros
+from objectives.exporting import layout, match_recurrent, match_rows, zero_points
 from objectives.runtimes.onnxruntime.unpacking import DOMAIN, function_name, function_of
 from objectives.runtimes.onnxruntime.weights import Layer, attributes, drop_unused, layers
 from spaces.modules import Codes, pack
@@ -88,7 +88,7 @@ def _matched(layer: Layer, known: list[Codes]) -> tuple[Codes | None, bool]:
     for axis in dict.fromkeys((layer.axis, 0) if values.dim() == 2 else (0,)):
         rows = values.movedim(axis, 0).flatten(1)
         for own in known:
-            if (found := rows_matched(rows, own)) is not None:
+            if (found := match_rows(rows, own)) is not None:
                 return found, axis == 1
     return None, False
 
@@ -109,7 +109,7 @@ def _store_recurrent(
             if weight is None:
                 continue
             values = torch.from_numpy(numpy_helper.to_array(weight).copy())
-            found = sequence_matched(values, known)
+            found = match_recurrent(values, known)
             if found is None:
                 continue
             parts = [_unpacked(model, own, coder, (1, *own.shape), turned=False) for own in found]
@@ -149,7 +149,7 @@ def _unpacked(
     name = f"w{len(model.graph.initializer)}"
     parts = {f"{name}.{i}": part for i, part in enumerate(placed.parts)}
     parts[f"{name}.s"] = codes.scale
-    parts[f"{name}.z"] = zeros(codes) if codes.book is None else codes.book
+    parts[f"{name}.z"] = zero_points(codes) if codes.book is None else codes.book
     for part, tensor in parts.items():
         _constant(model, part, tensor.contiguous().numpy())
     booked = codes.book is not None

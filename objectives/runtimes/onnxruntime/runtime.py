@@ -16,13 +16,13 @@ from torch import Tensor
 from objectives.exporting import (
     CODED,
     coded_weights,
+    describe_weights,
     in_turns,
     onnx_graphs,
     quiet,
+    refuses_calibration,
     remarks,
     sparse_graphs,
-    spelled,
-    uncalibrated,
 )
 from objectives.host import has_dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
@@ -93,7 +93,9 @@ class Onnxruntime(Runtime):
         if reason := onnx_graphs.refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),)):
             return reason
         convolutional = any(kind.startswith("Conv") and kind != "Conv1D" for kind in kinds)
-        return uncalibrated(encoding, _FINDS) if encoding.packed or not convolutional else None
+        if encoding.packed or not convolutional:
+            return refuses_calibration(encoding, _FINDS)
+        return None
 
     def export(self, export: Export) -> dict[str, Any]:
         """Write model.onnx; return how it is encoded."""
@@ -117,7 +119,7 @@ class Onnxruntime(Runtime):
             if export.encoding.quantized and notes["quantized_layers"] == 0:
                 raise Infeasible(
                     f"none of the {total} convolution and linear layers could be quantized to "
-                    f"{spelled(export.encoding)} in ONNX"
+                    f"{describe_weights(export.encoding)} in ONNX"
                 )
             onnx_graphs.save(model, export.folder / FILE)
         return notes
@@ -142,7 +144,7 @@ def _encode(
         convolutions = sum(kind.startswith("Conv") for kind in found)
         if 2 * convolutions > len(found):
             return static(export, path)
-        if reason := uncalibrated(encoding, _FINDS):
+        if reason := refuses_calibration(encoding, _FINDS):
             raise Infeasible(reason)
         return _dynamic(path)
     remark = remarks(export.model, weights.stored_weights(model), unpacked=0)
@@ -176,13 +178,14 @@ def _store_codes(
         dense, own = _timed(export, (spare, model), scratch)
         kept = own < in_turns.GAIN * dense
         count, share = placed.kernels, own / dense
-        sentence = in_turns.said(count, count + placed.unpacked, share, kernels=kept)
+        sentence = in_turns.kernel_remark(count, count + placed.unpacked, share, kernels=kept)
         model, placed = (model, placed) if kept else (spare, without)
     others = len(weights.multiplying(model))
     coded = placed.weights + weights.stored_weights(model)
     weights.store_int8(model)  # layers that no code stands for
+    scheme = describe_weights(encoding)
     notes: dict[str, Any] = {
-        "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
+        "scheme": f"{scheme}, others uint8 per channel" if others else scheme,
         "quantized_layers": placed.kernels + placed.unpacked + others,
         "low_bit_layers": placed.kernels + placed.unpacked,
         "low_bit_kernels": placed.kernels,
@@ -190,7 +193,7 @@ def _store_codes(
     }
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
-    return model, notes | remarks(export.model, coded, unpacked=placed.unpacked, said=sentence)
+    return model, notes | remarks(export.model, coded, unpacked=placed.unpacked, sentence=sentence)
 
 
 def _coded(
@@ -210,7 +213,7 @@ def _timed(export: Export, models: Sequence[onnx.ModelProto], scratch: Path) -> 
         accepted = {node.name for node in session.get_inputs()}
         feed = {
             k: v
-            for k, v in onnx_graphs.feeds(export.signature, export.example).items()
+            for k, v in onnx_graphs.input_arrays(export.signature, export.example).items()
             if k in accepted
         }
         runs.append(functools.partial(session.run, None, feed))

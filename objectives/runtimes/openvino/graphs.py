@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Any
 
-from objectives.exporting import absent, spelled
+from objectives.exporting import describe_weights, without_module
 from spaces import Encoding, Infeasible
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -69,6 +69,6 @@ def count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "
-            f"{spelled(encoding)} in OpenVINO"
+            f"{describe_weights(encoding)} in OpenVINO"
         )
     return {"layers": total, "quantized_layers": quantized}

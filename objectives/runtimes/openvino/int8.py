@@ -2,12 +2,12 @@
 
 import math
 
-from objectives.exporting import absent, onnx_graphs, quiet
+from objectives.exporting import onnx_graphs, quiet, without_module
 from objectives.runtime import Export
 from objectives.runtimes.openvino.graphs import convolutional, weight
 from spaces import Encoding, Infeasible, first_line
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -54,7 +54,7 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
     convolutions, take NNCF's transformer scheme (smoothed activations): 27.3 dB for a 6-layer
     BERT, where the QDQ file keeps 15.5 dB.
     """
-    batches = [onnx_graphs.feeds(export.signature, batch) for batch in export.calibration]
+    batches = [onnx_graphs.input_arrays(export.signature, batch) for batch in export.calibration]
     known = {name for port in model.inputs for name in port.names}
     data = nncf.Dataset([{k: v for k, v in batch.items() if k in known} for batch in batches])
     convolves = convolutional(model)

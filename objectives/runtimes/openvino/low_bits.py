@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from objectives.exporting import absent, layout, rows_matched, sequence_matched, zeros
+from objectives.exporting import layout, match_recurrent, match_rows, without_module, zero_points
 from objectives.runtimes.openvino.graphs import readers
 from spaces.modules import Codes
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
     from openvino import opset13 as ops
 
@@ -84,14 +84,14 @@ def _weight(
     rows are the weight's as it lies there: it takes every scale for that of an output.
     """
     for own in known.values():
-        if found := rows_matched(values.flatten(1), own):
+        if found := match_rows(values.flatten(1), own):
             floats = _floats(found, coder, hidden=hidden)
             whole = ops.reshape(floats, np.array(values.shape), False)
             return whole, not hidden and _has_kernel(found, coder)
-        if values.dim() == 2 and (found := rows_matched(values.T, own)):
+        if values.dim() == 2 and (found := match_rows(values.T, own)):
             rows = ops.reshape(_floats(found, coder), np.array(values.T.shape), False)
             return ops.transpose(rows, np.array([1, 0])), _has_kernel(found, coder)
-    if values.dim() == 3 and (parts := sequence_matched(values, known.values())):
+    if values.dim() == 3 and (parts := match_recurrent(values, known.values())):
         shape = np.array([1, *values.shape[1:]])
         each = [ops.reshape(_floats(part, coder), shape, False) for part in parts]
         return ops.concat(each, 0), False
@@ -100,7 +100,7 @@ def _weight(
 
 def _has_kernel(codes: Codes, coder: str) -> bool:
     kind = _TYPES[layout(codes, coder).bits]
-    return codes.book is None and kind in _KERNELS and zeros(codes).dtype == torch.uint8
+    return codes.book is None and kind in _KERNELS and zero_points(codes).dtype == torch.uint8
 
 
 def _floats(codes: Codes, coder: str, *, hidden: bool = False) -> Any:
@@ -115,7 +115,7 @@ def _floats(codes: Codes, coder: str, *, hidden: bool = False) -> Any:
         book = ops.constant(codes.book.numpy())
         index = ops.convert(stored, "i32")
         return ops.multiply(ops.gather(book, index, ops.constant(0)), scale)
-    zero = zeros(codes)
+    zero = zero_points(codes)
     if zero.dtype == torch.uint8:
         points = ops.convert(_constant(zero, kind), "f32")
     else:

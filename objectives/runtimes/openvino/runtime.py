@@ -11,12 +11,12 @@ from torch import Tensor
 
 from objectives.exporting import (
     CODED,
-    absent,
     coded_weights,
+    describe_weights,
     onnx_graphs,
+    refuses_calibration,
     remarks,
-    spelled,
-    uncalibrated,
+    without_module,
 )
 from objectives.host import flags
 from objectives.runtime import Export, Program, Runtime, Signature
@@ -27,7 +27,7 @@ from objectives.target import Target
 from spaces import Encoding, Infeasible, Precision, Task
 from spaces.modules import Codes
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
 
 FILE = "model.xml"
@@ -192,7 +192,7 @@ def _refuses_dynamic(encoding: Encoding) -> str | None:
     The plugin does so for linear layers where VNNI exists, and ignores the request elsewhere.
     """
     if flags() & {"avx512_vnni", "avx_vnni"}:
-        return uncalibrated(encoding, "with 4-bit weights OpenVINO finds")
+        return refuses_calibration(encoding, "with 4-bit weights OpenVINO finds")
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
@@ -204,5 +204,8 @@ def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict
     """Put codes in the place of weights, in place; return what was done."""
     encoding = export.encoding
     placed = low_bits.store_codes(model, codes, encoding.coding)
-    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": placed.constants}
+    notes: dict[str, Any] = {
+        "scheme": describe_weights(encoding),
+        "low_bit_layers": placed.constants,
+    }
     return notes | remarks(export.model, placed.weights, unpacked=placed.unpacked)

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from objectives.exporting import absent, sparse_graphs
+from objectives.exporting import sparse_graphs, without_module
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
     import openvino.opset13 as opset
 
@@ -40,7 +40,7 @@ def store_sparse(model: openvino.Model) -> int:
 def _scattered(array: np.ndarray[Any, Any]) -> openvino.Node:
     """Return a node that makes `array` out of its values and their places."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    low, high = sparse_graphs.places_in_parts(flat)
+    low, high = sparse_graphs.split_indices(flat)
     places = opset.convert(opset.constant(low), "i32")
     if high is not None:
         upper = opset.convert(opset.constant(high), "i32")
