@@ -1,4 +1,4 @@
-"""Sparse weights in graphs: nonzero values and their indices, made dense at load.
+"""Sparse weights in ONNX graphs: nonzero values and their indices, made dense at load.
 
 Runtimes evaluate subgraphs of constants once, when they load a graph, so a run takes as long as
 with dense weights. ONNX's own sparse initializers take eight bytes per index, and OpenVINO refuses

@@ -1,4 +1,4 @@
-"""Running modules in PyTorch: types, threads, trial runs, and a program that calls a module."""
+"""Helpers that run modules in PyTorch: types, threads, trial runs, a program that calls one."""
 
 import contextlib
 import copy
