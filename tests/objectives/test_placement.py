@@ -31,7 +31,7 @@ from objectives.metrics.cost import Cost
 from objectives.metrics.latency import Latency
 from objectives.metrics.memory import Memory
 from objectives.metrics.throughput import Throughput
-from objectives.placement import auto, processes
+from objectives.placement import auto, ranks
 from objectives.placement.auto import Trial, decide
 from objectives.placement.limits import devices, lacks, refuses
 from objectives.placement.program import Placed
@@ -238,7 +238,7 @@ def test_a_device_that_ends_or_hangs_ends_all(
 ) -> None:
     program = shipped(tmp_path / "a", Random(Perceptron), "tensor")
     feed = program.feed([torch.zeros(4, 96)])
-    monkeypatch.setattr(processes, "SECONDS", 0.5)
+    monkeypatch.setattr(ranks, "SECONDS", 0.5)
     victim = next(p for p in multiprocessing.active_children() if p.name == "device-1")
     assert victim.pid is not None
     os.kill(victim.pid, number)
@@ -281,7 +281,7 @@ def test_devices_die_with_their_parent(tmp_path: Path) -> None:
 def test_devices_can_be_started_beside_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "how", lambda: "spawn")
+    monkeypatch.setattr(ranks, "how", lambda: "spawn")
     task = Random(Perceptron)
     inputs = next(task.batches("test", 4))[0]
     with shipped(tmp_path / "a", task, "tensor") as program:
