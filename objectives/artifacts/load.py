@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.artifacts.manifest import manifest_of, placement_of
 from objectives.artifacts.signature import signature_from
-from objectives.placement import Job, Placed
+from objectives.placement import Job, PlacedProgram
 from objectives.runtime import Program, Runtime
 from objectives.target import Target
 from spaces import Encoding, Task
@@ -43,7 +43,7 @@ def load(
     placement = placement_of(folder)
     if strategy is not None:
         placement = dataclasses.replace(placement, strategy=strategy)
-    return Placed(job, placement) if apart or placement.count > 1 else job.load()
+    return PlacedProgram(job, placement) if apart or placement.count > 1 else job.load()
 
 
 def _encoding_of(manifest: Mapping[str, Any]) -> Encoding:
