@@ -56,8 +56,8 @@ def _compressed_bytes(candidate: Layout) -> int:
 
 def zero_points(codes: Codes) -> Tensor:
     """Return zero points as uint8 if all are whole numbers, otherwise in float32."""
-    whole = codes.zero.to(torch.uint8)
-    return whole if bool((whole == codes.zero).all()) else codes.zero
+    integers = codes.zero.to(torch.uint8)
+    return integers if bool((integers == codes.zero).all()) else codes.zero
 
 
 def match_rows(rows: Tensor, codes: Codes) -> Codes | None:

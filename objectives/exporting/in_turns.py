@@ -40,13 +40,13 @@ def kernel_remark(count: int, total: int, share: float, *, kernels: bool) -> str
     return wording.format(count=count, all=total, share=share)
 
 
-def in_turns(runs: Sequence[Callable[[], object]], *, alone: bool = False) -> list[float]:
+def in_turns(runs: Sequence[Callable[[], object]], *, single_threaded: bool = False) -> list[float]:
     """Return the median seconds of each run, taken in turns.
 
-    `alone` states that a run does all its work in the calling thread. The process's CPU time is
-    then taken, which other load on the machine hardly changes.
+    `single_threaded` states that a run does all its work in the calling thread. The CPU time of the
+    process is then taken, which other load on the machine hardly changes.
     """
-    clock = time.process_time if alone else time.perf_counter
+    clock = time.process_time if single_threaded else time.perf_counter
     series: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
     for count in range(_WARM_UP + _MAX_ROUNDS):
@@ -68,7 +68,8 @@ def medians(models: Sequence[nn.Module], inputs: Any) -> list[float]:
     tensors, structure = flatten(inputs)
     runs = [_run(model, structure, tensors) for model in models]
     accelerated = device_of(tensors[0].device).accelerator is not None
-    return in_turns(runs, alone=not accelerated and torch.get_num_threads() == 1)
+    single_threaded = not accelerated and torch.get_num_threads() == 1
+    return in_turns(runs, single_threaded=single_threaded)
 
 
 def _run(model: nn.Module, structure: Any, tensors: Sequence[Tensor]) -> Callable[[], None]:

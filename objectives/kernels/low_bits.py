@@ -59,7 +59,7 @@ def fits(codes: Codes, kernel: FourBits | None) -> bool:
 
 
 def _group(codes: Codes) -> int | None:
-    """Return the kernel's group size; a row with a single scale is divided into several groups."""
+    """Return the kernel's group size, None if none fits; a row with one scale is divided."""
     group = codes.codes.shape[2]
     if codes.codes.shape[1] > 1:
         return group if group in _GROUPS else None

@@ -19,7 +19,7 @@ from spaces import Infeasible, Placement
 
 BURST = 0.05
 """Seconds for which all replicas run side by side to be timed."""
-MOST = 2000
+MAX_BATCHES = 2000
 """Largest number of batches in one round of a stream."""
 
 
@@ -102,7 +102,7 @@ class PlacedProgram(Program):
         if self._strategy == "data":
             return self._rates(keys, seconds)
         once = statistics.median(self._spans(keys, 3))
-        count = min(MOST, max(2 * self.devices, math.ceil(seconds / ROUNDS / once)))
+        count = min(MAX_BATCHES, max(2 * self.devices, math.ceil(seconds / ROUNDS / once)))
         rates = []
         for _ in range(ROUNDS):
             answers = self._ask("stream", keys=keys, count=count, seconds=count * once)

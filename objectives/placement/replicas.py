@@ -12,7 +12,7 @@ from objectives.placement.job import Job
 from objectives.runtime import Program
 
 SLACK = 3e-4
-"""Seconds by which the first process starts after the others, which also wait in a service."""
+"""Seconds by which the first process starts after the others: in a service they wait for it too."""
 
 
 class Share(abc.ABC):
@@ -88,7 +88,7 @@ class Replica(Share):
         """Do nothing, since replicas do not wait for each other."""
 
     def burst(self, feeds: Sequence[Any], seconds: float, max_runs: int) -> list[float]:
-        """Return the times of runs until `seconds` have passed, of at most `max_runs` runs."""
+        """Return the seconds of runs, until `seconds` have passed or `max_runs` are done."""
         times: list[float] = []
         end = time.monotonic() + seconds
         while not times or (time.monotonic() < end and len(times) < max_runs):

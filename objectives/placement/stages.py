@@ -171,8 +171,10 @@ def _bytes(nodes: Sequence[fx.Node] | None) -> float:
     return float(sum(n.meta["val"].nbytes for n in nodes)) if nodes is not None else math.inf
 
 
-def _crossing(program: ExportedProgram, nodes: Sequence[fx.Node], cut: int) -> list[fx.Node] | None:
-    """Return the values that are computed before operation `cut` and used from it on.
+def _crossing(
+    program: ExportedProgram, nodes: Sequence[fx.Node], position: int
+) -> list[fx.Node] | None:
+    """Return the values that are computed before operation `position` and used from it on.
 
     None if one of them is no tensor. Inputs count as computed first, outputs as used last.
     """
@@ -180,8 +182,8 @@ def _crossing(program: ExportedProgram, nodes: Sequence[fx.Node], cut: int) -> l
     signature = program.graph_signature
     inputs = [n for n in program.graph.nodes if n.name in signature.user_inputs]
     crossing = []
-    for node in (*inputs, *nodes[:cut]):
-        if any(order.get(user, len(nodes)) >= cut for user in node.users):
+    for node in (*inputs, *nodes[:position]):
+        if any(order.get(user, len(nodes)) >= position for user in node.users):
             crossing.append(node)
     if not all(isinstance(n.meta.get("val"), Tensor) for n in crossing):
         return None

@@ -53,7 +53,10 @@ class TensorParallel(Share):
         self.detail = f"{len(families)} sets of layers split: {', '.join(f.name for f in families)}"
 
     def verify(self) -> float:
-        """Return the largest deviation from the whole model; then move the share to the device."""
+        """Return the largest deviation from the whole model; then prepare the share for batches.
+
+        The share is moved to the device and recorded as a CUDA graph if possible.
+        """
         with torch.inference_mode():
             outputs = self._outputs(self._example)
         pairs = list(zip(outputs, self._expected, strict=True))
@@ -124,7 +127,7 @@ def split(model: nn.Module, inputs: Any, rank: int, count: int) -> list[Family]:
             "tensor parallelism has nothing to split: no layer of the model has hidden neurons, "
             f"heads or inner channels for {count} devices that other layers read directly"
         )
-    reason = attempt(model, inputs, [_others(f, rank, count) for f in families])
+    reason = attempt(model, inputs, [_removal_of_others(f, rank, count) for f in families])
     if reason is not None:
         raise Infeasible(f"the model does not work when its layers are split: {reason}")
     for reader in {id(r): r for f in families for r in _readers(f)}.values():
@@ -141,7 +144,7 @@ def _all_reduce(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
     return output
 
 
-def _others(family: Family, rank: int, count: int) -> Removal:
+def _removal_of_others(family: Family, rank: int, count: int) -> Removal:
     """Return the removal of the units that process `rank` does not compute."""
     shares = torch.arange(family.units).tensor_split(count)
     share = set(shares[rank].tolist())
@@ -166,11 +169,11 @@ def _working(
     """
     if not options:
         return []
-    whole = Snapshot(model)
+    snapshot = Snapshot(model)
     first = [ways[0] for ways in options]
     for choice in [first] if len(options) > 1 else [[way] for way in options[0]]:
-        reason = attempt(model, inputs, [_others(way, 0, count) for way in choice])
-        whole.restore()
+        reason = attempt(model, inputs, [_removal_of_others(way, 0, count) for way in choice])
+        snapshot.restore()
         if reason is None:
             return choice
     if len(options) == 1:
@@ -181,11 +184,11 @@ def _working(
 
 
 def _divisible(family: Family, count: int) -> bool:
-    """True if each process gets units that it computes alone and whose readers are sums of them."""
-    alone = not any(isinstance(m.module, _MIXING) for m in family.members)
+    """True if each process gets units, computes them alone, and all their readers can sum terms."""
+    independent = not any(isinstance(m.module, _MIXING) for m in family.members)
     readers = [m for m in family.members if m.side == "in"]
     complete = all(bool((m.unit >= 0).all()) for m in readers)
-    return family.units >= count and alone and complete and bool(_readers(family))
+    return family.units >= count and independent and complete and bool(_readers(family))
 
 
 def _readers(family: Family) -> list[Any]:
@@ -212,7 +215,7 @@ class _Sides:
 
 
 def _compatible(families: Sequence[Family], operations: dict[int, float]) -> list[Family]:
-    """Return families that can be split together, with as many operations as possible.
+    """Return families that can be split together, preferring those with more operations.
 
     A layer is split either by its outputs or by its inputs: in a chain of layers, every second set
     of hidden neurons. Families are selected greedily, once in the model's order and once from the

@@ -1,4 +1,4 @@
-"""ONNX Runtime: export `model.onnx`, quantized if asked for, and run it on the CPU."""
+"""ONNX Runtime: export a model to `model.onnx` and run it on the CPU."""
 
 import dataclasses
 import functools
@@ -221,7 +221,7 @@ def _timed(export: Export, models: Sequence[onnx.ModelProto], scratch: Path) -> 
             if k in accepted
         }
         runs.append(functools.partial(session.run, None, feed))
-    return in_turns.in_turns(runs, alone=export.target.threads == 1)
+    return in_turns.in_turns(runs, single_threaded=export.target.threads == 1)
 
 
 def _kernels(encoding: Encoding) -> frozenset[int]:

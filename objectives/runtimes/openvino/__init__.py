@@ -1,4 +1,4 @@
-"""OpenVINO on CPUs, from its intermediate representation."""
+"""OpenVINO on CPUs."""
 
 from objectives.runtimes.openvino.runtime import Openvino
 

@@ -1,4 +1,4 @@
-"""OpenVINO: export `model.xml` and `model.bin`, quantized if asked for, and run them on the CPU."""
+"""OpenVINO: export a model to its intermediate representation and run it on the CPU."""
 
 import dataclasses
 from collections.abc import Mapping
