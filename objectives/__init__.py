@@ -1,4 +1,4 @@
-"""What is measured, where and on what: objectives, runtimes and tasks."""
+"""Tasks, runtimes, artifacts and objectives: everything that measures a candidate."""
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
 from objectives.intervals import error_of_median, of_processes

@@ -1,4 +1,4 @@
-"""Splits as measurements use them: materialised once, read from disk by every measuring process."""
+"""Splits of the task's data: read once, cached on disk for the measuring processes."""
 
 import dataclasses
 import hashlib
@@ -25,11 +25,12 @@ from spaces.modules import (
 )
 
 READ_BATCH = 256
+"""Samples per batch when a split is read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-    """A split of the task's data: inputs and targets with the samples in dimension 0."""
+    """A split of the task's data: trees of CPU tensors with the samples in dimension 0."""
 
     inputs: Any
     targets: Any
@@ -41,18 +42,18 @@ class Examples:
         return length(self.inputs)
 
     def thinned(self, count: int) -> "Examples":
-        """Return at most `count` samples, spread evenly: splits may be sorted by class."""
-        every = slice(None, None, -(-len(self) // count))
+        """Return at most `count` samples at a constant stride, as splits may be sorted by class."""
+        strided = slice(None, None, -(-len(self) // count))
         return dataclasses.replace(
-            self, inputs=rows(self.inputs, every), targets=rows(self.targets, every)
+            self, inputs=rows(self.inputs, strided), targets=rows(self.targets, strided)
         )
 
 
 def read(task: Task, split: Split) -> Examples:
-    """Return a whole split from the task.
+    """Read a whole split of the task into memory.
 
-    Raises ValueError when it is empty, when inputs of its batches differ in shape, or when an input
-    does not have the samples in dimension 0.
+    Raises ValueError if the split is empty, if the inputs of its batches differ in shape beyond
+    the batch, or if an input does not have the samples in dimension 0.
     """
     batches = [
         (transform(inputs, _detached), transform(targets, _detached))
@@ -77,7 +78,7 @@ def read(task: Task, split: Split) -> Examples:
 
 
 def _require_samples(split: Split, inputs: Any) -> None:
-    """Raise ValueError unless every tensor of a batch has as many samples."""
+    """Raise ValueError unless dimension 0 of every input tensor counts the batch's samples."""
     tensors, spec = flatten(inputs)
     count = length(inputs)
     for name, tensor in zip(names(spec), tensors, strict=True):
@@ -90,7 +91,10 @@ def _require_samples(split: Split, inputs: Any) -> None:
 
 
 def cached(task: Task, split: Split, folder: Path) -> Examples:
-    """Return a split from `folder`, reading it from the task the first time."""
+    """Return a split that is cached in `folder`; the first call reads it from the task.
+
+    Raises ValueError as `read` does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file, spec_file = folder / f"{split}.safetensors", folder / f"{split}.json"
     if not spec_file.is_file():
@@ -107,7 +111,7 @@ def cached(task: Task, split: Split, folder: Path) -> Examples:
 
 
 def fingerprint(examples: Examples) -> str:
-    """Return a sha256 over the content of a split."""
+    """Return the sha256 of the dtypes, shapes and values of a split."""
     digest = hashlib.sha256()
     for tensor in (*flatten(examples.inputs)[0], *flatten(examples.targets)[0]):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
@@ -118,26 +122,30 @@ def fingerprint(examples: Examples) -> str:
 def calibration(
     task: Task, batch_size: int, samples: int, seed: int, folder: Path
 ) -> tuple[Any, ...]:
-    """Return inputs of full training batches, the same at every call, kept in `folder`.
+    """Return inputs of full training batches, the same at every call; cached in `folder`.
 
-    Raises ValueError when the training split has no full batch.
+    The first call draws batches with `seed` until they hold `samples` samples. Raises ValueError if
+    the training split has no full batch.
     """
     file = folder / f"calibration-{samples}.safetensors"
-    note = file.with_suffix(".json")
-    if not note.is_file():
+    spec_file = file.with_suffix(".json")
+    if not spec_file.is_file():
         with seeded(seed):
-            drawn = list(_full_batches(task, batch_size, samples))
+            batches = list(_full_batches(task, batch_size, samples))
         folder.mkdir(parents=True, exist_ok=True)
-        joined = concatenate(drawn)
-        _store(Examples(inputs=joined, targets=(), score=task.score), file, note)
-    spec, count = json.loads(note.read_text())["inputs"]
+        inputs = concatenate(batches)
+        _store(Examples(inputs=inputs, targets=(), score=task.score), file, spec_file)
+    spec, count = json.loads(spec_file.read_text())["inputs"]
     tensors = load_file(file)
     columns = [torch.split(tensors[f"inputs.{i}"], batch_size) for i in range(count)]
     return tuple(plain(unflatten(leaves, spec)) for leaves in zip(*columns, strict=True))
 
 
 def _full_batches(task: Task, batch_size: int, samples: int) -> Iterator[Any]:
-    """Yield inputs of full batches until `samples` samples have been seen."""
+    """Yield inputs of full batches until they hold `samples` samples or the split ends.
+
+    Raises ValueError if there is no full batch.
+    """
     seen = 0
     for inputs, _ in task.batches("train", batch_size):
         if length(inputs) == batch_size:

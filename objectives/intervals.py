@@ -1,4 +1,4 @@
-"""Intervals: how far a measured number can be trusted."""
+"""95 % intervals of timings, over processes, and of scores, over samples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,40 +11,43 @@ from spaces.devices import device_of
 
 LEVEL = 0.95
 TRUST = 2
-"""How many observed deviations the usual spread counts for."""
+"""Observed deviations that the usual spread of a device counts for."""
 BLOCKS, DRAWS = 20, 200
-"""Blocks of a process' observations, and how often they are drawn anew."""
+"""Blocks of a process's observations, and resamples of them."""
 
 
 def of_processes(
     series: Sequence[Sequence[float]], device: str = "cpu"
 ) -> tuple[float, float, float]:
-    """Return the median of processes' medians, and where that of other processes would lie (95 %).
+    """Return the median of the processes' medians, and a 95 % interval for that of other processes.
 
-    `series` holds the observations of one process each, in one unit, above 0 in the median.
-    Times differ more from process to process than within one (where memory lies, clocks,
-    neighbours): repetition at that highest level decides the interval (Kalibera and Jones 2013,
-    Rigorous benchmarking in reasonable time, sections 6 to 8). Three processes say little of
-    their own spread, one says nothing: as in Smyth 2004 (Linear models and empirical Bayes
-    methods, section 3) it is moderated, the usual spread on such a device counting for TRUST
-    deviations, which also widens Student's t where there are few. The interval foretells a
-    measurement of the same kind, hence the factor 2 beside 1 / processes. What disturbs makes
-    slower, so that deviations count on the side on which they lie.
+    Each of `series` holds the observations of one process, in one unit, with a median above 0.
+    `device` is the device type.
+
+    Times vary more between processes than within one (memory layout, clocks, neighbours), so the
+    spread between processes decides the interval (Kalibera and Jones 2013, Rigorous benchmarking
+    in reasonable time, sections 6 to 8). Three processes say little about that spread and one says
+    nothing, so it is moderated as in Smyth 2004 (Linear models and empirical Bayes methods,
+    section 3): the usual spread on such a device counts for TRUST deviations. Student's t gets
+    TRUST + processes - 1 degrees of freedom, so it is wider for few processes. The interval
+    predicts another measurement by as many processes, hence the factor 2 beside 1 / processes.
+    Disturbances make a process slower and hardly ever faster, so each side of the interval uses
+    the deviations on that side.
     """
-    from scipy.special import stdtrit  # a third of a second, and not every process times
+    from scipy.special import stdtrit  # imported late: it takes 0.3 s, and not every process times
 
     medians = np.array([float(np.median(observations)) for observations in series])
     value, count = float(np.median(medians)), len(medians)
     within = float(
         np.mean([error_of_median(s, m) ** 2 for s, m in zip(series, medians, strict=True)])
     )
-    freedom = TRUST + count - 1
-    student = stdtrit(freedom, (1 + LEVEL) / 2)
+    degrees_of_freedom = TRUST + count - 1
+    student = stdtrit(degrees_of_freedom, (1 + LEVEL) / 2)
     spread = device_of(device).spread
 
     def factor(deviations: np.ndarray) -> float:
-        seen = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
-        variance = (TRUST * (spread**2 + within) + seen) / freedom
+        observed = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
+        variance = (TRUST * (spread**2 + within) + observed) / degrees_of_freedom
         return float(np.exp(student * np.sqrt(2 * variance / count)))
 
     logs = np.log(medians / value)
@@ -52,12 +55,13 @@ def of_processes(
 
 
 def error_of_median(samples: Sequence[float], median: float) -> float:
-    """Return the standard error of a process' median, as a share of that median.
+    """Return the standard error of a process's median, as a share of that median.
 
-    Consecutive samples are alike (a busy neighbour slows many in a row), so contiguous blocks
-    are resampled, by their medians, not samples. Source: Kunsch 1989 (moving-block bootstrap).
+    Consecutive samples are correlated (a busy neighbour slows many in a row), so the bootstrap
+    resamples the medians of contiguous blocks, not samples. Source: Kunsch 1989 (moving-block
+    bootstrap).
     """
-    # Not scipy.stats.bootstrap: it refuses a single block, and takes a second to import.
+    # Not scipy.stats.bootstrap: it refuses a single block and takes 1 s to import.
     parts = np.array_split(np.asarray(samples, dtype=float), min(BLOCKS, len(samples)))
     blocks = np.array([float(np.median(part)) for part in parts])
     draws = np.random.default_rng(0).integers(len(blocks), size=(DRAWS, len(blocks)))
@@ -69,10 +73,10 @@ def of_score(
 ) -> tuple[float, float]:
     """Return a 95 % bootstrap interval of a score over samples.
 
-    `score` takes the indices (count,) of a resample. Resamples may lack what a score needs, as
-    an area under a curve a rare class: those are left out. Where every resample agrees, which a
-    bootstrap cannot tell from certainty, a share in 0..1 gets Wilson's interval instead. Raises
-    ValueError where most resamples have no score.
+    `score` takes the indices (count,) of a resample; `value` is the score of the sample itself.
+    Resamples without a score are left out: an area under a curve, for example, is undefined if a
+    rare class is missing. If all resamples agree, which a bootstrap cannot tell from certainty, a
+    share in 0..1 gets Wilson's interval instead. Raises ValueError if most resamples have no score.
     """
     # Not scipy.stats.bootstrap: one resample without a score makes its interval NaN.
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +94,7 @@ def of_score(
 
 
 def _score_of(score: Callable[[Tensor], float], index: Tensor) -> float:
-    """Return the score of a resample, NaN where the user's code refuses it."""
+    """Return the score of a resample, NaN if the user's code raises an error on it."""
     try:
         return score(index)
     except (ValueError, ArithmeticError, LookupError, AssertionError, RuntimeError):
@@ -98,11 +102,11 @@ def _score_of(score: Callable[[Tensor], float], index: Tensor) -> float:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share seen in `count` trials (Wilson 1927).
+    """Return the 95 % interval of a share observed in `count` trials (Wilson 1927).
 
-    The share counts as the nearest whole number of trials, and lies within the interval.
+    The share is rounded to a whole number of trials; the interval always contains the share.
     """
-    from scipy.stats import binomtest  # a second, and rarely needed
+    from scipy.stats import binomtest  # imported late: it takes 1 s and is rarely needed
 
     interval = binomtest(round(share * count), count).proportion_ci(LEVEL, "wilson")
     return min(share, float(interval.low)), max(share, float(interval.high))

@@ -1,4 +1,4 @@
-"""One number to improve: its unit, its direction and how it is measured."""
+"""Interfaces of objectives, and the measurements that they return."""
 
 import abc
 import dataclasses
@@ -15,11 +15,11 @@ from objectives.runtime import Program
 from spaces.modules import flatten, rows
 
 BATCHES = 8
-"""Different batches that are run in turn."""
+"""Distinct batches that timed runs cycle through, at most."""
 
 
 class Direction(enum.StrEnum):
-    """Which way is better."""
+    """Direction in which an objective improves."""
 
     MINIMIZE = "minimize"
     MAXIMIZE = "maximize"
@@ -37,37 +37,37 @@ class Measurement:
     low: float
     high: float
     samples: int
-    """How many observations the value summarises."""
+    """Number of observations that the value summarises."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
             raise ValueError(f"a measurement must be finite, got {self.value} {self.unit}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the measurement as plain data."""
+        """Return the fields as a dict for JSON."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
-    """One number to improve."""
+    """Interface of an objective: one number to improve."""
 
     unit: ClassVar[str]
     direction: ClassVar[Direction]
     trained: ClassVar[bool] = True
-    """Whether the value depends on trained weights; if not, it is measured before training."""
+    """True if the value depends on trained weights; otherwise it is measured before training."""
     positive: ClassVar[bool] = False
-    """Whether zero and below are physically impossible, hence a failed measurement."""
+    """True if values of zero and below are impossible: they count as failed measurements."""
     timed: ClassVar[bool] = False
-    """Whether it is a TimedObjective."""
+    """True for a TimedObjective."""
     apart: ClassVar[bool] = False
-    """Whether the artifact must have been loaded in processes of its own."""
+    """True if the artifact must be loaded in separate processes to be measured."""
     is_time: ClassVar[bool] = False
-    """Whether the value is a time, so that a gain is a speed-up."""
+    """True if the value is a time, so that a gain is reported as a speed-up."""
     better: ClassVar[tuple[str, str] | None] = None
-    """How a factor of gain and one of loss read: 4.71x faster, 1.20x slower."""
+    """Words after a factor of gain and of loss: 4.71x faster, 1.20x slower."""
     superlative: ClassVar[str | None] = None
-    """What the best artifact is called, such as "fastest"."""
+    """Name for the best artifact by this objective, such as "fastest"."""
 
     @abc.abstractmethod
     def measure(self, program: Program, examples: Examples) -> Measurement:
@@ -76,32 +76,36 @@ class Objective(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimedObjective(Objective):
-    """A median of observations over time.
+    """Objective whose value is the median of observations over a period of time.
 
-    They are taken with the host's lane to themselves, and again in turns with others when a front
-    is confirmed.
+    Observations are taken while no other measurement runs on the host. When a front is confirmed,
+    its members are observed again, taking turns.
     """
 
     trained = False
     positive = True
     timed = True
     seconds: float = 0.8
-    """Seconds of timed runs that a measurement takes; several processes share them."""
+    """Seconds of timed runs per measurement, divided among its processes."""
 
     @abc.abstractmethod
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return observations in the objective's unit, taken for about `seconds`."""
+        """Return observations in the objective's unit, taken during about `seconds` seconds."""
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Return the median over the observations of this process alone."""
+        """Measure the median of the observations in this process.
+
+        Raises ValueError if it is not above 0.
+        """
         observations = self.observe(program, examples, self.seconds)
         return self.summary([observations], program.target.device)
 
     def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
-        """Return the median over processes on a device, `series` being what each observed.
+        """Summarise the observations of one or several processes as a measurement.
 
-        The interval is where other processes, at another moment, would find it. Raises ValueError
-        where a process found what is impossible, such as a time of zero.
+        Each of `series` holds the observations of one process; `device` is the device type. The
+        interval predicts the median of other processes at another moment. Raises ValueError if
+        the median of a process is not above 0.
         """
         if min(float(np.median(observations)) for observations in series) <= 0:
             raise ValueError(f"what is timed must be above 0 {self.unit}")
@@ -111,9 +115,10 @@ class TimedObjective(Objective):
 
 
 def feeds(program: Program, examples: Examples) -> list[Any]:
-    """Return up to BATCHES full batches in the runtime's own form, so that no input is special.
+    """Return up to BATCHES full batches in the runtime's own form.
 
-    Raises ValueError where the examples do not fill one batch.
+    Several batches keep a single input from deciding a timing. Raises ValueError if the examples do
+    not fill one batch.
     """
     size = program.target.batch_size
     count = max(1, min(BATCHES, len(examples) // size))

@@ -1,4 +1,4 @@
-"""What executes an artifact: how it is exported, loaded and run. Knows nothing of objectives."""
+"""Interfaces of runtimes, which export and load artifacts, and of programs, which run them."""
 
 import abc
 import dataclasses
@@ -21,22 +21,22 @@ class Signature:
     """Names, shapes and structure of an artifact's inputs and outputs at its batch size."""
 
     inputs: Any
-    """Structure of the inputs (spaces.modules.flatten)."""
+    """Tree structure of the inputs, as `spaces.modules.flatten` returns it."""
     input_names: tuple[str, ...]
     """One ASCII identifier per input tensor, in order; also the names in ONNX files."""
     input_shapes: tuple[tuple[int, ...], ...]
-    """Shapes with the batch as dimension 0."""
+    """Shape of each input, with the batch as dimension 0."""
     input_types: tuple[str, ...]
-    """Torch dtypes without the prefix: float32, int64."""
+    """Torch dtype of each input, without the prefix: float32, int64."""
     outputs: Any
-    """Structure of the outputs."""
+    """Tree structure of the outputs."""
     output_names: tuple[str, ...]
     output_shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Everything a runtime needs to write an artifact."""
+    """Everything that a runtime needs to write an artifact."""
 
     model: nn.Module
     """The candidate in evaluation mode, float32, on the CPU; not to be edited."""
@@ -52,18 +52,19 @@ class Export:
     folder: Path
     """An existing empty folder: every file written into it belongs to the artifact."""
     codes: Mapping[str, Codes] = dataclasses.field(default_factory=dict)
-    """What weights of `model` are exactly, by parameter, where the encoding asks for few bits."""
+    """Codes that equal weights of `model` exactly, by parameter; set if the encoding asks for few
+    bits."""
 
 
 ROUNDS = 10
-"""Parts of a stream of batches whose rates are told apart."""
+"""Parts of a stream of batches, each with a rate of its own."""
 
 
 class Program(abc.ABC):
-    """A loaded artifact. Calling it takes and returns what the user's model takes and returns."""
+    """A loaded artifact. It is called like the user's model: same inputs, same outputs."""
 
     devices = 1
-    """How many devices it runs on."""
+    """Number of devices that it runs on."""
 
     def __init__(self, signature: Signature, target: Target, folder: Path) -> None:
         self.signature = signature
@@ -72,58 +73,58 @@ class Program(abc.ABC):
 
     @abc.abstractmethod
     def feed(self, tensors: list[Tensor]) -> Any:
-        """Return the input tensors (in signature order, full batch) in the runtime's own form."""
+        """Convert input tensors, a full batch in signature order, to the runtime's own form."""
 
     @abc.abstractmethod
     def run(self, feed: Any) -> Any:
-        """Execute one batch and return the runtime's raw outputs: the only thing that is timed."""
+        """Execute one batch and return the runtime's raw outputs. Only this method is timed."""
 
     @abc.abstractmethod
     def read(self, raw: Any) -> list[Tensor]:
-        """Return raw outputs as float32 (or integer) CPU tensors that own their memory."""
+        """Convert raw outputs to float32 (or integer) CPU tensors that own their memory."""
 
     def seconds(self, feed: Any) -> float:
-        """Return the seconds that one run takes."""
+        """Run one batch and return the seconds it takes."""
         start = time.perf_counter()
         self.run(feed)
         return time.perf_counter() - start
 
     def stream(self, feeds: Sequence[Any], seconds: float) -> list[float]:
-        """Return ROUNDS rates in batches per second, over all devices, in about `seconds`.
+        """Return ROUNDS rates in batches per second over all devices, in about `seconds` seconds.
 
-        Batches follow one another without a pause, as in a service that always has a next one.
+        Batches follow one another without a pause, as in a service with a backlog of requests.
         """
         return [self._rate(feeds, seconds / ROUNDS) for _ in range(ROUNDS)]
 
     def _rate(self, feeds: Sequence[Any], seconds: float) -> float:
-        taken, count = 0.0, 0
+        elapsed, count = 0.0, 0
         end = time.perf_counter() + seconds
-        while count == 0 or (time.perf_counter() < end and taken < seconds):
-            taken += self.seconds(feeds[count % len(feeds)])
+        while count == 0 or (time.perf_counter() < end and elapsed < seconds):
+            elapsed += self.seconds(feeds[count % len(feeds)])
             count += 1
-        return count / taken
+        return count / elapsed
 
     def memory(self, feeds: Sequence[Any]) -> int:
-        """Return the most bytes that a device needs for the artifact while `feeds` are run.
+        """Run `feeds` and return the peak bytes that one device needs for the artifact.
 
-        Raises ValueError unless the artifact was loaded in processes of its own.
+        Raises ValueError unless the artifact was loaded in separate processes.
         """
         del feeds
         raise ValueError("memory is measured in a process of its own: load the artifact apart")
 
     def placement(self) -> dict[str, Any]:
-        """Return how the devices share the work and why, as JSON; nothing where there is one."""
+        """Return device count, strategy and its reason as JSON; empty without device processes."""
         return {}
 
     def execution(self) -> str:
-        """Return in words how it is executed where that is decided on loading; else nothing."""
+        """Describe a way of execution that is chosen at load; empty if there is no choice."""
         return ""
 
     def close(self) -> None:  # noqa: B027
-        """End what runs on behalf of the program; it cannot be used afterwards."""
+        """End the processes of the program, if any; it cannot be used afterwards."""
 
     def __enter__(self) -> Self:
-        """Return the program, to be closed at the end of the block."""
+        """Return the program; the end of the block closes it."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -133,8 +134,8 @@ class Program(abc.ABC):
     def __call__(self, inputs: Any) -> Any:
         """Return the outputs for inputs of any number of samples.
 
-        Artifacts have a fixed batch size: inputs are split, and a short last batch is filled
-        up with copies of its last sample, whose outputs are dropped.
+        Artifacts have a fixed batch size: inputs are split, and a short last batch is padded with
+        copies of its last sample, whose outputs are dropped.
         """
         pieces = [self._batch(chunk) for chunk in _chunks(inputs, self.target.batch_size)]
         columns = zip(*pieces, strict=True)
@@ -155,24 +156,25 @@ def _chunks(inputs: Any, size: int) -> Iterator[list[Tensor]]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime(abc.ABC):
-    """How artifacts are exported and loaded; one instance is one way to do so."""
+    """Interface of a runtime, which exports and loads artifacts. An instance is one setting."""
 
     reads: ClassVar[frozenset[str]]
-    """Fields of Encoding that `refuses`, `export` and `load` take into account, by refusing them or
-    by doing what they ask; what else an encoding asks is refused, or it would not be applied."""
+    """Fields of Encoding that the runtime applies or checks in `refuses`. An encoding that sets any
+    other field is refused by `overlooks`, since the field would be ignored."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Distributions whose versions shape an artifact, besides PyTorch's."""
+    """Distributions, besides PyTorch, whose versions affect an artifact."""
     usual: ClassVar[bool] = True
-    """Whether it is searched where an experiment names no runtimes."""
+    """True if it is searched when an experiment names no runtimes."""
     splits: ClassVar[bool] = False
-    """Whether `module` returns a model that can be split over devices."""
+    """True if `module` returns a model that can be split over devices."""
     devices: ClassVar[frozenset[str] | None] = None
-    """The devices that it has code for; None is any that PyTorch computes on."""
+    """Device types that it has code for; None for all that PyTorch computes on."""
 
     def refuses(self, encoding: Encoding, target: Target, kinds: frozenset[str]) -> str | None:
-        """Return in one sentence why `encoding` cannot be executed at `target`, None if it can.
+        """Reason, in one sentence, why `encoding` cannot be executed at `target`; None if it can.
 
-        `kinds` are the class names of the layers that matter. Asked before anything is paid for.
+        `kinds` are the class names of the model's layers, minor convolutions left out. Called
+        before any time is spent on a point.
         """
         if self.devices is not None and target.device not in self.devices:
             name, known = type(self).__name__.lower(), " and ".join(sorted(self.devices))
@@ -183,34 +185,34 @@ class Runtime(abc.ABC):
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why `encoding` has no real kernels on the target's device, None if it has.
+        """Reason why the target's device has no real kernels for `encoding`; None if it has.
 
-        `refuses` asks this of devices that there are, and that the runtime has code for.
+        `refuses` calls this for devices that are present and that the runtime has code for.
         """
 
     @abc.abstractmethod
     def export(self, export: Export) -> dict[str, Any]:
-        """Write the artifact's files into `export.folder`; return JSON notes for its manifest.
+        """Write the artifact's files into `export.folder` and return JSON notes for its manifest.
 
-        Raises Infeasible with a reason when this model cannot be exported at this encoding.
+        Raises Infeasible with a reason if the model cannot be exported at this encoding.
         """
 
     @abc.abstractmethod
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
-        """Load an artifact afresh; `notes` are those that `export` returned."""
+        """Load an artifact from its folder; `notes` are those that `export` returned."""
 
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
-        """Return an artifact as a module on the CPU in its floating-point type, to be split.
+        """Return the artifact's module on the CPU in its floating-point type, ready to be split.
 
-        Raises Infeasible where the runtime executes something else than modules.
+        Raises Infeasible if the runtime does not execute modules.
         """
         del folder, task, notes
         raise Infeasible(f"{type(self).__name__} does not execute modules that could be split")
 
     def overlooks(self, encoding: Encoding) -> str | None:
-        """Return in one sentence what `encoding` asks that the runtime does not know; else None."""
+        """Reason why the runtime cannot apply every field of `encoding`; None if it can."""
         for field in dataclasses.fields(encoding):
             value = getattr(encoding, field.name)
             if field.name not in self.reads and value != field.default:
@@ -219,7 +221,7 @@ class Runtime(abc.ABC):
         return None
 
     def dense(self, encoding: Encoding, target: Target) -> str | None:
-        """Return in one sentence why weights that are zero take as long as others, None if not."""
+        """Reason, in one sentence, why zero weights save no time; None if they do."""
         del encoding
         return (
             f"The runtime {type(self).__name__.lower()} has no kernels that skip zero weights on "

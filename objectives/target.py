@@ -1,14 +1,15 @@
-"""Where a chosen model will be deployed, and on what measurements are therefore taken."""
+"""Deployment target: device, threads and batch size of every measurement."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """The deployment that latency is measured for."""
+    """The deployment that candidates are measured for."""
 
     device: str = "cpu"
+    """PyTorch device type: cpu, cuda."""
     threads: int = 1
-    """Threads of one inference."""
+    """CPU threads of one inference."""
     batch_size: int = 1
-    """Samples of one inference."""
+    """Samples in one inference."""

@@ -1,4 +1,4 @@
-"""Artifacts: exported files with a manifest, written whole or not at all."""
+"""Artifacts: a candidate's exported files with a manifest, written and loaded."""
 
 from objectives.artifacts.export import write
 from objectives.artifacts.load import load

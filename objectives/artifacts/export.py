@@ -1,4 +1,4 @@
-"""Artifacts written: a runtime's files with a manifest that lists them, whole or not at all."""
+"""Export a candidate to an artifact folder, complete or not at all."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.artifacts.manifest import FORMAT, MANIFEST, file_entry
 from objectives.artifacts.versions import versions
-from objectives.exporting import code_files
+from objectives.exporting import compress_files
 from objectives.host import new_folder, write_json
 from objectives.runtime import Export, Runtime
 
@@ -15,14 +15,15 @@ from objectives.runtime import Export, Runtime
 def write(
     folder: Path, runtime_name: str, runtime: Runtime, export: Export, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Export into a new `folder`, and return its manifest, which holds `facts` as well.
+    """Export a candidate into `folder` and return its manifest, to which `facts` are added.
 
-    `export.folder` is replaced by a draft.
+    `export.folder` is ignored: files are written into a temporary folder, which is then moved to
+    `folder`. Raises Infeasible if the runtime cannot export the model.
     """
     with new_folder(folder) as draft:
         notes = runtime.export(dataclasses.replace(export, folder=draft))
         if export.encoding.coding != "none":
-            code_files(draft)
+            compress_files(draft)
         manifest = {
             "format": FORMAT,
             "runtime": runtime_name,

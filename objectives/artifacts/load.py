@@ -1,4 +1,4 @@
-"""Artifacts loaded afresh, by their runtimes."""
+"""Load an artifact through its runtime, after its files are checked."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.artifacts.manifest import manifest_of, placement_of
 from objectives.artifacts.signature import signature_from
-from objectives.placement import Job, Placed
+from objectives.placement import Job, PlacedProgram
 from objectives.runtime import Program, Runtime
 from objectives.target import Target
 from spaces import Encoding, Task
@@ -21,11 +21,12 @@ def load(
     apart: bool = False,
     strategy: str | None = None,
 ) -> Program:
-    """Load an artifact afresh, its files checked first.
+    """Load an artifact after checking its files against the manifest.
 
-    On several devices, or if `apart` is asked for, it is loaded in processes of its own.
-    `strategy` is how devices share the work instead of what the manifest says, such as what was
-    decided when it was loaded before.
+    It is loaded in separate processes if it needs several devices or `apart` is true, otherwise in
+    this one. `strategy` overrides the manifest's strategy of sharing work between devices, for
+    example by the one that an earlier load chose. Raises Altered if the manifest or a file is
+    missing or differs, Infeasible or DeviceFailed if separate processes cannot load it.
     """
     manifest = manifest_of(folder)
     encoding = _encoding_of(manifest)
@@ -42,9 +43,9 @@ def load(
     placement = placement_of(folder)
     if strategy is not None:
         placement = dataclasses.replace(placement, strategy=strategy)
-    return Placed(job, placement) if apart or placement.count > 1 else job.load()
+    return PlacedProgram(job, placement) if apart or placement.count > 1 else job.load()
 
 
 def _encoding_of(manifest: Mapping[str, Any]) -> Encoding:
-    # manifests of format 1 may say how bits were allocated, which executing them does not need
+    # format 1 may hold `latency`, a setting of bit allocation that execution does not need
     return Encoding(**{k: v for k, v in manifest["encoding"].items() if k != "latency"})

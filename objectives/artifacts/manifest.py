@@ -1,4 +1,4 @@
-"""Manifests: what an artifact's files are, and whether they still are."""
+"""Manifests of artifacts: read, annotate, check files against their sha256."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 class Altered(Exception):
-    """An artifact whose files are missing or are not those that its manifest lists."""
+    """An artifact whose manifest or files are missing, or whose files differ from the manifest."""
 
 
 def annotate(folder: Path, **facts: Any) -> None:
@@ -24,9 +24,9 @@ def annotate(folder: Path, **facts: Any) -> None:
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """Return an artifact's manifest, its files checked against their sha256.
+    """Return an artifact's manifest after checking its files against their sha256.
 
-    Raises Altered when the manifest or a file is missing, or a file's content differs.
+    Raises Altered if the manifest or a file is missing, or the content of a file differs.
     """
     path = folder / MANIFEST
     manifest = read(path)
@@ -40,14 +40,17 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def identity(manifest: Mapping[str, Any]) -> str:
-    """Return what two artifacts share that a runtime executes alike: files, runtime, devices."""
+    """Return a hash of files, runtime and placement, equal for artifacts that execute alike."""
     files = {name: entry["sha256"] for name, entry in sorted(manifest["files"].items())}
-    whole = json.dumps([manifest["runtime"], files, manifest.get("placement")], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+    content = json.dumps([manifest["runtime"], files, manifest.get("placement")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the manifest in a file, its artifact unchecked; raises Altered where there is none."""
+    """Read a manifest file without checking the files that it lists.
+
+    Raises Altered if it is missing, is not a manifest, or has an unknown format.
+    """
     if not path.is_file():
         raise Altered(f"{path.parent} is not an artifact: it has no {MANIFEST}")
     try:
@@ -61,15 +64,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def placement_of(folder: Path) -> Placement:
-    """Return on how many devices an artifact runs; its files are not checked.
+    """Return an artifact's placement without checking its files.
 
-    Raises Altered when its manifest is missing or cannot be read.
+    Raises Altered if its manifest is missing or cannot be read.
     """
     return Placement(**read(folder / MANIFEST).get("placement", {}))
 
 
 def file_entry(file: Path) -> dict[str, Any]:
-    """Return what a manifest says of a file: its sha256 and its bytes."""
+    """Return the manifest's entry for a file: its sha256 and its size in bytes."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"sha256": digest, "bytes": file.stat().st_size}

@@ -1,4 +1,4 @@
-"""What goes into a model and comes out of it: names, shapes, structure."""
+"""Signatures: names, shapes and structure of a model's inputs and outputs."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from spaces.modules import call, flatten, names
 
 
 def signature_of(model: torch.nn.Module, inputs: Any, target: Target) -> Signature:
-    """Return names, shapes and structure of `model`'s inputs and outputs for one full batch.
+    """Run `model` on one full batch and return the signature of its inputs and outputs.
 
-    Raises ValueError when outputs do not have one row per sample.
+    Raises ValueError if an output does not have the batch in dimension 0.
     """
     tensors, spec = flatten(inputs)
     with torch.inference_mode():
@@ -37,13 +37,13 @@ def signature_of(model: torch.nn.Module, inputs: Any, target: Target) -> Signatu
 
 
 def _identifiers(kind: str, leaves: list[str]) -> tuple[str, ...]:
-    """Return ASCII identifiers: positions get `kind` in front."""
+    """Return names of leaves as ASCII identifiers; positions get `kind` in front."""
     cleaned = (re.sub(r"\W", "_", leaf, flags=re.ASCII) for leaf in leaves)
     return tuple(f"{kind}_{c}" if c[:1].isdigit() else c for c in cleaned)
 
 
 def signature_from(manifest: Mapping[str, Any]) -> Signature:
-    """Return the signature that a manifest holds."""
+    """Rebuild the signature in a manifest."""
     fields = dict(manifest["signature"])
     for name in ("input_names", "input_types", "output_names"):
         fields[name] = tuple(fields[name])

@@ -1,4 +1,4 @@
-"""Versions of what shapes an artifact, for manifests and cache keys."""
+"""Versions of the packages that affect an artifact, for manifests and cache keys."""
 
 import importlib.metadata
 import platform
@@ -6,19 +6,19 @@ import platform
 from objectives.runtime import Runtime
 
 PACKAGES = ("torch", "torch-pruning", "numpy")
-"""What shapes artifacts of every runtime."""
+"""Packages that affect the artifacts of every runtime."""
 
 
 def versions(*runtimes: Runtime) -> dict[str, str]:
-    """Return the versions of Python, of what builds any model, and of the runtimes' packages.
+    """Return the versions of Python, of PACKAGES and of the runtimes' packages.
 
-    What is not installed is left out.
+    Packages that are not installed are left out.
     """
     packages = dict.fromkeys([*PACKAGES, *(p for r in runtimes for p in r.packages)])
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,21 +1,21 @@
-"""What several runtimes need to write and to load their files."""
+"""Exporting and loading code shared by several runtimes."""
 
 from objectives.exporting.accelerator import AcceleratorProgram
-from objectives.exporting.activation_ranges import uncalibrated
+from objectives.exporting.activation_ranges import refuses_calibration
 from objectives.exporting.codes import (
     CODED,
     coded_weights,
+    describe_weights,
     layout,
+    match_recurrent,
+    match_rows,
     refuses_codes,
     remarks,
-    rows_matched,
-    sequence_matched,
-    spelled,
-    zeros,
+    zero_points,
 )
 from objectives.exporting.cuda_graph import RECORDED, Replayed
-from objectives.exporting.lzma_files import code_files, decoded_files
-from objectives.exporting.quiet import absent, quiet
+from objectives.exporting.lzma_files import compress_files, decompressed_files
+from objectives.exporting.quiet import quiet, without_module
 from objectives.exporting.stored_modules import Rounded, rounded
 
 __all__ = [
@@ -24,23 +24,23 @@ __all__ = [
     "AcceleratorProgram",
     "Replayed",
     "Rounded",
-    "absent",
-    "code_files",
     "coded_weights",
-    "decoded_files",
+    "compress_files",
+    "decompressed_files",
+    "describe_weights",
     "in_turns",
     "layout",
+    "match_recurrent",
+    "match_rows",
     "onnx_graphs",
     "quiet",
+    "refuses_calibration",
     "refuses_codes",
     "remarks",
     "rounded",
-    "rows_matched",
-    "sequence_matched",
     "sparse_graphs",
-    "spelled",
     "stored_modules",
     "torch_modules",
-    "uncalibrated",
-    "zeros",
+    "without_module",
+    "zero_points",
 ]

@@ -1,4 +1,4 @@
-"""Programs of PyTorch on accelerators: recorded where that is possible, timed by the device."""
+"""Program of a PyTorch function on an accelerator, replayed as a CUDA graph if possible."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,7 +15,10 @@ from spaces.devices import device_of
 
 
 class AcceleratorProgram(Program):
-    """A function of tensors on the current accelerator, replayed as a graph where it can be."""
+    """Program that calls a function of tensors on the current accelerator.
+
+    The function is replayed as a CUDA graph if it can be recorded, and timed by the device.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class AcceleratorProgram(Program):
         self._timer = device_of(target.device).timer()
 
     def feed(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the inputs on the device; with the first ones a graph is recorded."""
+        """Copy the inputs to the device; the first call also records the graph."""
         feed = [cast(t, self._dtype).to(self._device).contiguous() for t in tensors]
         if not self._recorded:
             self._recorded = True
@@ -42,17 +45,17 @@ class AcceleratorProgram(Program):
         return feed
 
     def run(self, feed: list[Tensor]) -> list[Tensor]:
-        """Start the computation; it is done when the device is."""
+        """Start the computation, which may still run on the device on return."""
         return self._replayed(feed)
 
     def read(self, raw: list[Tensor]) -> list[Tensor]:
-        """Return the outputs on the host."""
+        """Copy the outputs to the host."""
         return [owned(tensor).cpu() for tensor in raw]
 
     def execution(self) -> str:
-        """Return whether it is a graph, and if not, why."""
-        return self._replayed.said
+        """Return RECORDED or the reason why there is no graph; empty on devices other than GPUs."""
+        return self._replayed.execution
 
     def seconds(self, feed: list[Tensor]) -> float:
-        """Return the seconds of a run by the device, with inputs and outputs in its memory."""
+        """Return the seconds of a run on the device, with inputs and outputs in its memory."""
         return self._timer(functools.partial(self.run, feed))

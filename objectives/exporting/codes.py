@@ -1,4 +1,4 @@
-"""What runtimes do with weights in codes: where to get them, how to lay them out as bytes."""
+"""Weights as integer codes: byte layout, search in exported graphs, remarks in manifests."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.exporting.lzma_files import coded
+from objectives.exporting.lzma_files import compress
 from objectives.runtime import Export
 from spaces import Encoding
 from spaces.modules import Codes, pack
@@ -16,11 +16,11 @@ from spaces.quantization import Encoded, encoded
 CODED = frozenset(
     {"weight_bits", "granularity", "symmetric", "mean_bits", "widths", "cluster_bits"}
 )
-"""Fields of an encoding from which the codes of weights follow."""
+"""Fields of an encoding that determine the codes of weights."""
 
 
 def coded_weights(export: Export) -> Encoded:
-    """Return the candidate with its codes; rounded to the nearest where none were given."""
+    """Return the candidate with its codes; if it has none, its weights are rounded to nearest."""
     if export.codes:
         return Encoded(model=export.model, codes=dict(export.codes))
     return encoded(export.model, None, export.encoding)
@@ -28,46 +28,51 @@ def coded_weights(export: Export) -> Encoded:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """The bytes that stand for a weight's codes."""
+    """The bytes that store a weight's codes."""
 
     parts: tuple[Tensor, ...]
-    """One uint8 tensor for each plane of bits (spaces.modules.pack)."""
+    """One uint8 tensor per bit plane, as `spaces.modules.pack` returns them."""
     bits: int
-    """Bits that a code takes there: its own, or more where the coder gains from it."""
+    """Stored bits per code: those of the codes, or more if that compresses better."""
 
 
 def layout(codes: Codes, coder: str) -> Layout:
-    """Return codes packed, or where there is a coder as it makes least of them.
+    """Pack codes into bytes, in the width that is smallest once `coder` has compressed them.
 
-    Planes hide from a coder of bytes how often each code occurs: half a byte or a whole one for
-    each shows it. What is smallest depends on how uneven the frequencies are.
+    Bit planes hide the frequencies of codes from a coder of bytes; half a byte or a whole byte per
+    code shows them. How uneven the frequencies are decides which width is smallest. With the coder
+    "none" the codes keep their own width.
     """
     widths = {codes.bits} if coder == "none" else {codes.bits, 8, *([4] if codes.bits < 4 else [])}
-    made = [Layout(parts=tuple(pack(codes.codes, width)), bits=width) for width in sorted(widths)]
-    if len(made) == 1:
-        return made[0]
-    return min(made, key=lambda m: sum(len(coded(p.numpy().tobytes())) for p in m.parts))
+    layouts = [Layout(parts=tuple(pack(codes.codes, w)), bits=w) for w in sorted(widths)]
+    if len(layouts) == 1:
+        return layouts[0]
+    return min(layouts, key=_compressed_bytes)
 
 
-def zeros(codes: Codes) -> Tensor:
-    """Return zero points as bytes where they are whole numbers."""
-    whole = codes.zero.to(torch.uint8)
-    return whole if bool((whole == codes.zero).all()) else codes.zero
+def _compressed_bytes(candidate: Layout) -> int:
+    return sum(len(compress(part.numpy().tobytes())) for part in candidate.parts)
 
 
-def rows_matched(rows: Tensor, codes: Codes) -> Codes | None:
-    """Return the codes of a matrix whose rows are multiples of those of `codes`, None if not.
+def zero_points(codes: Codes) -> Tensor:
+    """Return zero points as uint8 if all are whole numbers, otherwise in float32."""
+    integers = codes.zero.to(torch.uint8)
+    return integers if bool((integers == codes.zero).all()) else codes.zero
 
-    Exporters fold the scales of a batch normalisation into the rows of the weight before it.
+
+def match_rows(rows: Tensor, codes: Codes) -> Codes | None:
+    """Return the codes of a matrix whose rows are multiples of those of `codes`; None if not.
+
+    Exporters fold the scales of a batch normalisation into the rows of the preceding weight.
     """
     if tuple(rows.shape) != (codes.rows, codes.columns):
         return None
-    own = codes.floats().reshape(codes.rows, codes.columns).double()
-    given = rows.double()
-    energy = own.square().sum(1)
-    factor = torch.where(energy > 0, (own * given).sum(1) / energy.clamp(min=1e-300), 1.0)
-    missed = (given - factor[:, None] * own).abs().amax(1)
-    if bool((missed > 1e-5 * given.abs().amax(1)).any()):
+    actual = rows.double()
+    decoded = codes.floats().reshape(codes.rows, codes.columns).double()
+    energy = decoded.square().sum(1)
+    factor = torch.where(energy > 0, (decoded * actual).sum(1) / energy.clamp(min=1e-300), 1.0)
+    error = (actual - factor[:, None] * decoded).abs().amax(1)
+    if bool((error > 1e-5 * actual.abs().amax(1)).any()):
         return None
     if bool(((factor - 1).abs() < 1e-6).all()):
         return codes
@@ -75,26 +80,27 @@ def rows_matched(rows: Tensor, codes: Codes) -> Codes | None:
 
 
 _GATES = {1: (0,), 3: (1, 0, 2), 4: (0, 3, 1, 2)}
-"""Which block of a torch weight ONNX holds at each place, by their number: RNN, GRU and LSTM."""
+"""Torch's block of rows at each place of an ONNX weight, by number of gates: RNN, GRU, LSTM."""
 
 
-def sequence_matched(values: Tensor, known: Iterable[Codes]) -> list[Codes] | None:
-    """Return the codes of a recurrent weight, (directions, gates x hidden, inputs), one for each.
+def match_recurrent(values: Tensor, known: Iterable[Codes]) -> list[Codes] | None:
+    """Return the codes of each direction of a recurrent ONNX weight; None if one has none.
 
-    ONNX has the gates in another order than torch. None where a direction has no codes.
+    `values` is (directions, gates x hidden, inputs), with the gates in another order than torch's;
+    `known` are the codes of torch's weights.
     """
-    known, found = list(known), []
+    known, matches = list(known), []
     for rows in values:
-        ordered = (_ordered(own, gates) for own in known for gates in _GATES.values())
-        own = next((c for c in ordered if c and rows_matched(rows, c) is c), None)
-        if own is None:
+        reordered = (_reordered(codes, gates) for codes in known for gates in _GATES.values())
+        match = next((c for c in reordered if c and match_rows(rows, c) is c), None)
+        if match is None:
             return None
-        found.append(own)
-    return found
+        matches.append(match)
+    return matches
 
 
-def _ordered(codes: Codes, gates: tuple[int, ...]) -> Codes | None:
-    """Return the codes with their blocks of rows in another order; None if rows are no blocks."""
+def _reordered(codes: Codes, gates: tuple[int, ...]) -> Codes | None:
+    """Return the codes with their blocks of rows reordered; None if rows do not form blocks."""
     size, rest = divmod(codes.rows, len(gates))
     if rest or len(codes.shape) != 2:
         return None
@@ -104,15 +110,15 @@ def _ordered(codes: Codes, gates: tuple[int, ...]) -> Codes | None:
 
 
 def refuses_codes(kinds: frozenset[str]) -> str | None:
-    """Return why a model has no weights that codes could stand for."""
+    """Reason why a model has no weights that codes could store; None if it has some."""
     known = ("Linear", "Conv", "Embedding", "MultiheadAttention", "LSTM", "GRU", "RNN")
     if any(name in kind for kind in kinds for name in known):
         return None
     return "the model has no convolution, linear or recurrent layers to quantize"
 
 
-def spelled(encoding: Encoding) -> str:
-    """Return how the weights of an encoding are called."""
+def describe_weights(encoding: Encoding) -> str:
+    """Return a phrase for the weights of an encoding, such as "4-bit weights"."""
     if encoding.cluster_bits < 32:
         return f"{encoding.cluster_bits}-bit codebooks of weights"
     if encoding.mean_bits < 32:
@@ -121,7 +127,7 @@ def spelled(encoding: Encoding) -> str:
 
 
 SILENT = 0.05
-"""Share of the weights up to which it is not said that they stay in floating point."""
+"""Share of the weights that may stay in floating point without a remark."""
 FLOATING = "{share:.0%} of the weights stay in floating point, their layers have no codes"
 UNPACKED = (
     "weights of {count} layers are unpacked when the artifact is loaded: they take few bits to "
@@ -130,18 +136,18 @@ UNPACKED = (
 
 
 def remarks(
-    model: nn.Module, coded: int, *, unpacked: int, said: str | None = None
+    model: nn.Module, coded: int, *, unpacked: int, sentence: str | None = None
 ) -> dict[str, Any]:
-    """Return what a manifest says of weights without codes, or of codes without kernels.
+    """Return a manifest's notes on weights without codes and on codes without kernels.
 
-    `coded` are the weights in codes, `unpacked` the layers whose codes are unpacked when they are
-    loaded; `said` takes the place of the usual sentence on those. Few weights without codes, such
-    as biases and normalisations, are not worth a word.
+    `coded` is the number of weights in codes, `unpacked` the number of layers whose codes are
+    unpacked at load; `sentence` replaces the usual sentence on those. A small share of weights
+    without codes, such as biases and normalisations, gets no remark.
     """
     total = sum(p.numel() for p in model.parameters())
     share = 1 - coded / max(total, 1)
     usual = UNPACKED.format(count=unpacked) if unpacked else None
     floating = FLOATING.format(share=share) if share > SILENT else None
-    sentences = [sentence for sentence in (said or usual, floating) if sentence]
+    sentences = [s for s in (sentence or usual, floating) if s]
     notes: dict[str, Any] = {"unpacked_layers": unpacked} if unpacked else {}
     return notes | ({"remark": "; ".join(sentences)} if sentences else {})

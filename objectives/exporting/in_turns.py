@@ -1,4 +1,4 @@
-"""Ways to execute the same model, timed in turns where they are to run: which one is exported."""
+"""Compare ways to execute a model by timing them in turns on the target's device."""
 
 import statistics
 import time
@@ -14,12 +14,12 @@ from spaces.devices import device_of
 from spaces.modules import flatten
 
 GAIN = 0.97
-"""What is chosen must save 3 % of the time: less is within the noise."""
-_LEAST, _MOST = 9, 31
-"""Rounds that are counted; after the least, no more once `_SECONDS` have passed."""
+"""Largest share of the default's time at which another way is chosen: a smaller gain is noise."""
+_MIN_ROUNDS, _MAX_ROUNDS = 9, 31
+"""Rounds that count; after the minimum, timing stops once `_SECONDS` have passed."""
 _SECONDS = 1.0
 _WARM_UP = 2
-"""Rounds that are not counted: caches are cold."""
+"""Rounds that do not count, since caches are cold."""
 _KERNELS = (
     "weights of {count} of {all} quantized layers stay in few bits in memory: their kernels took "
     "{share:.2f} times as long as unpacked weights at this batch size"
@@ -30,44 +30,46 @@ _UNPACKED = (
 )
 
 
-def said(count: int, all_of_them: int, share: float, *, kernels: bool) -> str:
-    """Return what a manifest says of a choice between kernels and unpacked weights.
+def kernel_remark(count: int, total: int, share: float, *, kernels: bool) -> str:
+    """Return a manifest's remark on the choice between low-bit kernels and unpacked weights.
 
-    `count` layers have kernels, with which the model takes a `share` of the time without.
+    `count` of `total` layers have kernels, with which the model takes `share` of the time without;
+    `kernels` is true if they were chosen.
     """
     wording = _KERNELS if kernels else _UNPACKED
-    return wording.format(count=count, all=all_of_them, share=share)
+    return wording.format(count=count, all=total, share=share)
 
 
-def in_turns(runs: Sequence[Callable[[], object]], *, alone: bool = False) -> list[float]:
-    """Return the median seconds of each run; all take turns.
+def in_turns(runs: Sequence[Callable[[], object]], *, single_threaded: bool = False) -> list[float]:
+    """Return the median seconds of each run, taken in turns.
 
-    `alone`, all that a run does is done by the calling thread: then its processor time is taken,
-    which what else the machine does hardly changes.
+    `single_threaded` states that a run does all its work in the calling thread. The CPU time of the
+    process is then taken, which other load on the machine hardly changes.
     """
-    clock = time.process_time if alone else time.perf_counter
-    taken: list[list[float]] = [[] for _ in runs]
+    clock = time.process_time if single_threaded else time.perf_counter
+    series: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
-    for count in range(_WARM_UP + _MOST):
-        if count >= _WARM_UP + _LEAST and time.perf_counter() - start > _SECONDS:
+    for count in range(_WARM_UP + _MAX_ROUNDS):
+        if count >= _WARM_UP + _MIN_ROUNDS and time.perf_counter() - start > _SECONDS:
             break
-        for run, times in zip(runs, taken, strict=True):
+        for run, times in zip(runs, series, strict=True):
             before = clock()
             run()
             times.append(clock() - before)
-    return [statistics.median(times[_WARM_UP:]) for times in taken]
+    return [statistics.median(times[_WARM_UP:]) for times in series]
 
 
 def medians(models: Sequence[nn.Module], inputs: Any) -> list[float]:
     """Return the median seconds of a run of each model, on the device of the inputs.
 
-    GPUs replay a graph, as a loaded artifact does; launching kernels one by one takes longer than
-    most of them, and would hide how they differ.
+    On GPUs the models are replayed as CUDA graphs, as loaded artifacts are: launching kernels one
+    by one takes longer than most kernels run and would hide the differences.
     """
     tensors, structure = flatten(inputs)
     runs = [_run(model, structure, tensors) for model in models]
     accelerated = device_of(tensors[0].device).accelerator is not None
-    return in_turns(runs, alone=not accelerated and torch.get_num_threads() == 1)
+    single_threaded = not accelerated and torch.get_num_threads() == 1
+    return in_turns(runs, single_threaded=single_threaded)
 
 
 def _run(model: nn.Module, structure: Any, tensors: Sequence[Tensor]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Entropy coding of an artifact's files: coded when written, decoded when loaded."""
+"""Entropy coding of an artifact's files by LZMA."""
 
 import contextlib
 import lzma
@@ -7,54 +7,55 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIX = ".xz"
+"""Added to the name of a compressed file."""
 SAMPLE = 4 * 2**20
-"""Bytes on which the settings are compared."""
+"""Bytes at the start of a file on which the settings are compared."""
 SETTINGS = ({"lc": 3, "lp": 0, "pb": 2}, {"lc": 0, "lp": 0, "pb": 0}, {"lc": 0, "lp": 2, "pb": 2})
-"""LZMA's contexts: text and code; independent bytes, as codes are; words of four bytes."""
+"""LZMA's contexts: for text and code, for independent bytes such as codes, for 4-byte words."""
 
 
 class Undecodable(Exception):
-    """A coded file whose content is damaged."""
+    """A compressed file with damaged content."""
 
 
-def coded(content: bytes) -> bytes:
-    """Return `content` in the xz format, with the settings that make its start smallest."""
+def compress(content: bytes) -> bytes:
+    """Compress to the xz format with the settings that make the first SAMPLE bytes smallest."""
     head = content[:SAMPLE]
     attempts = [(_compressed(head, options), options) for options in SETTINGS]
     small, best = min(attempts, key=lambda attempt: len(attempt[0]))
     return small if len(head) == len(content) else _compressed(content, best)
 
 
-def decoded(content: bytes) -> bytes:
-    """Return what `coded` was given; raises Undecodable when it was altered."""
+def decompress(content: bytes) -> bytes:
+    """Undo `compress`; raises Undecodable if the content is damaged."""
     try:
         return lzma.decompress(content, format=lzma.FORMAT_XZ)
     except (lzma.LZMAError, EOFError) as error:
         raise Undecodable(f"a coded file of the artifact is damaged: {error}") from error
 
 
-def code_files(folder: Path) -> None:
-    """Replace every file in `folder` by its coded form where that is smaller."""
+def compress_files(folder: Path) -> None:
+    """Replace each file in `folder` by its compressed form if that is smaller."""
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         content = file.read_bytes()
-        small = coded(content)
-        if len(small) < len(content):
-            file.with_name(file.name + SUFFIX).write_bytes(small)
+        compressed = compress(content)
+        if len(compressed) < len(content):
+            file.with_name(file.name + SUFFIX).write_bytes(compressed)
             file.unlink()
 
 
 @contextlib.contextmanager
-def decoded_files(folder: Path) -> Iterator[Path]:
-    """Yield a private temporary folder with the files of `folder` as they were, then remove it."""
-    with tempfile.TemporaryDirectory(prefix="decoded-") as place:
+def decompressed_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder with the decompressed files of `folder`, removed after the block."""
+    with tempfile.TemporaryDirectory(prefix="decoded-") as temporary:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            target = Path(place) / file.relative_to(folder)
+            target = Path(temporary) / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == SUFFIX:
-                target.with_suffix("").write_bytes(decoded(file.read_bytes()))
+                target.with_suffix("").write_bytes(decompress(file.read_bytes()))
             else:
                 target.write_bytes(file.read_bytes())
-        yield Path(place)
+        yield Path(temporary)
 
 
 def _compressed(content: bytes, options: dict[str, int]) -> bytes:

@@ -1,4 +1,4 @@
-"""A torch module as an ONNX file of fixed shapes: what the runtimes that read ONNX share."""
+"""Export a torch module to ONNX at fixed shapes, check the graph and save it."""
 
 import contextlib
 import tempfile
@@ -13,7 +13,7 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from torch import Tensor, nn
 
-from objectives.exporting.codes import refuses_codes, spelled
+from objectives.exporting.codes import describe_weights, refuses_codes
 from objectives.exporting.quiet import quiet
 from objectives.runtime import Export, Signature
 from spaces import Encoding, Infeasible, Scope, first_line, untraced
@@ -22,12 +22,11 @@ from spaces.modules import call, flatten, plain, unflatten
 Array = np.ndarray[Any, Any]
 
 OPSET = 20
-"""The newest that both exporters write; from it on, Gelu is one operator."""
+"""The newest opset that both exporters write, and the first with Gelu as one operator."""
 LARGEST = 2**31 - 2**20
-"""Bytes that one protobuf file can hold, less a margin for the graph."""
+"""Bytes that one protobuf file can hold, minus a margin for the graph."""
 TOLERANCE = 1e-3
-"""Largest difference of an exported graph from the module, relative to the largest output."""
-
+"""Largest deviation of a graph from its module, relative to the largest output."""
 
 # Exporters raise OnnxExporterError, a RuntimeError, and whatever the model's code raises when it
 # is traced.
@@ -42,11 +41,11 @@ _ORT_ERRORS = (
 
 
 class _Failed(Exception):
-    """An exporter that wrote no graph, or a wrong one; the message is the reason."""
+    """An exporter wrote no graph, or a wrong one; the message is the reason."""
 
 
 class _Positional(nn.Module):
-    """The model with tensors in signature order as its arguments, and a tuple of tensors back."""
+    """A model that takes its input tensors in signature order and returns a tuple of tensors."""
 
     def __init__(self, model: nn.Module, signature: Signature) -> None:
         super().__init__()
@@ -64,9 +63,10 @@ def refuses_bits(
     library: str,
     others: Collection[tuple[int, int]] = (),
 ) -> str | None:
-    """Return why integers of these widths are not executed, whatever the processor.
+    """Reason why no processor executes integers of these widths; None if some do.
 
-    `others` are pairs of weight and activation bits that the library has beyond 8/8 and 4/8.
+    `library` begins the reason. `others` are pairs of weight and activation bits for which the
+    library has kernels, beyond 8/8 and 4/8.
     """
     bits = (encoding.weight_bits, encoding.activation_bits)
     if not encoding.quantized:
@@ -74,8 +74,8 @@ def refuses_bits(
     if encoding.activation_bits == 32:
         return refuses_codes(kinds)
     if bits[0] == 32:
-        what = spelled(encoding) if encoding.packed else "float weights"
-        return f"{library} has no kernels for {what} with {bits[1]}-bit activations"
+        weights = describe_weights(encoding) if encoding.packed else "float weights"
+        return f"{library} has no kernels for {weights} with {bits[1]}-bit activations"
     if bits not in ((8, 8), (4, 8), *others):
         return f"{library} has no kernels for {bits[0]}-bit weights with {bits[1]}-bit activations"
     linear = any("Linear" in kind or kind in ("Conv1D", "MultiheadAttention") for kind in kinds)
@@ -89,8 +89,8 @@ def refuses_bits(
     return None
 
 
-def feeds(signature: Signature, inputs: Any) -> dict[str, Array]:
-    """Return `inputs` as arrays by the names they have in the graph."""
+def input_arrays(signature: Signature, inputs: Any) -> dict[str, Array]:
+    """Return `inputs` as contiguous arrays by their names in the graph."""
     tensors, _ = flatten(inputs)
     return {
         name: np.ascontiguousarray(tensor.detach().numpy())
@@ -100,22 +100,22 @@ def feeds(signature: Signature, inputs: Any) -> dict[str, Array]:
 
 @contextlib.contextmanager
 def exported(export: Export) -> Iterator[Path]:
-    """Yield a temporary ONNX file of the candidate in float32, removed afterwards.
+    """Export the candidate in float32 to a temporary ONNX file, removed at the end of the block.
 
-    Tracing comes first: measured with torch 2.13 it takes 0.5 s for a ResNet-20 and 3 s for a
-    6-layer BERT where torch.export takes 10 s and 11 s, and both graphs run equally fast. Where
-    tracing fails, or freezes a choice that depends on the data, torch.export is asked.
+    Tracing is tried first: with torch 2.13 it takes 0.5 s for a ResNet-20 and 3 s for a 6-layer
+    BERT, torch.export 10 s and 11 s, and both graphs run equally fast. torch.export follows if
+    tracing fails or freezes a choice that depends on the data.
 
-    Raises Infeasible when neither exporter writes a graph that computes what the model does.
+    Raises Infeasible if neither exporter writes a graph that computes what the model does.
     """
     module = _Positional(export.model, export.signature)
-    module.training = export.model.training  # train() would reach into the model
+    module.training = export.model.training  # train() would change the model's modules
     with tempfile.TemporaryDirectory() as folder:
         yield _graph(module, export, Path(folder))
 
 
 def _graph(module: nn.Module, export: Export, folder: Path) -> Path:
-    """Return the file of the first exporter whose graph is right."""
+    """Return the file of the first exporter whose graph is correct."""
     failures: list[_Failed] = []
     for dynamo in (False, True):
         path = folder / f"{'exported' if dynamo else 'traced'}.onnx"
@@ -127,26 +127,26 @@ def _graph(module: nn.Module, export: Export, folder: Path) -> Path:
         else:
             return path
     reason = f"the model cannot be exported to ONNX: {failures[0]}; {failures[1]}"
-    # What the exporters raised is in the traceback, and so in the trial's log.
+    # the exporters' errors become part of the traceback, and so of the trial's log
     details = ExceptionGroup("both exporters failed", failures)
     raise Infeasible(reason, scope=Scope.RUNTIME) from details
 
 
 def _write(module: nn.Module, export: Export, path: Path, dynamo: bool) -> None:
-    """Write the graph; raises _Failed with the reason."""
-    names = export.signature
+    """Write the graph with one exporter; raises _Failed with the reason."""
+    signature = export.signature
     method = "torch.export" if dynamo else "tracing"
     try:
-        with quiet(Warning), torch.no_grad():  # what tracing freezes is found by comparing
+        with quiet(Warning), torch.no_grad():  # `_compare` finds what tracing freezes
             torch.onnx.export(
                 module,
                 tuple(flatten(export.example)[0]),
                 str(path),
-                input_names=list(names.input_names),
-                output_names=list(names.output_names),
+                input_names=list(signature.input_names),
+                output_names=list(signature.output_names),
                 opset_version=OPSET,
                 dynamo=dynamo,
-                external_data=_large(module),
+                external_data=_exceeds_protobuf(module),
                 verbose=False,
             )
     except _MODEL_ERRORS as error:
@@ -154,10 +154,10 @@ def _write(module: nn.Module, export: Export, path: Path, dynamo: bool) -> None:
 
 
 def _compare(module: nn.Module, export: Export, path: Path) -> None:
-    """Raise _Failed where the graph deviates from the module on the example, or on a shuffled one.
+    """Raise _Failed if the graph deviates from the module on the example or on a shuffled one.
 
-    The second has the same values in other places: other masks, lengths and ids, all of them
-    valid; a graph that froze a choice made for the first differs on it.
+    The shuffled example has the same values in other places: other masks, lengths and ids, all of
+    them valid. A graph that froze a choice made for the example deviates on it.
     """
     try:
         session = session_of(path, threads=export.target.threads)
@@ -167,12 +167,12 @@ def _compare(module: nn.Module, export: Export, path: Path) -> None:
     for batch in (tensors, _shuffled(tensors)):
         try:
             with quiet(Warning), torch.no_grad():
-                wanted = [t.double().numpy() for t in module(*batch)]
+                expected = [t.double().numpy() for t in module(*batch)]
         except _MODEL_ERRORS:
             continue  # the model's own code refuses the shuffled values
         try:
-            pairs = zip(wanted, _outputs(session, export.signature, batch), strict=True)
-            close = all(_close(want, got) for want, got in pairs)
+            pairs = zip(expected, _outputs(session, export.signature, batch), strict=True)
+            close = all(_close(reference, output) for reference, output in pairs)
         except _ORT_ERRORS as error:
             raise _Failed(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
         if not close:
@@ -189,11 +189,11 @@ def _outputs(
     return outputs
 
 
-def _close(want: Array, got: Array) -> bool:
-    if want.shape != got.shape:
+def _close(expected: Array, actual: Array) -> bool:
+    if expected.shape != actual.shape:
         return False
-    scale = max(1.0, float(np.abs(want).max(initial=0.0)))
-    return bool(np.abs(want - got).max(initial=0.0) <= TOLERANCE * scale)
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    return bool(np.abs(expected - actual).max(initial=0.0) <= TOLERANCE * scale)
 
 
 def _shuffled(tensors: list[Tensor]) -> list[Tensor]:
@@ -203,7 +203,7 @@ def _shuffled(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def session_of(path: Path, *, threads: int, fold: bool = False) -> onnxruntime.InferenceSession:
-    """Return a session on the CPU; `fold` dequantizes stored weights once, when it is loaded."""
+    """Open a session on the CPU; with `fold`, stored weights are dequantized once, at load."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -215,13 +215,13 @@ def session_of(path: Path, *, threads: int, fold: bool = False) -> onnxruntime.I
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _large(module: nn.Module) -> bool:
+def _exceeds_protobuf(module: nn.Module) -> bool:
     size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     return bool(size > LARGEST)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write `model` as one file, or beside a data file when it exceeds protobuf's 2 GB."""
+    """Write `model` as one file, or with a separate data file above protobuf's limit of 2 GB."""
     if model.ByteSize() <= LARGEST:
         onnx.save_model(model, str(path))
         return

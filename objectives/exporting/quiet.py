@@ -1,4 +1,4 @@
-"""Keeping third-party libraries silent: standard output is for data, the network is not theirs."""
+"""Silence third-party libraries: printed output, log records, warnings, telemetry."""
 
 import contextlib
 import io
@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet(*categories: type[Warning]) -> Iterator[None]:
-    """Drop what is printed, logged below an error, and warned of in `categories`."""
+    """Drop standard output, log records below ERROR and warnings of `categories` in the block.
+
+    Standard output is reserved for data.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -23,11 +26,11 @@ def quiet(*categories: type[Warning]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def absent(module: str) -> Iterator[None]:
-    """Make `import module` fail meanwhile, unless it is loaded already.
+def without_module(module: str) -> Iterator[None]:
+    """Make `import module` fail in the block, unless it is loaded already.
 
-    Libraries whose optional telemetry package is missing fall back to sending nothing; that is
-    the only switch that neither writes into the user's home nor changes the environment.
+    Libraries whose optional telemetry package is missing send nothing. No other switch spares both
+    the user's home directory and the environment.
     """
     if module in sys.modules:
         yield

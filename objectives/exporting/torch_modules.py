@@ -1,4 +1,4 @@
-"""What the runtimes that call PyTorch share: types, threads, feeding, reading."""
+"""Helpers that run modules in PyTorch: types, threads, trial runs, a program that calls one."""
 
 import contextlib
 import copy
@@ -17,7 +17,7 @@ from spaces.modules import call, flatten, plain, transform, unflatten
 
 
 def dtype_of(name: Precision) -> torch.dtype:
-    """Return the torch type of a precision; beside the products of float8 all is in bfloat16."""
+    """Return the torch dtype of a precision; float8 keeps all but the products in bfloat16."""
     return {
         "float32": torch.float32,
         "bfloat16": torch.bfloat16,
@@ -28,7 +28,7 @@ def dtype_of(name: Precision) -> torch.dtype:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let PyTorch use `count` threads, and as many as before afterwards."""
+    """Let PyTorch use `count` threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -38,22 +38,22 @@ def threads(count: int) -> Iterator[None]:
 
 
 def converted(model: nn.Module, name: Precision) -> nn.Module:
-    """Return a copy of `model` for inference whose floating-point tensors are of one type."""
+    """Return a copy of `model` for inference, with its floating-point tensors in one type."""
     return copy.deepcopy(model).eval().requires_grad_(False).to(dtype_of(name))
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a floating-point tensor as `dtype`, any other as it is."""
+    """Return a floating-point tensor in `dtype`, any other tensor unchanged."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def inputs_as(inputs: Any, name: Precision) -> Any:
-    """Return inputs whose floating-point tensors are of one type."""
+    """Return inputs with their floating-point tensors in one type."""
     return transform(inputs, lambda tensor: cast(tensor, dtype_of(name)))
 
 
 def as_function(model: nn.Module, structure: Any) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Return a model as a function of its input tensors, whose structure it takes (flatten)."""
+    """Return `model` as a function of its flat input tensors; `structure` is that of `flatten`."""
 
     def function(tensors: Sequence[Tensor]) -> list[Tensor]:
         return flatten(call(model, plain(unflatten(list(tensors), structure))))[0]
@@ -62,9 +62,9 @@ def as_function(model: nn.Module, structure: Any) -> Callable[[Sequence[Tensor]]
 
 
 class TensorModule(nn.Module):
-    """A model that takes its input tensors in order and returns a tuple of tensors.
+    """A model that takes its flat input tensors and returns a tuple of tensors.
 
-    torch.export needs it: other classes among inputs and outputs have to be registered with it.
+    torch.export needs it: other classes in inputs and outputs would have to be registered.
     """
 
     def __init__(self, model: nn.Module, structure: Any) -> None:
@@ -77,7 +77,7 @@ class TensorModule(nn.Module):
 
 
 def rehearse(model: nn.Module, inputs: Any) -> None:
-    """Run `model` once; raises Infeasible if it cannot run or an output is not finite."""
+    """Run `model` once; raises Infeasible if it fails or an output is not finite."""
     try:
         with torch.inference_mode():
             outputs, _ = flatten(call(model, inputs))
@@ -90,17 +90,17 @@ def rehearse(model: nn.Module, inputs: Any) -> None:
 
 
 def rows_of(inputs: Tensor) -> Tensor:
-    """Return the input (..., inputs) of a linear layer as rows in the order that kernels read."""
+    """Return the input (..., inputs) of a linear layer as contiguous rows (rows, inputs)."""
     return inputs.reshape(-1, inputs.shape[-1]).contiguous()
 
 
 def owned(tensor: Tensor) -> Tensor:
-    """Return a float32 (or integer) copy that shares no memory with `tensor`."""
+    """Return a contiguous float32 (or integer) copy that shares no memory with `tensor`."""
     return cast(tensor.detach(), torch.float32).clone(memory_format=torch.contiguous_format)
 
 
 class ModuleProgram(Program):
-    """A module that is called in inference mode."""
+    """Program that calls a module in inference mode."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ModuleProgram(Program):
         self._device = next((p.device for p in model.parameters()), HOST)
 
     def feed(self, tensors: list[Tensor]) -> Any:
-        """Return the inputs in the structure and the floating-point type of the model."""
+        """Convert the inputs to the structure, floating-point type and device of the model."""
         cast_tensors = [cast(tensor, self._dtype).to(self._device) for tensor in tensors]
         return plain(unflatten(cast_tensors, self.signature.inputs))
 
@@ -127,5 +127,5 @@ class ModuleProgram(Program):
             return call(self._model, feed)
 
     def read(self, raw: Any) -> list[Tensor]:
-        """Return the outputs, cast back."""
+        """Copy the outputs to the CPU in float32."""
         return [owned(tensor).cpu() for tensor in flatten(raw)[0]]

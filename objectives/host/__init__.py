@@ -1,15 +1,15 @@
-"""This machine: quiet timing, processors, files."""
+"""Host facilities: the exclusive timing lane, processor facts, atomic file writes."""
 
-from objectives.host.cpu import cores, dot_products, flags, processor
+from objectives.host.cpu import cores, flags, has_dot_products, processor
 from objectives.host.files import new_file, new_folder, write_json, write_text
 from objectives.host.lane import enrolled, exclusive, others, pin, revive
 
 __all__ = [
     "cores",
-    "dot_products",
     "enrolled",
     "exclusive",
     "flags",
+    "has_dot_products",
     "new_file",
     "new_folder",
     "others",

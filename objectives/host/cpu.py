@@ -1,4 +1,4 @@
-"""The processor: its name, its cores, and the instructions on which kernels depend."""
+"""Processor facts: name, usable cores, instruction sets."""
 
 import os
 import platform
@@ -6,24 +6,24 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Name of the processor, as the system gives it."""
-    return _listed("model name") or platform.processor() or platform.machine()
+    """Return the processor's name, as the system reports it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def flags() -> frozenset[str]:
-    """Names of the instruction sets that Linux lists; empty where they cannot be known."""
-    return frozenset((_listed("flags") or _listed("Features")).split())
+    """Return the names of the instruction sets that Linux lists; empty on other systems."""
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
 
 
-def _listed(key: str) -> str:
-    """Return what Linux says of the first core under a key; empty where it says nothing."""
+def _cpuinfo(key: str) -> str:
+    """Return the first core's value of a key in /proc/cpuinfo; empty if there is none."""
     source = Path("/proc/cpuinfo")
     if source.is_file():
         for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -33,11 +33,12 @@ def _listed(key: str) -> str:
     return ""
 
 
-def dot_products() -> bool:
-    """Whether 8-bit products are summed in 32 bits by one instruction (VNNI, AMX, Arm dot product).
+def has_dot_products() -> bool:
+    """True if one instruction sums 8-bit products in 32 bits (VNNI, AMX, Arm dot product).
 
     Without it, x86 kernels add pairs of unsigned x signed products in 16 bits, which saturates.
-    Where the flags cannot be read, x86 is taken to lack it: that costs one bit, never accuracy.
+    If the flags cannot be read, x86 is assumed to lack it: weights then lose one bit, and no sum
+    saturates.
     """
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True

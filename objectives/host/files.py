@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes: files and folders that appear complete or not at all."""
 
 import contextlib
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a draft beside `path`; at the end it is flushed to the disk and takes its place.
+    """Yield a temporary path for a file; at the end, flush the file to disk and move it to `path`.
 
-    After an error the draft is removed and `path` is as it was.
+    After an error the temporary file is removed and `path` is unchanged.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,9 +26,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty draft beside `path`; at the end its files are flushed and it takes its place.
+    """Yield an empty temporary folder; at the end, flush its files to disk and move it to `path`.
 
-    After an error the draft is removed and `path` is as it was.
+    An existing `path` is replaced. After an error in the block the temporary folder is removed and
+    `path` is unchanged.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -45,13 +46,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by UTF-8 text."""
+    """Write a UTF-8 text file atomically."""
     with new_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace a file by strict JSON; raises ValueError on NaN and infinity."""
+    """Write a strict JSON file atomically; raises ValueError on NaN and infinity."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 

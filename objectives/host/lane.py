@@ -1,4 +1,4 @@
-"""The exclusive lane: one timed measurement at a time on a host, with nothing beside it."""
+"""Exclusive lane: one timed measurement at a time on a host, with other trials paused."""
 
 import contextlib
 import fcntl
@@ -15,11 +15,11 @@ from spaces.devices import device_of
 
 @contextlib.contextmanager
 def exclusive(device: str = "cpu") -> Iterator[None]:
-    """Hold the lane of `device`; other measurements, of any run of this user, wait meanwhile.
+    """Hold the lane of a device type; measurements of all runs of this user wait for it.
 
-    On a CPU all other trials on the host are paused as well, wherever they are: cores share caches,
-    memory and a clock, so that training on one is felt on the others. An accelerator belongs to
-    one trial; its lane is that of the accelerators that the process can see.
+    On a CPU all other trials on the host are paused too, whichever cores they use: cores share
+    caches, memory and a clock, so training on one slows the others. An accelerator belongs to one
+    trial; its lane is that of the accelerators that are visible to the process.
     """
     with _lock(device) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ def exclusive(device: str = "cpu") -> Iterator[None]:
 
 @contextlib.contextmanager
 def enrolled() -> Iterator[None]:
-    """Let this process' group be paused while others measure; it must lead the group."""
+    """Let other measurements pause the group of this process, which must be its leader."""
     entry = _folder() / f"{os.getpgrp()}"
     entry.write_text(repr(psutil.Process().create_time()))
     try:
@@ -44,9 +44,9 @@ def enrolled() -> Iterator[None]:
 
 
 def revive(group: int) -> None:
-    """Continue a group whose pausing process ended before it could; does nothing while one runs.
+    """Continue a paused process group whose pausing process ended before it could do so.
 
-    Called by whoever waits for a process of the group.
+    Does nothing while a measurement holds the lane. Called by the process that waits for the group.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         if psutil.Process(group).status() != psutil.STATUS_STOPPED:
@@ -66,8 +66,8 @@ def _folder() -> Path:
 @contextlib.contextmanager
 def _lock(device: str = "cpu") -> Iterator[int]:
     variable = device_of(device).visible
-    seen = os.environ.get(variable, "all") if variable else ""
-    path = _folder() / f"{device}{seen}.lock".replace("/", "_")
+    visible = os.environ.get(variable, "all") if variable else ""
+    path = _folder() / f"{device}{visible}.lock".replace("/", "_")
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield file
@@ -76,7 +76,7 @@ def _lock(device: str = "cpu") -> Iterator[int]:
 
 
 def _pause() -> list[int]:
-    """Stop the groups of all other enrolled trials and return them."""
+    """Stop the process groups of all other enrolled trials and return them."""
     paused = []
     for entry in _folder().iterdir():
         if entry.suffix == ".lock" or int(entry.name) == os.getpgrp():
@@ -89,7 +89,7 @@ def _pause() -> list[int]:
 
 
 def _alive(entry: Path) -> bool:
-    """Whether the process that wrote an entry still runs, rather than another of its number."""
+    """True if the process that wrote an entry still runs: process IDs are reused."""
     try:
         return repr(psutil.Process(int(entry.name)).create_time()) == entry.read_text()
     except (psutil.NoSuchProcess, FileNotFoundError):
@@ -105,10 +105,10 @@ def _signal(group: int, number: signal.Signals) -> bool:
 
 
 def pin(threads: int) -> tuple[int, ...]:
-    """Keep this process on the `threads` least busy of its cores and return them.
+    """Pin this process to the `threads` least busy of its cores and return them.
 
-    Called before a runtime starts its threads, which inherit the cores. Does nothing, and
-    returns (), where the system cannot pin or has fewer cores than threads.
+    Called before a runtime starts its threads, which inherit the affinity. Does nothing and returns
+    () if the system cannot pin or this process has fewer cores than threads.
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
@@ -122,9 +122,9 @@ def pin(threads: int) -> tuple[int, ...]:
 
 
 def others(interval: float = 0.1) -> float:
-    """Return the share (0..1) of this process' cores that is in use, while it does nothing.
+    """Return the load (0..1) of this process's cores by other processes over `interval` seconds.
 
-    Called with the lane held, so that trials of ours do not count.
+    This process sleeps meanwhile. Called with the lane held, so that paused trials do not count.
     """
     busy = psutil.cpu_percent(interval=interval, percpu=True)
     if hasattr(os, "sched_getaffinity"):

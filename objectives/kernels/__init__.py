@@ -1,4 +1,4 @@
-"""Linear layers of PyTorch in few bits, with kernels that compute in them."""
+"""PyTorch linear layers in 8 bits and fewer, with the kernels of each device type."""
 
 from objectives.kernels.by_device import kernels_of
 from objectives.kernels.eight_bits import eight_bits, multiplies_in_8_bits, with_eight_bits

@@ -1,4 +1,4 @@
-"""The kernels of each kind of device, and what is said of a device without any."""
+"""Look up the low-bit kernels of a device type; other types get dense layers only."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from spaces import Infeasible, Precision
 
 
 class Dense(Kernels):
-    """A device on which PyTorch has dense layers alone, as far as is known here."""
+    """A device type without known low-bit kernels: all its layers are dense."""
 
     eight_bit_weights = False
 
@@ -18,11 +18,11 @@ class Dense(Kernels):
         self.device = device
 
     def lacks(self, dtype: Precision) -> str | None:
-        """Return why float8 is not multiplied in; other types are tried at the export."""
+        """Refuse float8; other types are tried at the export."""
         return f"PyTorch has no float8 layers on {self.device}." if dtype == "float8" else None
 
     def lacks_integers(self, dtype: Precision) -> str:
-        """Return that there are no 8-bit linear layers."""
+        """Refuse: there are no 8-bit linear layers."""
         del dtype
         return f"PyTorch has no 8-bit linear layers on {self.device}."
 
@@ -41,6 +41,6 @@ class Dense(Kernels):
 
 
 def kernels_of(device: str) -> Kernels:
-    """Return the kernels of a kind of device, which is named as in a target."""
+    """Return the kernels of a device type, named as in a target."""
     known: dict[str, Kernels] = {kernels.device: kernels for kernels in (Cpu(), Cuda())}
     return known.get(device) or Dense(device)

@@ -1,4 +1,4 @@
-"""The kernels of CPUs."""
+"""Low-bit kernels of CPUs: FBGEMM's and PyTorch's own."""
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,16 @@ from spaces import Precision, first_line
 
 
 class Cpu(Kernels):
-    """FBGEMM's dynamic layers in 8 bits, and PyTorch's own for weights alone."""
+    """FBGEMM's dynamic 8-bit layers, and PyTorch's own kernels for weights in few bits."""
 
     device = "cpu"
     eight_bit_weights = True
 
     def lacks(self, dtype: Precision) -> str | None:
-        """Return why a type is not computed in here.
+        """Reason why models are not computed in `dtype` on this CPU; None if they are.
 
-        Tried on a convolution, a normalisation, an activation and a linear layer, since which
-        operators exist in half precision on a CPU differs from release to release.
+        A convolution, a normalisation, an activation and a linear layer are tried, since the
+        half-precision operators of CPUs differ from release to release of PyTorch.
         """
         if dtype == "float8":
             return "PyTorch multiplies in float8 on GPUs only, from Ada and Hopper on."
@@ -35,22 +35,22 @@ class Cpu(Kernels):
         return None if finite else f"{dtype} is not computed right on this CPU."
 
     def lacks_integers(self, dtype: Precision) -> str | None:
-        """Return why this PyTorch has no 8-bit linear layers for this CPU."""
+        """Reason why there are no 8-bit linear layers in models of `dtype`; None if there are."""
         if dtype != "float32":
             return f"Eager PyTorch's 8-bit layers return float32, not {dtype}."
         return fbgemm.lacks_integers()
 
     def fits(self, layer: nn.Linear) -> bool:
-        """Return True: FBGEMM takes layers of any size."""
+        """Return True, since FBGEMM takes layers of any size."""
         del layer
         return True
 
     def integer_linear(self, weight: Rounded, bias: Tensor | None) -> nn.Module:
-        """Return FBGEMM's layer."""
+        """Return FBGEMM's dynamic layer."""
         return fbgemm.DynamicLinear(weight, bias)
 
     def four_bits(self) -> FourBits:
-        """Return the kernel of CPUs."""
+        """Return the kernel for weights in 4 bits."""
         return FourBits(
             rows=16,
             columns=1,

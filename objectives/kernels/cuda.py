@@ -1,4 +1,4 @@
-"""The kernels of GPUs."""
+"""Low-bit kernels of CUDA GPUs: tensor cores and PyTorch's 4-bit product."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from spaces import Precision
 FOUR_BITS = (8, 0)
 """The first GPUs with the kernel for weights in 4 bits: Ampere."""
 _TILES = (8, 4, 2)
-"""Tiles of 16 inputs that it takes at once."""
+"""Numbers of 16-input tiles that the kernel can take at once."""
 
 
 class Cuda(Kernels):
@@ -21,24 +21,24 @@ class Cuda(Kernels):
     eight_bit_weights = False  # a layer of 4096 x 4096 took 125 us, a dense one 11 us, on an H100
 
     def lacks(self, dtype: Precision) -> str | None:
-        """Return why a GPU does not multiply in float8; all other types are computed in."""
+        """Reason why this GPU does not multiply in float8; other types are never refused."""
         return tensor_cores.lacks_float8() if dtype == "float8" else None
 
     def lacks_integers(self, dtype: Precision) -> str | None:
-        """Return why a GPU has no 8-bit linear layers."""
-        del dtype  # they return that of their inputs
+        """Reason why this GPU has no fast 8-bit linear layers; None if it has."""
+        del dtype  # outputs have the type of the inputs
         return tensor_cores.lacks_integers()
 
     def fits(self, layer: nn.Linear) -> bool:
-        """Whether tensor cores take the sizes of a layer."""
+        """True if tensor cores take the sizes of `layer`."""
         return tensor_cores.IntegerLinear.fits(layer)
 
     def integer_linear(self, weight: Rounded, bias: Tensor | None) -> nn.Module:
-        """Return a layer of tensor cores."""
+        """Return a layer that multiplies on tensor cores."""
         return tensor_cores.IntegerLinear(weight, bias)
 
     def four_bits(self) -> FourBits | None:
-        """Return the kernel of GPUs, None on those before Ampere."""
+        """Return the kernel for weights in 4 bits, None on GPUs before Ampere."""
         if torch.cuda.get_device_capability() < FOUR_BITS:
             return None
         return FourBits(

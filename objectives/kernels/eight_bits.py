@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits, integers or float8: which of a model's can be, and their kernels."""
+"""Choose and replace linear layers that are multiplied in 8 bits: integers or float8."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,33 +15,34 @@ from spaces import Encoding, Infeasible
 
 
 def multiplies_in_8_bits(encoding: Encoding) -> bool:
-    """Whether an encoding asks for products of 8-bit numbers."""
+    """True if an encoding asks for products of 8-bit numbers."""
     return encoding.dtype == "float8" or encoding.activation_bits == 8
 
 
 def eight_bits(
     model: nn.Module, inputs: Any, encoding: Encoding, target: Target
 ) -> tuple[dict[str, Rounded], dict[str, Any]]:
-    """Return the weights that are multiplied in 8 bits, by layer, and what a manifest says of it.
+    """Return the 8-bit weights of the layers that can have them, by layer, and manifest notes.
 
-    The model and its inputs are where they are to run; the weights are on the CPU. Raises
+    The model and its inputs are on the target's device; the 8-bit weights are on the CPU. Raises
     Infeasible if no layer can have them.
     """
     float8 = encoding.dtype == "float8"
-    every = linears(model, inputs)
+    layers = linears(model, inputs)
     fits = Float8Linear.fits if float8 else kernels_of(target.device).fits
-    found = {name: layer for name, layer in every.called.items() if fits(layer)}
-    if not every.called:
+    fitting = {name: layer for name, layer in layers.replaceable.items() if fits(layer)}
+    if not layers.replaceable:
         raise Infeasible("The model reads the weights of all its linear layers itself.")
-    if not found:
+    if not fitting:
         name = "float8" if float8 else "8-bit"
         raise Infeasible(f"No linear layer has sizes that {name} tensor cores take.")
     kind = torch.float8_e4m3fn if float8 else torch.int8
-    return {n: rounded(layer.weight.cpu(), kind) for n, layer in found.items()}, every.remark()
+    weights = {name: rounded(layer.weight.cpu(), kind) for name, layer in fitting.items()}
+    return weights, layers.notes()
 
 
 def with_eight_bits(model: nn.Module, layers: Mapping[str, Rounded], target: Target) -> nn.Module:
-    """Return `model` with the 8-bit layers of a device, edited in place."""
+    """Return `model`, edited in place, with the 8-bit layers of the target's device."""
     kernels = kernels_of(target.device)
     for name, weight in layers.items():
         layer = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""What PyTorch multiplies by in 8 bits and fewer on one kind of device."""
+"""Interface of the low-bit kernels of one device type."""
 
 import abc
 import dataclasses
@@ -16,40 +16,42 @@ class FourBits:
     """A kernel that multiplies bfloat16 inputs by weights in 4 bits."""
 
     rows: int
-    """Outputs that it takes are a multiple of this."""
+    """The number of outputs must be a multiple of this."""
     columns: int
-    """Inputs that it takes are a multiple of this."""
+    """The number of inputs must be a multiple of this."""
     pack: Callable[[Tensor], Tensor]
-    """Puts int32 codes 0..15, (rows, columns), into the order in which it reads them."""
+    """Packs int32 codes 0..15 (rows, columns) in the order in which the kernel reads them."""
     product: Callable[[Tensor, Tensor, int, Tensor], Tensor]
-    """Multiplies inputs, (samples, columns), by packed codes, with the inputs of a group and the
-    scales and offsets of the groups, (groups, rows, 2)."""
+    """Multiplies inputs (samples, columns) by packed codes. Further arguments: the number of inputs
+    per group, and the scales and offsets of the groups (groups, rows, 2)."""
 
 
 class Kernels(abc.ABC):
-    """The kernels of one kind of device."""
+    """Interface of the low-bit kernels of one device type."""
 
     device: str
-    """Its name, as in a target."""
+    """The device type, as in a target."""
     eight_bit_weights: ClassVar[bool]
-    """Whether the kernel for weights in 8 bits is faster than a dense layer."""
+    """True if the kernel for weights in 8 bits is faster than a dense layer."""
 
     @abc.abstractmethod
     def lacks(self, dtype: Precision) -> str | None:
-        """Return in one sentence why models are not computed in a type, None if they are."""
+        """Reason, in one sentence, why models are not computed in `dtype`; None if they are."""
 
     @abc.abstractmethod
     def lacks_integers(self, dtype: Precision) -> str | None:
-        """Return why there are no 8-bit linear layers between layers of a type, None if any."""
+        """Reason why there are no 8-bit linear layers in models of `dtype`; None if there are."""
 
     @abc.abstractmethod
     def fits(self, layer: nn.Linear) -> bool:
-        """Whether an 8-bit linear layer can have the sizes of `layer`."""
+        """True if an 8-bit linear layer can have the sizes of `layer`."""
 
     @abc.abstractmethod
     def integer_linear(self, weight: Rounded, bias: Tensor | None) -> nn.Module:
-        """Return a linear layer that multiplies 8-bit integers."""
+        """Return a linear layer that multiplies 8-bit integers.
+
+        Raises Infeasible if the device type has none."""
 
     @abc.abstractmethod
     def four_bits(self) -> FourBits | None:
-        """Return the kernel for weights in 4 bits, None without one."""
+        """Return the kernel for weights in 4 bits; None if there is none."""

@@ -1,4 +1,4 @@
-"""Linear layers that multiply by codes as they are stored: PyTorch's weight-only kernels."""
+"""Linear layers that keep weights in 4 or 8 bits, by PyTorch's weight-only kernels."""
 
 from collections.abc import Collection, Mapping
 
@@ -12,26 +12,27 @@ from objectives.kernels.kernels import FourBits
 from spaces.modules import Codes
 
 _GROUPS = (256, 128, 64, 32)
-"""Inputs that share a scale in the 4-bit kernel."""
+"""Numbers of inputs that may share a scale in the 4-bit kernel."""
 _TOP = 15
 """The largest code of 4 bits."""
 
 
-def with_codes(model: nn.Module, codes: Mapping[str, Codes], leave: Collection[str] = ()) -> int:
-    """Let plain linear layers of `model` multiply by their codes, in place; return how many do.
+def with_codes(model: nn.Module, codes: Mapping[str, Codes], skip: Collection[str] = ()) -> int:
+    """Replace plain linear layers of `model`, in place, by layers that multiply by their codes.
 
-    The model is on its device, in its type and only for inference. Layers whose codes, sizes or
-    type have no kernel stay as they are, and so do those named in `leave`.
+    Returns the number of replaced layers. `codes` are by parameter. The model is on its device, in
+    its type and only for inference. Layers whose codes, sizes or type have no kernel stay as they
+    are, and so do the layers named in `skip`.
     """
     count = 0
-    for name, own in codes.items():
+    for name, weight_codes in codes.items():
         path, _, field = name.rpartition(".")
-        if not path or path in leave:  # nothing could be put in the place of the model itself
+        if not path or path in skip:  # the model itself has no parent to hold a replacement
             continue
         layer = model.get_submodule(path)
         if field != "weight" or type(layer) is not nn.Linear:
             continue
-        if (kernel := _kernel(layer, own)) is not None:
+        if (kernel := _kernel(layer, weight_codes)) is not None:
             model.set_submodule(path, kernel)
             count += 1
     return count
@@ -44,21 +45,21 @@ def _kernel(layer: nn.Linear, codes: Codes) -> nn.Module | None:
     kernels = kernels_of(weight.device.type)
     if codes.bits == 8 and codes.codes.shape[1] == 1 and kernels.eight_bit_weights:
         return EightBitLinear(codes, layer.bias, weight)
-    # in float32 the CPU's kernel is a plain loop, twenty times slower than a dense layer
+    # bfloat16 only: in float32 the CPU's kernel is a plain loop, 20 times slower than a dense layer
     if codes.bits <= 4 and weight.dtype is torch.bfloat16 and fits(codes, kernels.four_bits()):
         return FourBitLinear(codes, layer.bias, weight)
     return None
 
 
 def fits(codes: Codes, kernel: FourBits | None) -> bool:
-    """Whether a kernel takes a weight's sizes and its groups."""
+    """True if a 4-bit kernel takes the sizes and groups of a weight."""
     if kernel is None or codes.rows % kernel.rows or codes.columns % kernel.columns:
         return False
     return _group(codes) is not None
 
 
 def _group(codes: Codes) -> int | None:
-    """Return the inputs of a group in the kernel; a row with one scale is cut into several."""
+    """Return the kernel's group size, None if none fits; a row with one scale is divided."""
     group = codes.codes.shape[2]
     if codes.codes.shape[1] > 1:
         return group if group in _GROUPS else None
@@ -68,8 +69,9 @@ def _group(codes: Codes) -> int | None:
 class FourBitLinear(nn.Module):
     """A linear layer whose weight stays in 4 bits in memory; codes of fewer bits take 4 as well.
 
-    Its kernels multiply in bfloat16 by (code - 8) x scale + offset, both of those in bfloat16.
-    Codes of fewer bits are moved towards 8 first, since the offset loses what its rounding costs.
+    Its kernels multiply in bfloat16 by (code - 8) x scale + offset, with scale and offset in
+    bfloat16. Codes of fewer bits are shifted towards 8 first: a smaller offset loses less when it
+    is rounded.
     """
 
     packed: Tensor
@@ -82,10 +84,10 @@ class FourBitLinear(nn.Module):
         assert group is not None
         assert kernel is not None
         self.outputs, self.group, self._product = codes.rows, group, kernel.product
-        whole, zero = _centred(codes)
+        centred, zero = _centred(codes)
         device = like.device
-        whole = whole.reshape(codes.rows, codes.columns).to(device)
-        self.register_buffer("packed", kernel.pack(whole))
+        centred = centred.reshape(codes.rows, codes.columns).to(device)
+        self.register_buffer("packed", kernel.pack(centred))
         pairs = torch.stack([codes.scale.expand_as(zero), (8 - zero) * codes.scale], -1)
         pairs = pairs.reshape(codes.rows, -1, 2)
         pairs = pairs.repeat_interleave(codes.columns // group // pairs.shape[1], dim=1)
@@ -95,21 +97,21 @@ class FourBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in bfloat16."""
         rows = torch_modules.rows_of(inputs)
-        found = self._product(rows, self.packed, self.group, self.scales)
-        found = found if self.bias is None else found + self.bias
-        return found.reshape(*inputs.shape[:-1], self.outputs)
+        outputs = self._product(rows, self.packed, self.group, self.scales)
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.reshape(*inputs.shape[:-1], self.outputs)
 
 
 def _centred(codes: Codes) -> tuple[Tensor, Tensor]:
-    """Return codes and zero points, (rows, groups, ...), as near to 8 as 4 bits allow."""
+    """Shift codes and zero points, (rows, groups, ...), as near to 8 as 4 bits allow."""
     zero = codes.zero.expand(*codes.codes.shape[:2], 1)
     room = _TOP - (2**codes.bits - 1)
-    moved = (8 - zero).round().clamp(0, room)
-    return (codes.codes.float() + moved).to(torch.int32), zero + moved
+    shift = (8 - zero).round().clamp(0, room)
+    return (codes.codes.float() + shift).to(torch.int32), zero + shift
 
 
 class EightBitLinear(nn.Module):
-    """A linear layer whose weight stays in 8 bits in memory, with a scale for each output."""
+    """A linear layer whose weight stays in 8 bits in memory, with one scale per output."""
 
     values: Tensor
     scale: Tensor
@@ -123,7 +125,7 @@ class EightBitLinear(nn.Module):
         values = (codes.codes.reshape(codes.shape).short() - 128).to(torch.int8)
         self.register_buffer("values", values.to(like.device))
         self.register_buffer("scale", scale.to(like))
-        # the kernel knows no zero points: they add the same to a row for each of its inputs
+        # the kernel has no zero points: their part of an output is the sum of inputs x offset
         offset = None if bool((zero == 128).all()) else ((128 - zero) * scale).to(like)
         self.register_buffer("offset", offset)
         self.register_buffer("bias", None if bias is None else bias.detach())
@@ -131,9 +133,9 @@ class EightBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., outputs) in the type of the inputs."""
         rows = torch_modules.rows_of(inputs)
-        found = torch_private.int8_weight_product(rows, self.values, self.scale)
+        outputs = torch_private.int8_weight_product(rows, self.values, self.scale)
         if self.offset is not None:
             total = rows.sum(1, keepdim=True, dtype=torch.float32).to(rows.dtype)
-            found = torch.addcmul(found, total, self.offset)
-        found = found if self.bias is None else found + self.bias
-        return found.reshape(*inputs.shape[:-1], -1)
+            outputs = torch.addcmul(outputs, total, self.offset)
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.reshape(*inputs.shape[:-1], -1)

@@ -1,4 +1,4 @@
-"""2:4 sparse kernels of CUDA devices: linear layers that read half of their weights."""
+"""2:4 sparse linear layers on CUDA GPUs, whose kernels read half of the weights."""
 
 import warnings
 
@@ -9,18 +9,18 @@ from torch.sparse import to_sparse_semi_structured
 CAPABILITY = (8, 0)
 """The first GPUs with sparse tensor cores: Ampere."""
 _ROWS, _COLUMNS = 32, 64
-"""Multiples that a 16-bit weight of a layer must have."""
+"""The sizes of a 16-bit weight must be multiples of these."""
 
 
 def two_of_four(weight: torch.Tensor) -> bool:
-    """Whether each four consecutive inputs of an output have two zeros, and some weight none."""
+    """True if every four consecutive weights of an output have at least two zeros."""
     if weight.dim() != 2 or weight.shape[1] % 4:
         return False
     return bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all())
 
 
 def lacks_semi_structured(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why 2:4 has no sparse kernel here, None if it has."""
+    """Reason why 2:4 sparsity has no kernel for a device and type; None if it has."""
     if device.type != "cuda":
         return f"2:4 sparse kernels exist on CUDA devices only, this is {device.type}"
     if torch.cuda.get_device_capability(device) < CAPABILITY:
@@ -32,10 +32,10 @@ def lacks_semi_structured(device: torch.device, dtype: torch.dtype) -> str | Non
 
 
 def with_semi_structured(model: nn.Module) -> int:
-    """Give the 2:4 linear layers of `model` weights that sparse tensor cores read, in place.
+    """Convert the weights of 2:4 linear layers, in place, to the form of sparse tensor cores.
 
-    Returns how many layers have one; layers of other sizes or patterns stay dense. The model is
-    on its device, in its type, and only for inference. Source: Mishra et al. 2021, Accelerating
+    Returns the number of converted layers; layers of other sizes or patterns stay dense. The model
+    is on its device, in its type and only for inference. Source: Mishra et al. 2021, Accelerating
     sparse deep neural networks.
     """
     count = 0

@@ -1,6 +1,6 @@
-"""PyTorch's kernels for few bits, which have no public names.
+"""PyTorch's low-bit kernels that have no public names.
 
-torch.nn.functional.scaled_mm is public and beta, but calls another operator than `_scaled_mm`.
+torch.nn.functional.scaled_mm is public (beta), but it calls another operator than `_scaled_mm`.
 """
 
 import torch
@@ -28,7 +28,7 @@ def float8_product(
 
 
 def int8_weight_product(rows: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Return rows (m, k) times an int8 weight (n, k), scaled by output, in the rows' type."""
+    """Return rows (m, k) times an int8 weight (n, k) with a scale (n,), in the type of the rows."""
     product: Tensor = torch.ops.aten._weight_int8pack_mm(rows, weight, scale)
     return product
 
@@ -46,18 +46,18 @@ def int4_weight_product_cpu(rows: Tensor, packed: Tensor, group: int, scales: Te
 
 
 def packed_for_cuda(pairs: Tensor, tiles: int) -> Tensor:
-    """Return uint8 pairs of 4-bit codes (rows, columns / 2) as the kernel of GPUs reads them."""
+    """Pack uint8 pairs of 4-bit codes (rows, columns / 2) for the kernel of GPUs."""
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)
     return packed
 
 
 def packed_for_cpu(codes: Tensor) -> Tensor:
-    """Return int32 codes (rows, columns) in 0..15 as the kernel of CPUs reads them."""
+    """Pack int32 codes 0..15 (rows, columns) for the kernel of CPUs."""
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     return packed
 
 
 def quantized_by_row(values: Tensor, scale: Tensor) -> Tensor:
-    """Return int8 values (rows, columns) with a scale for each row as a quantized tensor."""
+    """Return int8 values (rows, columns) with a scale (rows,) as a quantized tensor."""
     zeros = torch.zeros(len(values), dtype=torch.long)
     return torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)

@@ -1,1 +1,1 @@
-"""The catalogue of objectives: `[objectives.NAME]` is the file NAME.py."""
+"""Catalogue of objectives: `[objectives.NAME]` is the file NAME.py."""

@@ -1,4 +1,4 @@
-"""The task's score of an artifact."""
+"""Accuracy: the task's score, with a bootstrap interval."""
 
 import dataclasses
 
@@ -20,9 +20,9 @@ class Accuracy(Objective):
     superlative = "most-accurate"
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Return the score with a bootstrap interval over samples.
+        """Measure the score, with a bootstrap interval over samples.
 
-        Raises ValueError when the score is not finite.
+        Raises ValueError if the score is not finite or has no interval.
         """
         outputs = program(examples.inputs)
         value = float(examples.score(outputs, plain(examples.targets)))

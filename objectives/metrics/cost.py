@@ -1,4 +1,4 @@
-"""What a thousand samples cost in devices' time."""
+"""Cost: device-seconds per 1,000 samples."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ from objectives.runtime import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost(TimedObjective):
-    """Device-seconds per 1,000 samples, with batches streaming: 1000 x devices / throughput.
+    """Device-seconds per 1,000 samples in a stream of batches: 1000 x devices / throughput.
 
-    A second device costs as much as the first, so that it must double the throughput to be free.
+    Doubling the devices leaves the cost unchanged only if it doubles the throughput.
     """
 
     unit = "device-s"
@@ -21,6 +21,6 @@ class Cost(TimedObjective):
     superlative = "cheapest"
 
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return the costs in parts of a stream, after a warm-up."""
+        """Return the cost over each part of a stream, after a warm-up."""
         rates = Throughput().observe(program, examples, seconds)
         return [1000 * program.devices / rate for rate in rates]

@@ -1,4 +1,4 @@
-"""The memory that a device needs for the artifact."""
+"""Memory: the peak bytes that one device needs for the artifact."""
 
 import dataclasses
 
@@ -7,16 +7,17 @@ from objectives.objective import Direction, Measurement, Objective, feeds
 from objectives.runtime import Program
 
 REPEATS = 3
+"""Repetitions of a measurement."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory(Objective):
-    """Most bytes that one device needs while the artifact runs batches of the target's size.
+    """Peak bytes that one device needs while the artifact runs batches of the target's size.
 
-    On a CPU it is what a process of its own holds at most beyond what it held before it loaded
-    the artifact: weights, also where they are mapped from the artifact's files, activations and
-    workspaces; not the libraries' code, and not what loading needed for a moment. On a GPU it is
-    what PyTorch has allocated there at most. With several devices the one that needs most counts.
+    On a CPU it is the peak memory of a separate process minus its memory before it loaded the
+    artifact. Weights (also those mapped from the artifact's files), activations and workspaces
+    count; the code of libraries and memory that only loading needs do not. On a GPU it is the peak
+    that PyTorch has allocated. Of several devices, the one that needs most counts.
     """
 
     unit = "bytes"
@@ -28,9 +29,9 @@ class Memory(Objective):
     apart = True
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Return the largest of a few repetitions; the interval holds them all."""
+        """Measure the largest of a few repetitions; the interval spans all of them."""
         batches = feeds(program, examples)
-        found = [float(program.memory(batches)) for _ in range(REPEATS)]
+        peaks = [float(program.memory(batches)) for _ in range(REPEATS)]
         return Measurement(
-            value=max(found), unit=self.unit, low=min(found), high=max(found), samples=REPEATS
+            value=max(peaks), unit=self.unit, low=min(peaks), high=max(peaks), samples=REPEATS
         )

@@ -1,4 +1,4 @@
-"""The bytes that must be shipped."""
+"""Size: the bytes of the artifact's files."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from objectives.runtime import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size(Objective):
-    """Bytes of the artifact's files, its manifest not counted."""
+    """Bytes of the artifact's files, without its manifest."""
 
     unit = "bytes"
     direction = Direction.MINIMIZE
@@ -19,7 +19,7 @@ class Size(Objective):
     superlative = "smallest"
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Return the exact number of bytes."""
+        """Measure the exact number of bytes."""
         del examples
         files = (p for p in program.folder.rglob("*") if p.is_file() and p.name != "manifest.json")
         total = float(sum(p.stat().st_size for p in files))

@@ -1,4 +1,4 @@
-"""How many samples all devices get through in a second."""
+"""Throughput: samples per second over all devices."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from objectives.runtime import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Throughput(TimedObjective):
-    """Samples per second over all devices, with batches of the target's size streaming."""
+    """Samples per second over all devices, in a stream of batches of the target's size."""
 
     unit = "samples/s"
     direction = Direction.MAXIMIZE
@@ -17,7 +17,7 @@ class Throughput(TimedObjective):
     superlative = "fastest"
 
     def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return the rates of parts of a stream, after a warm-up."""
+        """Return the rate over each part of a stream, after a warm-up."""
         batches = feeds(program, examples)
         for batch in batches[:2]:
             program.seconds(batch)

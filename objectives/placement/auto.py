@@ -1,4 +1,4 @@
-"""How devices share the work when nobody has said so: tried on the devices, then decided."""
+"""Choose a strategy by timing: replicas, tensor parallelism or pipeline parallelism."""
 
 import dataclasses
 import statistics
@@ -9,82 +9,83 @@ from spaces import Infeasible
 from spaces.devices import device_of
 
 SECONDS = 0.3
-"""Time for each figure of a trial."""
+"""Seconds for each measurement of a strategy."""
 GAIN = 1.05
-"""A split must be this much better than replicas, which are simpler, to be chosen."""
+"""Factor by which a split must be better than replicas, which are simpler, to be chosen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a strategy was measured to do at the target's batch."""
+class Timing:
+    """Measured latency and rate of a strategy at the target's batch size."""
 
     latency: float
     """Seconds of a batch."""
     rate: float
     """Batches per second, over all devices, in a stream."""
 
-    def gains(self, alone: "Trial") -> tuple[float, float]:
-        """Return how many times better latency and throughput are than one device's."""
-        return alone.latency / self.latency, self.rate / alone.rate
+    def gains(self, single: "Timing") -> tuple[float, float]:
+        """Return the factors by which latency and throughput are better than a single device's."""
+        return single.latency / self.latency, self.rate / single.rate
 
-    def worth(self, alone: "Trial") -> float:
-        """Return the product of both gains: either counts as much as the other."""
-        latency, rate = self.gains(alone)
+    def worth(self, single: "Timing") -> float:
+        """Return the product of both gains, which thereby have equal weight."""
+        latency, rate = self.gains(single)
         return latency * rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A strategy, why it was chosen, and what was measured for that."""
+    """A strategy, the reason for it, and the timings of the strategies that were tried."""
 
     strategy: str
     reason: str
-    trials: Mapping[str, Trial] = dataclasses.field(default_factory=dict)
+    timings: Mapping[str, Timing] = dataclasses.field(default_factory=dict)
 
 
-def of(latencies: list[float], rates: list[float]) -> Trial:
-    """Return the medians of seconds and of batches per second."""
-    return Trial(latency=statistics.median(latencies), rate=statistics.median(rates))
+def timing_of(latencies: list[float], rates: list[float]) -> Timing:
+    """Return the medians of latencies in seconds and of rates in batches per second."""
+    return Timing(latency=statistics.median(latencies), rate=statistics.median(rates))
 
 
 def decide(
-    alone: Trial,
-    replicas: Trial,
-    attempt: Callable[[str], Trial],
+    single: Timing,
+    replicas: Timing,
+    attempt: Callable[[str], Timing],
     target: Target,
     count: int,
 ) -> Decision:
-    """Return how `count` devices share the work, given how one does alone and as one replica.
+    """Choose the strategy of `count` devices, given the timings of a single one and of replicas.
 
-    `attempt` measures another strategy, or raises Infeasible with the reason why it cannot be.
-    Replicas gain throughput only; a tensor split both; a pipeline throughput, and memory. Which
-    is best depends on the model's widths and on the batch, as on what connects the devices.
+    `attempt` times another strategy, or raises Infeasible with the reason why it is not possible.
+    Replicas improve throughput only, a tensor split both latency and throughput, a pipeline
+    throughput and memory. The best strategy depends on the widths of the model, the batch size and
+    the connection between the devices.
     """
-    trials = {"data": replicas}
-    refused: dict[str, str] = {}
-    if alone.latency < device_of(target.device).shortest:
-        took = f"a batch takes {_time(alone.latency)}, no longer than processes need to agree"
-        reason = f"data: {took}, so that nothing is split"
-        return Decision(strategy="data", reason=reason, trials=trials)
+    timings = {"data": replicas}
+    refusals: dict[str, str] = {}
+    if single.latency < device_of(target.device).shortest:
+        latency = f"a batch takes {_time(single.latency)}, no longer than processes need to agree"
+        reason = f"data: {latency}, so that nothing is split"
+        return Decision(strategy="data", reason=reason, timings=timings)
     for strategy in ("tensor", "pipeline"):
         try:
-            trials[strategy] = attempt(strategy)
+            timings[strategy] = attempt(strategy)
         except Infeasible as error:
-            refused[strategy] = str(error)
-    worth = {s: t.worth(alone) / (1 if s == "data" else GAIN) for s, t in trials.items()}
+            refusals[strategy] = str(error)
+    worth = {s: t.worth(single) / (1 if s == "data" else GAIN) for s, t in timings.items()}
     best = max(worth, key=worth.__getitem__)
-    told = [f"{s} {_gains(t, alone)}" for s, t in trials.items()]
-    told += [f"{s} not possible ({why})" for s, why in refused.items()]
+    results = [f"{s} {_gains(t, single)}" for s, t in timings.items()]
+    results += [f"{s} not possible ({refusal})" for s, refusal in refusals.items()]
     reason = (
         f"{best}: the product of its gains in latency and in throughput over one device is the "
         f"largest, measured on {count} {target.device} devices at batch {target.batch_size} "
-        f"(one device: {_time(alone.latency)}): {', '.join(told)}"
+        f"(one device: {_time(single.latency)}): {', '.join(results)}"
     )
-    return Decision(strategy=best, reason=reason, trials=trials)
+    return Decision(strategy=best, reason=reason, timings=timings)
 
 
-def _gains(trial: Trial, alone: Trial) -> str:
-    latency, rate = trial.gains(alone)
+def _gains(timing: Timing, single: Timing) -> str:
+    latency, rate = timing.gains(single)
     return f"{latency:.2f}x and {rate:.2f}x"
 
 

@@ -1,4 +1,4 @@
-"""What a process must know to load an artifact."""
+"""Job: an artifact with everything that a process needs to load it."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objectives.exporting import decoded_files
+from objectives.exporting import decompressed_files
 from objectives.runtime import Program, Runtime, Signature
 from objectives.target import Target
 from spaces import Task
@@ -17,7 +17,7 @@ from spaces.modules import flatten
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """An artifact with all that is needed to load it."""
+    """An artifact with everything that a process needs to load it."""
 
     folder: Path
     runtime: Runtime
@@ -26,20 +26,20 @@ class Job:
     target: Target
     notes: dict[str, Any]
     quantized: bool
-    """Whether any weight is an integer: such layers are not split."""
+    """True if layers are in 8 bits or codes; such layers are not split."""
 
     coded: bool = False
-    """Whether files were compressed by an entropy coder."""
+    """True if files were compressed by an entropy coder."""
 
     def load(self) -> Program:
-        """Return the artifact, loaded by its runtime in this process, decoded where it is coded."""
-        with decoded_files(self.folder) if self.coded else nullcontext(self.folder) as place:
-            program = self.runtime.load(place, self.signature, self.target, self.task, self.notes)
-        program.folder = self.folder  # coded files are what is shipped
+        """Load the artifact by its runtime in this process, decompressed first if it is coded."""
+        with decompressed_files(self.folder) if self.coded else nullcontext(self.folder) as folder:
+            program = self.runtime.load(folder, self.signature, self.target, self.task, self.notes)
+        program.folder = self.folder  # its files count as shipped: coded
         return program
 
     def example(self, samples: int) -> list[Tensor]:
-        """Return inputs of `samples` samples, the same ones in every process that asks."""
+        """Return input tensors of `samples` samples, the same in every process."""
         tensors, _ = flatten(next(iter(self.task.batches("validation", samples)))[0])
         index = torch.arange(samples) % tensors[0].shape[0]
         return [t[index].contiguous() for t in tensors]

@@ -1,4 +1,4 @@
-"""What a placement needs that a host may not have: asked before anything is paid."""
+"""Placements that a host or a runtime cannot execute, refused before anything runs."""
 
 from objectives.runtime import Runtime
 from objectives.target import Target
@@ -7,20 +7,20 @@ from spaces.devices import device_of
 
 
 def devices(target: Target) -> int:
-    """Return how many devices this host has: accelerators, or sets of `target.threads` cores."""
+    """Return this host's number of devices: accelerators, or sets of `target.threads` cores."""
     device = device_of(target.device)
     return device.count() if device.accelerator else max(1, device.count() // target.threads)
 
 
 def lacks(target: Target, placement: Placement) -> str | None:
-    """Return in one sentence why this host cannot measure on a placement, None if it can."""
+    """Reason, in one sentence, why this host cannot measure on a placement; None if it can."""
     if placement.count > 1:
         return _too_many(target, placement.count)
     device = device_of(target.device)
     if device.accelerator or target.threads <= (cores := device.count()):
         return None
     return (
-        f"the target has {target.threads} threads and this host {_spelled(cores, 'core')}: measure "
+        f"the target has {target.threads} threads and this host {_counted(cores, 'core')}: measure "
         "where it has as many, or lower target.threads"
     )
 
@@ -28,17 +28,17 @@ def lacks(target: Target, placement: Placement) -> str | None:
 def _too_many(target: Target, count: int) -> str | None:
     if count <= devices(target):
         return None
-    asked, device = f"{count} devices were asked for", device_of(target.device)
+    request, device = f"{count} devices were asked for", device_of(target.device)
     if device.accelerator:
-        return f"{asked}, this host has {_spelled(device.count(), device.accelerator)}"
-    each = _spelled(target.threads, "core")
-    return f"{asked}, with {each} each, and this host has {_spelled(device.count(), 'core')}"
+        return f"{request}, this host has {_counted(device.count(), device.accelerator)}"
+    each = _counted(target.threads, "core")
+    return f"{request}, with {each} each, and this host has {_counted(device.count(), 'core')}"
 
 
 def refuses(placement: Placement, encoding: Encoding, name: str, runtime: Runtime) -> str | None:
-    """Return in one sentence why a placement cannot be had on any host, None if it can.
+    """Reason, in one sentence, why no host can execute a placement; None if some can.
 
-    `name` is the runtime's.
+    `name` is the runtime's name in the experiment.
     """
     if placement.count == 1:
         return None
@@ -52,5 +52,5 @@ def refuses(placement: Placement, encoding: Encoding, name: str, runtime: Runtim
     return None
 
 
-def _spelled(count: int, unit: str) -> str:
+def _counted(count: int, unit: str) -> str:
     return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

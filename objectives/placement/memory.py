@@ -1,4 +1,4 @@
-"""How much memory a process holds, and at most held."""
+"""Memory of this process: current and peak bytes."""
 
 import ctypes
 import gc
@@ -14,29 +14,29 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def trim() -> None:
-    """Give memory that is not used any more back to the system."""
+    """Return unused memory to the system."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def held() -> int:
-    """Return the bytes of this process that no file on disk stands behind."""
+def private_bytes() -> int:
+    """Return the resident bytes of this process, on Linux without those backed by files."""
     return _field("RssAnon") if _STATUS.is_file() else int(psutil.Process().memory_info().rss)
 
 
-def peak(work: Callable[[], object], folder: Path) -> int:
-    """Do `work`; return the most bytes held meanwhile, with resident pages of files in `folder`.
+def peak_bytes(work: Callable[[], object], folder: Path) -> int:
+    """Do `work` and return the peak of private bytes, plus resident pages of files in `folder`.
 
-    Pages of program libraries are left out: they come as they are first called, are shared
-    with all processes, and would drown a small model. Where the system counts no peak it is
-    what is held now.
+    Pages of program libraries are left out: they are loaded at their first call, are shared by all
+    processes and would outweigh a small model. If the system has no peak counter, the result is the
+    bytes after `work`.
     """
     if _CLEAR.is_file():
-        _CLEAR.write_text("5")  # the count of the most bytes begins anew
+        _CLEAR.write_text("5")  # resets the peak counter
     work()
     if not _STATUS.is_file():
-        return held()
+        return private_bytes()
     return _field("VmHWM") - _field("RssFile") - _field("RssShmem") + _mapped(folder)
 
 
@@ -48,7 +48,7 @@ def _field(name: str) -> int:
 
 
 def _mapped(folder: Path) -> int:
-    """Return the resident bytes of the files in `folder` that are mapped into this process."""
+    """Return the resident file-backed bytes of mappings of files in `folder`."""
     total, inside = 0, False
     for line in _MAPS.read_text().splitlines():
         head = line.split(maxsplit=5)

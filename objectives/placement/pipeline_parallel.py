@@ -1,4 +1,4 @@
-"""Pipeline parallelism: each process has consecutive layers and hands on what they compute."""
+"""Pipeline parallelism: each process computes consecutive layers and sends on the results."""
 
 import collections
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from objectives.exporting import Replayed, torch_modules
 from objectives.placement.job import Job
-from objectives.placement.replicas import Share, gather
+from objectives.placement.replicas import Share, wait_for_all
 from objectives.placement.stages import Parcel, cut
 from spaces.devices import device_of
 from spaces.modules import call, flatten, plain, unflatten
 
 _AHEAD = 2
-"""Batches that a stage may be ahead of the next one."""
+"""Batches that a stage may be ahead of the next stage."""
 
 
 class Pipeline(Share):
-    """One stage of consecutive layers; the last process has the outputs."""
+    """A process's stage of consecutive layers; the last process has the outputs."""
 
     def __init__(self, job: Job, rank: int, count: int, device: torch.device) -> None:
         self._rank, self._count, self._device = rank, count, device
@@ -27,7 +27,7 @@ class Pipeline(Share):
         model = job.runtime.module(job.folder, job.task, job.notes).eval().requires_grad_(False)
         self._kind = device_of(device)
         exact = self._dtype == torch.float32 and not self._kind.accelerator
-        self.tolerance = 1e-4 if exact else 3e-2  # an accelerator rounds otherwise than a CPU
+        self.tolerance = 1e-4 if exact else 3e-2  # accelerators round differently from CPUs
         batch = [torch_modules.cast(t, self._dtype) for t in job.example(job.target.batch_size)]
         structure = job.signature.inputs
         with torch.inference_mode():
@@ -36,28 +36,28 @@ class Pipeline(Share):
         self._stage = cut(model, structure, batch, rank, count, device)
         self._compute = Replayed(self._computed, device)
         self._sent: collections.deque[tuple[Any, list[Tensor]]] = collections.deque()
-        self.said = f"{count} stages, the first with {self._stage.share:.0%} of the cost"
+        self.detail = f"{count} stages, the first with {self._stage.share:.0%} of the cost"
 
     def verify(self) -> float:
-        """Return the last stage's largest difference from the whole model; then record it."""
-        found = self.read(self.run(self.feed(self._batch)))
+        """Return the outputs' largest deviation from the whole model's; then record the stage."""
+        outputs = self.read(self.run(self.feed(self._batch)))
         self.finish()
-        pairs = list(zip(found, self._expected, strict=False))
+        pairs = list(zip(outputs, self._expected, strict=False))
         scale = max((float(b.abs().max()) for _, b in pairs), default=0.0) or 1.0
         gaps = [float((a.double() - b.double()).abs().max()) for a, b in pairs]
         del self._expected
         self._compute.record([self._empty(p) for p in self._stage.incoming])
-        self.said += f"; {self._compute.said}" * bool(self._compute.said)
+        self.detail += f"; {self._compute.execution}" * bool(self._compute.execution)
         return max(gaps, default=0.0) / scale
 
     def feed(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return the inputs on the first process' device; the others need none."""
+        """Copy the inputs to the first process's device; the others need none."""
         if self._rank > 0:
             return []
         return [torch_modules.cast(t, self._dtype).to(self._device).contiguous() for t in tensors]
 
     def run(self, feed: list[Tensor]) -> list[Tensor]:
-        """Take a batch from the stage before, compute, and hand it to the next."""
+        """Receive a batch from the previous stage, compute, and send it to the next."""
         incoming = feed if self._rank == 0 else self._received()
         outgoing = self._compute(incoming)
         if self._rank < self._count - 1:
@@ -66,18 +66,18 @@ class Pipeline(Share):
         return outgoing
 
     def read(self, raw: list[Tensor]) -> list[Tensor]:
-        """Return the outputs where they are: in the last process."""
+        """Return the outputs in the last process, and nothing in the others."""
         return [torch_modules.owned(t).cpu() for t in raw]
 
     def finish(self) -> None:
-        """Wait until all that was handed on has been taken."""
+        """Wait until all sent batches have been received."""
         self._wait(0)
         self._kind.synchronize()
 
     def settle(self) -> None:
-        """Wait for the others."""
+        """Wait for the other processes."""
         self.finish()
-        gather(self._rank)
+        wait_for_all(self._rank)
 
     def _computed(self, tensors: Any) -> list[Tensor]:
         return list(self._stage.module(*tensors))
@@ -92,7 +92,7 @@ class Pipeline(Share):
         return tensors
 
     def _send(self, tensors: list[Tensor]) -> None:
-        """Hand on a batch: an accelerator in the order of its queue, a CPU beside the next one."""
+        """Send a batch: in the order of an accelerator's queue, on a CPU in the background."""
         tensors = [t.contiguous() for t in tensors]
         if self._kind.accelerator:
             for tensor in tensors:
@@ -102,7 +102,8 @@ class Pipeline(Share):
         work = [dist.isend(tensor, self._rank + 1) for tensor in tensors]
         self._sent.append((work, tensors))
 
-    def _wait(self, left: int) -> None:
-        while len(self._sent) > left:
+    def _wait(self, remaining: int) -> None:
+        """Wait until at most `remaining` sent batches have not been received."""
+        while len(self._sent) > remaining:
             for work in self._sent.popleft()[0]:
                 work.wait()

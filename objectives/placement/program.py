@@ -1,4 +1,4 @@
-"""An artifact that runs in processes of its own, one for each device."""
+"""Program of an artifact that runs in separate processes, one per device."""
 
 import collections
 import itertools
@@ -11,29 +11,29 @@ from typing import Any
 from torch import Tensor
 
 from objectives.placement import auto
-from objectives.placement.auto import Decision, Trial
+from objectives.placement.auto import Decision, Timing
 from objectives.placement.job import Job
 from objectives.placement.ranks import Ranks
 from objectives.runtime import ROUNDS, Program
 from spaces import Infeasible, Placement
 
 BURST = 0.05
-"""Seconds for which all replicas work side by side, to be timed."""
-MOST = 2000
-"""Batches of one round of a stream at most."""
+"""Seconds for which all replicas run side by side to be timed."""
+MAX_BATCHES = 2000
+"""Largest number of batches in one round of a stream."""
 
 
 class _Feed:
-    """A batch that lies ready in every process under a number."""
+    """A batch that is stored in every process under a key."""
 
     def __init__(self, key: int) -> None:
         self.key = key
 
 
-class Placed(Program):
+class PlacedProgram(Program):
     """A program whose batches are computed by `placement.count` processes.
 
-    Raises Infeasible when the artifact cannot be shared out in that way, DeviceFailed when a
+    Raises Infeasible if the artifact cannot be executed with that placement, DeviceFailed if a
     process fails.
     """
 
@@ -49,7 +49,7 @@ class Placed(Program):
         self._ranks = Ranks(job, placement.count)
         self._strategy = ""
         try:
-            self._decision = self._decided(placement)
+            self._decision = self._decide(placement)
         except BaseException:
             self.close()
             raise
@@ -68,7 +68,7 @@ class Placed(Program):
         }
 
     def feed(self, tensors: list[Tensor]) -> _Feed:
-        """Return a batch that lies ready in every process, as long as the result exists."""
+        """Store a batch in every process, for as long as the returned object exists."""
         feed = _Feed(next(self._keys))
         self._ask("feed", tensors, key=feed.key)
         self._live[feed.key] = None
@@ -76,7 +76,7 @@ class Placed(Program):
         return feed
 
     def run(self, feed: _Feed) -> list[Tensor]:
-        """Return the outputs: replicas take turns, otherwise all work together."""
+        """Return the outputs: replicas take turns, with other strategies all processes compute."""
         replicas = self._strategy == "data"
         answers = self._ask("run", key=feed.key, only=[next(self._turn)] if replicas else None)
         return next(tensors for _, tensors in answers if tensors)
@@ -86,9 +86,9 @@ class Placed(Program):
         return raw
 
     def seconds(self, feed: _Feed) -> float:
-        """Return the seconds of one batch: of a replica while the others work too, or together.
+        """Return the seconds of one batch, by a replica while the others run too, or by all.
 
-        What passes between this process and the others is not in them.
+        Communication with this process is not included.
         """
         if self._strategy == "data":
             if not self._times:
@@ -97,12 +97,12 @@ class Placed(Program):
         return self._spans([feed.key], 1)[0]
 
     def stream(self, feeds: Sequence[_Feed], seconds: float) -> list[float]:
-        """Return rates over all devices; a pipeline is full before time is taken."""
+        """Return rates over all devices; timing starts once a pipeline is full."""
         keys = [feed.key for feed in feeds]
         if self._strategy == "data":
             return self._rates(keys, seconds)
         once = statistics.median(self._spans(keys, 3))
-        count = min(MOST, max(2 * self.devices, math.ceil(seconds / ROUNDS / once)))
+        count = min(MAX_BATCHES, max(2 * self.devices, math.ceil(seconds / ROUNDS / once)))
         rates = []
         for _ in range(ROUNDS):
             answers = self._ask("stream", keys=keys, count=count, seconds=count * once)
@@ -111,7 +111,7 @@ class Placed(Program):
         return rates
 
     def memory(self, feeds: Sequence[_Feed]) -> int:
-        """Return the most bytes that one of the devices needs while `feeds` are run."""
+        """Run `feeds` and return the peak bytes of the device that needs most."""
         answers = self._ask("memory", keys=[feed.key for feed in feeds])
         return max(int(header["bytes"]) for header, _ in answers)
 
@@ -121,17 +121,17 @@ class Placed(Program):
 
     def _ask(
         self,
-        what: str,
+        action: str,
         tensors: Sequence[Tensor] = (),
         *,
         only: Sequence[int] | None = None,
-        **rest: Any,
+        **arguments: Any,
     ) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        request = {"do": what, **rest}
+        request = {"do": action, **arguments}
         if only is None and self._dropped:
             request["drop"], self._dropped = self._dropped, []
-        limit = float(rest.get("seconds", 0.0))
-        return self._ranks.ask(request, tensors, only=only, seconds=limit)
+        seconds = float(arguments.get("seconds", 0.0))
+        return self._ranks.ask(request, tensors, only=only, seconds=seconds)
 
     def _burst(
         self, keys: list[int], only: Sequence[int] | None = None, seconds: float = BURST
@@ -140,50 +140,48 @@ class Placed(Program):
         return [t for header, _ in answers for t in header["times"]]
 
     def _spans(self, keys: list[int], count: int) -> list[float]:
-        """Return the seconds of single batches: from where the inputs are to where outputs are.
+        """Return the seconds of single batches, from the first process to the one with the outputs.
 
-        That is in the first process, or from it to the last stage; one clock serves the host.
+        That is the last stage of a pipeline, else the first process. All share the host's clock.
         """
         answers = [header["spans"] for header, _ in self._ask("time", keys=keys, count=count)]
         last = answers[0] if self._strategy == "tensor" else answers[-1]
-        return [done - begun for (begun, _), (_, done) in zip(answers[0], last, strict=True)]
+        return [end - start for (start, _), (_, end) in zip(answers[0], last, strict=True)]
 
     def _rates(
         self, keys: list[int], seconds: float, only: Sequence[int] | None = None
     ) -> list[float]:
-        """Return the sums of what replicas do side by side."""
+        """Return the total rates of replicas that run side by side."""
         answers = self._ask("stream", keys=keys, seconds=seconds, only=only)
         return [sum(rates) for rates in zip(*(h["rates"] for h, _ in answers), strict=True)]
 
-    # How the work is shared
-
-    def _decided(self, placement: Placement) -> Decision:
+    def _decide(self, placement: Placement) -> Decision:
         if placement.count == 1:
             self._place("data")
             return Decision(strategy="data", reason="one device, in a process of its own")
         if placement.strategy != "auto":
-            said = self._place(placement.strategy)
-            words = f"asked for; {said}" if said else "asked for"
-            return Decision(strategy=placement.strategy, reason=words)
+            detail = self._place(placement.strategy)
+            suffix = f"; {detail}" if detail else ""
+            return Decision(strategy=placement.strategy, reason=f"asked for{suffix}")
         if reason := unsplittable(self._job):
             self._place("data")
             return Decision(strategy="data", reason=f"data: {reason}")
-        return self._tried()
+        return self._decide_by_timing()
 
-    def _tried(self) -> Decision:
-        """Measure each strategy on the devices, and take up the best."""
+    def _decide_by_timing(self) -> Decision:
+        """Time each strategy on the devices and take up the best."""
         try:
             self._place("data")
         except Infeasible as error:
             strategy = "tensor" if self._fits("tensor") else "pipeline"
-            said = self._place(strategy)
-            return Decision(strategy=strategy, reason=f"{strategy}: {error}; {said}")
+            detail = self._place(strategy)
+            return Decision(strategy=strategy, reason=f"{strategy}: {error}; {detail}")
         feed = self.feed(self._job.example(self.target.batch_size))
-        keys, time = [feed.key], auto.SECONDS
-        self._burst(keys)  # warms all of them up
-        alone = auto.of(self._burst(keys, [0], time), self._rates(keys, time, [0]))
-        replicas = auto.of(self._burst(keys, None, time), self._rates(keys, time))
-        decision = auto.decide(alone, replicas, self._trial, self.target, self.devices)
+        keys, seconds = [feed.key], auto.SECONDS
+        self._burst(keys)  # warm-up of all replicas
+        single = auto.timing_of(self._burst(keys, [0], seconds), self._rates(keys, seconds, [0]))
+        replicas = auto.timing_of(self._burst(keys, None, seconds), self._rates(keys, seconds))
+        decision = auto.decide(single, replicas, self._timing, self.target, self.devices)
         if decision.strategy != self._strategy:
             self._place(decision.strategy)
         return decision
@@ -195,18 +193,18 @@ class Placed(Program):
             return False
         return True
 
-    def _trial(self, strategy: str) -> Trial:
+    def _timing(self, strategy: str) -> Timing:
         self._place(strategy)
         feed = self.feed(self._job.example(self.target.batch_size))
         self._spans([feed.key], 3)
         once = statistics.median(self._spans([feed.key], 3))
         count = max(5, min(200, math.ceil(auto.SECONDS / once)))
-        return auto.of(self._spans([feed.key], count), self.stream([feed], auto.SECONDS))
+        return auto.timing_of(self._spans([feed.key], count), self.stream([feed], auto.SECONDS))
 
     def _place(self, strategy: str) -> str:
-        """Let every process take up a strategy; return what is said of it.
+        """Let every process take up a strategy; return its detail for the reason.
 
-        Raises Infeasible when its outputs are not the whole artifact's.
+        Raises Infeasible if the outputs deviate from the whole artifact's.
         """
         if strategy != "data" and (reason := unsplittable(self._job)):
             raise Infeasible(f"{strategy} parallelism is not possible: {reason}")
@@ -221,11 +219,11 @@ class Placed(Program):
                 f"{gap:.1e} of the largest"
             )
         self._strategy = strategy
-        return str(answers[0]["said"])
+        return str(answers[0]["detail"])
 
 
 def unsplittable(job: Job) -> str | None:
-    """Return why an artifact can only be replicated, None if its layers can be shared out."""
+    """Reason why an artifact can only be replicated; None if its layers can be split."""
     name = type(job.runtime).__name__.lower()
     if not job.runtime.splits:
         return f"{name} executes a whole graph, which cannot be split"

@@ -1,4 +1,4 @@
-"""The processes of a placed artifact, as whoever loaded it sees them."""
+"""Start, query and end the processes of a placed artifact."""
 
 import multiprocessing
 import os
@@ -23,15 +23,15 @@ from spaces.devices import all_devices, device_of
 
 Answer = tuple[dict[str, Any], list[Tensor]]
 SECONDS = 300.0
-"""Longest that an answer may take beyond the seconds that were asked for."""
+"""Longest wait for an answer beyond the seconds that the request itself takes."""
 
 
 class DeviceFailed(RuntimeError):
-    """A process of a placed artifact failed, ended or did not answer; the message says which."""
+    """A process of a placed artifact failed, ended or did not answer; the message names it."""
 
 
 class Ranks:
-    """One process for each device. They end with this process, when closed, and on any failure."""
+    """One process per device; all end with this process, on close, and on any failure."""
 
     def __init__(self, job: Job, count: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="paretune-")
@@ -42,23 +42,23 @@ class Ranks:
             self, _end, self._processes, self._connections, self._folder, os.getpid()
         )
         """Ends the processes; safe to call again."""
-        context: Any = multiprocessing.get_context(how())
+        context: Any = multiprocessing.get_context(start_method())
         for rank in range(count):
-            ours, theirs = context.Pipe()
-            # A spawned process has no copies of what is open here, a forked one has.
-            copied = (*self._connections, ours) if how() == "fork" else ()
+            parent_end, child_end = context.Pipe()
+            # A forked process inherits the open connections and must close them.
+            inherited = (*self._connections, parent_end) if start_method() == "fork" else ()
             store = str(Path(self._folder) / "store")
-            arguments = (theirs, copied, job, rank, count, store, cores[rank])
+            arguments = (child_end, inherited, job, rank, count, store, cores[rank])
             process = context.Process(
                 target=worker.main, args=arguments, name=f"device-{rank}", daemon=True
             )
             with warnings.catch_warnings():
-                # NumPy's idle threads: they survive a fork by NumPy's own handlers.
+                # The warning is about idle threads of NumPy, whose own handlers make a fork safe.
                 warnings.filterwarnings("ignore", "This process .* is multi-th", DeprecationWarning)
                 process.start()
-            theirs.close()
+            child_end.close()
             self._processes.append(process)
-            self._connections.append(ours)
+            self._connections.append(parent_end)
 
     def ask(
         self,
@@ -68,35 +68,35 @@ class Ranks:
         only: Sequence[int] | None = None,
         seconds: float = 0.0,
     ) -> list[Answer]:
-        """Return the answers of all processes, or of some, in their order.
+        """Send a request to all processes, or to those in `only`; return their answers in order.
 
-        Raises Infeasible with a process' reason, and DeviceFailed when one fails, has ended or
-        does not answer in `seconds` and a margin; then all of them are ended.
+        Raises Infeasible with the reason of a process. Raises DeviceFailed if a process fails, has
+        ended or does not answer within `seconds` and a margin; all processes are then ended.
         """
-        chosen = list(only) if only is not None else list(range(len(self._connections)))
+        recipients = list(only) if only is not None else list(range(len(self._connections)))
         if not self._processes:
             raise DeviceFailed("the processes of this artifact have been ended")
         try:
-            for rank in chosen:
+            for rank in recipients:
                 processes.send(self._connections[rank], request, tensors)
         except OSError:
             raise self._failed(f"device {rank}: {self._ending(rank)}") from None
         answers: dict[int, Answer] = {}
         deadline = time.monotonic() + seconds + SECONDS
-        while len(answers) < len(chosen):
-            self._collect([r for r in chosen if r not in answers], answers, deadline)
-        refused = [a["infeasible"] for a, _ in answers.values() if "infeasible" in a]
-        if refused:
-            raise Infeasible(refused[0])
-        return [answers[rank] for rank in chosen]
+        while len(answers) < len(recipients):
+            self._collect([r for r in recipients if r not in answers], answers, deadline)
+        reasons = [a["infeasible"] for a, _ in answers.values() if "infeasible" in a]
+        if reasons:
+            raise Infeasible(reasons[0])
+        return [answers[rank] for rank in recipients]
 
     def _collect(self, missing: list[int], answers: dict[int, Answer], deadline: float) -> None:
-        """Take the answers that have arrived, waiting for the first."""
+        """Wait for the first missing answer and take all that have arrived."""
         waiting = {self._connections[rank]: rank for rank in missing}
         ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
         if not ready:
-            named = ", ".join(map(str, missing))
-            raise self._failed(f"device {named}: no answer; its processes were ended")
+            numbers = ", ".join(map(str, missing))
+            raise self._failed(f"device {numbers}: no answer; its processes were ended")
         for connection in ready:
             assert isinstance(connection, Connection)
             rank = waiting[connection]
@@ -104,13 +104,16 @@ class Ranks:
                 answers[rank] = processes.receive_tensors(connection)
             except (EOFError, OSError):
                 raise self._failed(f"device {rank}: {self._ending(rank)}") from None
-            found = answers[rank][0]
-            if "error" in found:
-                print(found["trace"], file=sys.stderr)
-                raise self._failed(self._first_ended() or found["error"])
+            header = answers[rank][0]
+            if "error" in header:
+                print(header["trace"], file=sys.stderr)
+                raise self._failed(self._first_ended() or header["error"])
 
     def _first_ended(self) -> str | None:
-        """Return which process has ended: others then fail as well, in what they share with it."""
+        """Describe the first process that has ended, None if all run.
+
+        The errors of other processes follow from it, as collectives fail without it.
+        """
         for rank, process in enumerate(self._processes):
             process.join(timeout=0)
             if process.exitcode is not None:
@@ -126,13 +129,13 @@ class Ranks:
         return DeviceFailed(message)
 
 
-def how() -> str:
-    """Return how processes are started here: forked where that is safe, else spawned.
+def start_method() -> str:
+    """Return the start method for processes: "fork" where that is safe, otherwise "spawn".
 
-    A fork copies only the thread that asks for it: locks that other threads hold stay locked for
-    ever in the copy, and CUDA does not survive it at all. A process with a single thread has
-    neither, as a measuring process before it has loaded anything: it forks in milliseconds what
-    takes seconds to spawn, because the libraries need not be imported again.
+    A fork copies only the calling thread: locks that other threads hold stay locked in the copy,
+    and CUDA does not survive a fork at all. It is safe in a process with a single thread, such as a
+    measuring process before it loads an artifact. There it takes milliseconds, spawning seconds,
+    because a forked process need not import the libraries again.
     """
     if sys.platform != "linux" or any(device.initialized() for device in all_devices()):
         return "spawn"
@@ -140,9 +143,10 @@ def how() -> str:
 
 
 def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
-    """Return the cores of each device's process; raises Infeasible where they do not suffice.
+    """Return the cores of each process; raises Infeasible if there are too few.
 
-    On a CPU each has as many as the target has threads; those that feed accelerators share all.
+    Processes on a CPU have as many cores as the target has threads; processes of accelerators
+    divide all cores among them.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [()] * count
@@ -157,19 +161,19 @@ def cores_of(device: str, threads: int, count: int) -> list[tuple[int, ...]]:
     return [tuple(cores[i * threads : (i + 1) * threads]) or tuple(cores) for i in range(count)]
 
 
-def _end(started: list[Any], connections: list[Connection], folder: str, owner: int) -> None:
-    """End the processes and remove what they shared; does nothing in a forked copy."""
+def _end(children: list[Any], connections: list[Connection], folder: str, owner: int) -> None:
+    """End the processes and remove their shared folder; does nothing in a forked process."""
     if os.getpid() != owner:
         return
     for connection in connections:
         connection.close()
-    for process in started:
+    for process in children:
         process.join(timeout=0.2)
-    for process in started:
+    for process in children:
         process.kill()
-    for process in started:
+    for process in children:
         process.join()
         process.close()
-    started.clear()
+    children.clear()
     connections.clear()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What one process does of each batch."""
+"""Interface of the share of one process in the work, and replicas of the whole artifact."""
 
 import abc
 import time
@@ -12,33 +12,33 @@ from objectives.placement.job import Job
 from objectives.runtime import Program
 
 SLACK = 3e-4
-"""Seconds in which all leave a barrier: in a service the others wait for the first one too."""
+"""Seconds by which the first process starts after the others: in a service they wait for it too."""
 
 
 class Share(abc.ABC):
-    """What one process does of each batch."""
+    """Interface of the share of one process in the work on batches."""
 
     collective = True
-    """Whether all processes work on the same batch, and must hence do the same at a time."""
-    said = ""
-    """What is particular about it, in words."""
+    """True if all processes work on the same batch and must therefore run together."""
+    detail = ""
+    """Description of the share for the placement's reason."""
     tolerance = 0.0
-    """Largest result of `verify` that is rounding."""
+    """Largest deviation in `verify` that is due to rounding."""
 
     @abc.abstractmethod
     def feed(self, tensors: list[Tensor]) -> Any:
-        """Return a batch's input tensors (signature order) where and as they are computed with."""
+        """Convert a batch's input tensors (signature order) to the form and device of `run`."""
 
     @abc.abstractmethod
     def run(self, feed: Any) -> Any:
-        """Do this process' part of a batch; on a GPU it need not be finished on return."""
+        """Compute this process's share of a batch; on a GPU it may not be finished on return."""
 
     @abc.abstractmethod
     def read(self, raw: Any) -> list[Tensor]:
-        """Return the outputs as float32 CPU tensors; none where another process has them."""
+        """Convert raw outputs to float32 CPU tensors; empty if another process has the outputs."""
 
     def verify(self) -> float:
-        """Return how far outputs are from the whole artifact's, relative to the largest of them.
+        """Return the outputs' deviation from the whole artifact's, relative to the largest output.
 
         Called once, in all processes, before the first batch.
         """
@@ -46,14 +46,14 @@ class Share(abc.ABC):
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """Wait until all that was started is done."""
+        """Wait until all started work is done."""
 
     @abc.abstractmethod
     def settle(self) -> None:
         """Wait until the other processes wait for a batch."""
 
     def timed(self, feed: Any) -> tuple[float, float]:
-        """Return when a batch was begun and done here, in seconds of the host's clock."""
+        """Run a batch; return its start and end in this process, in seconds of the host's clock."""
         self.settle()
         start = time.monotonic()
         self.run(feed)
@@ -62,7 +62,7 @@ class Share(abc.ABC):
 
 
 class Replica(Share):
-    """The whole artifact in its own runtime: batches are shared, not what is done of each."""
+    """The whole artifact in its own runtime: processes share batches, not the work on a batch."""
 
     collective = False
 
@@ -82,22 +82,22 @@ class Replica(Share):
         return self.program.read(raw)
 
     def finish(self) -> None:
-        """Do nothing: the runtime has finished when it returns."""
+        """Do nothing, since a runtime returns after it has finished."""
 
     def settle(self) -> None:
-        """Do nothing: replicas do not wait for each other."""
+        """Do nothing, since replicas do not wait for each other."""
 
-    def burst(self, feeds: Sequence[Any], seconds: float, most: int) -> list[float]:
-        """Return the seconds of runs, one after another until `seconds` have passed."""
-        found: list[float] = []
+    def burst(self, feeds: Sequence[Any], seconds: float, max_runs: int) -> list[float]:
+        """Return the seconds of runs, until `seconds` have passed or `max_runs` are done."""
+        times: list[float] = []
         end = time.monotonic() + seconds
-        while not found or (time.monotonic() < end and len(found) < most):
-            found.append(self.program.seconds(feeds[len(found) % len(feeds)]))
-        return found
+        while not times or (time.monotonic() < end and len(times) < max_runs):
+            times.append(self.program.seconds(feeds[len(times) % len(feeds)]))
+        return times
 
 
-def gather(rank: int) -> None:
-    """Return when all processes have come here, in the first one a little after the others."""
+def wait_for_all(rank: int) -> None:
+    """Wait until all processes call this; the first one returns SLACK seconds later."""
     dist.barrier()
     if rank == 0:
         time.sleep(SLACK)

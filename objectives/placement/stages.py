@@ -1,4 +1,4 @@
-"""Cutting a model into consecutive stages of about equal cost."""
+"""Cut a model into consecutive stages of about equal cost."""
 
 import dataclasses
 import math
@@ -13,18 +13,18 @@ from objectives.exporting import torch_modules
 from spaces import Infeasible, untraced
 
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
-"""What torch.export raises on models that it cannot take."""
-_ROOM = 0.15
-"""A cut may be off its ideal place by this share of a stage where that sends fewer bytes."""
+"""Errors of torch.export on models that it cannot process."""
+_SLACK = 0.15
+"""Share of a stage by which a cut may be further from its ideal place, to send fewer bytes."""
 _CHECK = torch.ops.aten._assert_tensor_metadata.default
-"""What torch.export writes down of a tensor that is converted; nothing uses it."""
+"""Check that torch.export adds for a converted tensor; no operation uses its result."""
 _ATTENTION = "scaled_dot_product_attention"
 _PRODUCTS = frozenset({"matmul", "bmm", "mm", "baddbmm", "einsum"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A tensor that one stage hands to the next."""
+    """A tensor that one stage sends to the next."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,17 +33,17 @@ class Parcel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Stage:
-    """One stage: a module from what comes in to what goes out, in their order."""
+    """One stage: a module that maps incoming tensors to outgoing ones."""
 
     module: fx.GraphModule
     incoming: tuple[Parcel, ...]
     outgoing: tuple[Parcel, ...]
     share: float
-    """Of the cost of all stages, 0..1."""
+    """Share of the cost of all stages, 0..1."""
 
 
 def prepare() -> None:
-    """Load what exporting needs, which PyTorch imports at the first model."""
+    """Import the libraries that PyTorch needs to export a model."""
     _exported(torch_modules.TensorModule(nn.Linear(1, 1), "tensor"), [torch.zeros(1, 1)])
 
 
@@ -55,10 +55,10 @@ def cut(
     count: int,
     device: torch.device,
 ) -> Stage:
-    """Return stage `rank` of `count` on `device`; it owns its weights. The same at every call.
+    """Return stage `rank` of `count` on `device`, with weights of its own.
 
-    `structure` and `tensors` are the inputs of a full batch. Raises Infeasible when the model
-    cannot be exported or has too few operations.
+    The cuts are the same at every call. `structure` and `tensors` are the inputs of a full batch.
+    Raises Infeasible if the model cannot be exported or has too few operations.
     """
     program = _exported(torch_modules.TensorModule(model, structure).eval(), tensors)
     nodes = [n for n in program.graph.nodes if n.op == "call_function" and n.target is not _CHECK]
@@ -67,10 +67,10 @@ def cut(
             "the model has parts that torch.export keeps whole; no stage can hold them"
         )
     costs = _costs(program, nodes)
-    ends = _ends(program, nodes, costs, count)
-    stage = _stage(program, nodes, [0, *ends, len(nodes)], rank, costs)
+    cuts = _cuts(program, nodes, costs, count)
+    stage = _stage(program, nodes, [0, *cuts, len(nodes)], rank, costs)
     for node in stage.module.graph.nodes:
-        if "device" in node.kwargs:  # tensors that are made on the way
+        if "device" in node.kwargs:  # the operation creates a tensor
             node.kwargs = {**node.kwargs, "device": device}
     stage.module.recompile()
     stage.module.to(device)
@@ -89,12 +89,12 @@ def _exported(module: nn.Module, tensors: Sequence[Tensor]) -> ExportedProgram:
 
 
 def _mutates(node: fx.Node) -> bool:
-    # neither operators nor their schemas have public names
+    # PyTorch has no public names for operators and their schemas
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _weights(program: ExportedProgram) -> dict[str, Tensor]:
-    """Return parameters, buffers and constants by the name of their placeholder."""
+    """Return parameters, buffers and constants by the names of their placeholders."""
     signature = program.graph_signature
     state: dict[str, Any] = {**program.state_dict, **program.constants}
     named = {
@@ -106,21 +106,22 @@ def _weights(program: ExportedProgram) -> dict[str, Tensor]:
 
 
 def _costs(program: ExportedProgram, nodes: Sequence[fx.Node]) -> list[float]:
-    """Return each operation's share of the multiplications plus its share of the weights."""
+    """Return each operation's share of the multiplications plus its share of the weights' bytes."""
     weights = _weights(program)
     seen: set[str] = set()
     work, size = [], []
     for node in nodes:
-        own = [i for i in node.all_input_nodes if i.name in weights]
-        size.append(float(sum(weights[i.name].nbytes for i in own if i.name not in seen)))
-        seen |= {i.name for i in own}
-        work.append(_multiplications(node, [weights[i.name] for i in own]))
+        names = [i.name for i in node.all_input_nodes if i.name in weights]
+        size.append(float(sum(weights[name].nbytes for name in names if name not in seen)))
+        seen |= set(names)
+        work.append(_multiplications(node, [weights[name] for name in names]))
     return [
         w / (sum(work) or 1.0) + s / (sum(size) or 1.0) for w, s in zip(work, size, strict=True)
     ]
 
 
 def _multiplications(node: fx.Node, weights: Sequence[Tensor]) -> float:
+    """Estimate the multiplications of an operation; elementwise ones count one per output."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return 0.0
@@ -137,29 +138,33 @@ def _multiplications(node: fx.Node, weights: Sequence[Tensor]) -> float:
     return float(value.numel())
 
 
-def _ends(
+def _cuts(
     program: ExportedProgram, nodes: Sequence[fx.Node], costs: Sequence[float], count: int
 ) -> list[int]:
-    """Return before which operations stages 1.. begin: near equal costs, few bytes between."""
+    """Return the indices of the operations with which stages 1 to `count` - 1 begin.
+
+    Stages have nearly equal costs; of close cuts, the one that sends the fewest bytes is chosen.
+    Raises Infeasible if the model has too few operations.
+    """
     total, sums = sum(costs), [0.0]
     for cost in costs:
         sums.append(sums[-1] + cost)
     crossing = [_crossing(program, nodes, i) for i in range(len(nodes) + 1)]
-    ends: list[int] = []
+    cuts: list[int] = []
     for stage in range(1, count):
         ideal = total * stage / count
-        start = ends[-1] if ends else 0
-        able = [i for i in range(start + 1, len(nodes)) if crossing[i] is not None]
-        if not able:
+        start = cuts[-1] if cuts else 0
+        possible = [i for i in range(start + 1, len(nodes)) if crossing[i] is not None]
+        if not possible:
             raise Infeasible(
                 f"the model has {len(nodes)} operations, too few that can be parted into {count} "
                 "stages"
             )
-        off = {i: abs(sums[i] - ideal) / (total / count) for i in able}
-        nearest = min(off.values())
-        close = [i for i in able if off[i] <= nearest + _ROOM]
-        ends.append(min(close, key=lambda i: (_bytes(crossing[i]), off[i])))
-    return ends
+        distances = {i: abs(sums[i] - ideal) / (total / count) for i in possible}
+        nearest = min(distances.values())
+        close = [i for i in possible if distances[i] <= nearest + _SLACK]
+        cuts.append(min(close, key=lambda i: (_bytes(crossing[i]), distances[i])))
+    return cuts
 
 
 def _bytes(nodes: Sequence[fx.Node] | None) -> float:
@@ -167,22 +172,22 @@ def _bytes(nodes: Sequence[fx.Node] | None) -> float:
 
 
 def _crossing(
-    program: ExportedProgram, nodes: Sequence[fx.Node], place: int
+    program: ExportedProgram, nodes: Sequence[fx.Node], position: int
 ) -> list[fx.Node] | None:
-    """Return the values that are made before `place` and used from there on.
+    """Return the values that are computed before operation `position` and used from it on.
 
-    None where one of them is no tensor. Inputs count as made first, outputs as used last.
+    None if one of them is no tensor. Inputs count as computed first, outputs as used last.
     """
     order = {node: i for i, node in enumerate(nodes)}
     signature = program.graph_signature
     inputs = [n for n in program.graph.nodes if n.name in signature.user_inputs]
-    found = []
-    for node in (*inputs, *nodes[:place]):
-        if any(order.get(user, len(nodes)) >= place for user in node.users):
-            found.append(node)
-    if not all(isinstance(n.meta.get("val"), Tensor) for n in found):
+    crossing = []
+    for node in (*inputs, *nodes[:position]):
+        if any(order.get(user, len(nodes)) >= position for user in node.users):
+            crossing.append(node)
+    if not all(isinstance(n.meta.get("val"), Tensor) for n in crossing):
         return None
-    return found
+    return crossing
 
 
 def _stage(
@@ -192,7 +197,7 @@ def _stage(
     rank: int,
     costs: Sequence[float],
 ) -> Stage:
-    """Build one stage's module out of its operations."""
+    """Build the module of a stage from its operations."""
     first, end = bounds[rank], bounds[rank + 1]
     last = rank == len(bounds) - 2
     incoming = _crossing(program, nodes, first) or []
@@ -202,17 +207,17 @@ def _stage(
     outgoing = list(_results(program)) if last else _crossing(program, nodes, end) or []
     weights = _weights(program)
     root, graph = nn.Module(), fx.Graph()
-    made: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in incoming}
+    copies: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in incoming}
     within = set(nodes[first:end])
     for node in program.graph.nodes:
         used = not within.isdisjoint(node.users)
         if node.name in weights and (used or node in outgoing):
-            # A copy: a view would keep the whole file in memory.
+            # Copied, as a view would keep the whole file in memory.
             root.register_buffer(node.name, weights[node.name].detach().clone())
-            made[node] = graph.get_attr(node.name)
+            copies[node] = graph.get_attr(node.name)
     for node in nodes[first:end]:
-        made[node] = graph.node_copy(node, made.__getitem__)
-    graph.output(tuple(made[n] for n in outgoing))
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[n] for n in outgoing))
     return Stage(
         module=fx.GraphModule(root, graph),
         incoming=tuple(map(_parcel, incoming)),

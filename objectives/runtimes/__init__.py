@@ -1,1 +1,1 @@
-"""The catalogue of runtimes: each executes artifacts of its own kind of files."""
+"""Catalogue of runtimes: each exports, loads and executes artifacts in its own file format."""

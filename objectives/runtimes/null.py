@@ -1,4 +1,4 @@
-"""A device that does not exist: real artifacts and accuracy, but times that are computed."""
+"""Null runtime: real artifacts and outputs, synthetic times."""
 
 import dataclasses
 from pathlib import Path
@@ -19,21 +19,21 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Null(Runtime):
     """A fake device for tests and dry runs: the same candidate always takes the same time.
 
-    The seconds of a run are synthetic: `ns_per_weight` times the number of weights, times the
-    batch size, times the bits of weights and activations together as a share of 64. They say
-    nothing of any machine. Everything else is real: files, rounding, outputs.
+    The time of a run is synthetic: `ns_per_weight` x number of weights x batch size x (bits of a
+    weight + bits of an activation) / 64. It predicts no machine's time. Files, rounding and outputs
+    are real.
     """
 
     reads = CODED | {"activation_bits", "calibration_samples", "coding", "dtype"}
     usual = False
 
     ns_per_weight: float = 1.0
-    """Synthetic nanoseconds for each float32 weight value and sample."""
+    """Synthetic nanoseconds per float32 weight and sample."""
 
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why an encoding cannot be pretended."""
+        """Reason why an encoding cannot be simulated; None if it can."""
         del target, kinds
         if encoding.dtype == "float8":
             return "The null runtime does not compute in float8."
@@ -45,12 +45,12 @@ class Null(Runtime):
         )
 
     def export(self, export: Export) -> dict[str, Any]:
-        """Write weights and architecture, and note the seconds that a run is said to take."""
+        """Write weights and architecture; the notes hold the synthetic seconds of a run."""
         encoding = export.encoding
-        whole = coded_weights(export) if encoding.packed else None
-        model = torch_modules.converted(whole.model if whole else export.model, encoding.dtype)
-        layers = _layers(model) if encoding.weight_bits == 8 else []
-        codes, coder = whole.codes if whole else None, encoding.coding
+        encoded = coded_weights(export) if encoding.packed else None
+        model = torch_modules.converted(encoded.model if encoded else export.model, encoding.dtype)
+        layers = _layer_names(model) if encoding.weight_bits == 8 else []
+        codes, coder = encoded.codes if encoded else None, encoding.coding
         stored_modules.write(
             export.folder, export.reference, model, layers, codes=codes, coder=coder
         )
@@ -72,34 +72,37 @@ class Null(Runtime):
         model = stored_modules.read(folder, task.model()).model
         model = model.eval().requires_grad_(False).to(dtype)
         if notes["rounds"]:
-            for name in _layers(model):
+            for name in _layer_names(model):
                 model.get_submodule(name).register_forward_pre_hook(_round_inputs)
-        return _Null(signature, target, folder, model=model, dtype=dtype, taken=notes["seconds"])
+        return _NullProgram(
+            signature, target, folder, model=model, dtype=dtype, run_seconds=notes["seconds"]
+        )
 
 
-class _Null(torch_modules.ModuleProgram):
-    def __init__(self, *args: Any, taken: float, **options: Any) -> None:
+class _NullProgram(torch_modules.ModuleProgram):
+    def __init__(self, *args: Any, run_seconds: float, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._taken = taken
+        self._run_seconds = run_seconds
 
     def seconds(self, feed: Any) -> float:
-        """Return the synthetic time."""
+        """Return the synthetic seconds of a run."""
         del feed
-        return self._taken
+        return self._run_seconds
 
 
-def _layers(model: nn.Module) -> list[str]:
+def _layer_names(model: nn.Module) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, _LAYERS)]
 
 
 def _share(encoding: Encoding) -> float:
-    whole = 32 if encoding.dtype == "float32" else 16
-    weights = min(encoding.weight_bits, encoding.mean_bits, encoding.cluster_bits, whole)
-    return (weights + min(encoding.activation_bits, whole)) / 64
+    """Return the bits of a weight and an activation as a share of those in float32."""
+    floating = 32 if encoding.dtype == "float32" else 16
+    weights = min(encoding.weight_bits, encoding.mean_bits, encoding.cluster_bits, floating)
+    return (weights + min(encoding.activation_bits, floating)) / 64
 
 
 def _round_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Round a layer's input to 255 values around zero, as 8-bit activations would be."""
+    """Round a layer's input to 255 values around zero, like 8-bit activations."""
     del layer
     scale = inputs[0].abs().amax().clamp(min=torch.finfo(inputs[0].dtype).tiny) / 127
     return ((inputs[0] / scale).round() * scale, *inputs[1:])

@@ -1,1 +1,1 @@
-"""The catalogue of tasks: `[task.NAME]` is the file NAME.py."""
+"""Catalogue of tasks: `[task.NAME]` is the file NAME.py or the package NAME."""

@@ -1,4 +1,4 @@
-"""A user's own task: a Python file with functions, nothing to inherit."""
+"""Task from a user's Python file of plain functions."""
 
 import dataclasses
 import inspect
@@ -15,14 +15,15 @@ from spaces.modules import flatten, transform
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Python(Task):
-    """The functions model, batches and optionally loss and score of the file `file`.
+    """The functions model and batches, and optionally loss and score, of a Python file.
 
-    Model and batches are cast to float32 here, whatever type they come in, so that every runtime
-    is compared with, starts from and is given the same numbers.
+    Models and batches of any floating-point type are cast to float32, so that every runtime starts
+    from the same weights, gets the same inputs and is compared with the same outputs. Raises
+    ValueError if the file does not exist.
     """
 
     file: Path
-    """In an experiment its path is relative to the experiment."""
+    """Path of the file; in an experiment, relative to the experiment's file."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "file", Path(self.file))
@@ -33,39 +34,45 @@ class Python(Task):
             )
 
     def model(self) -> nn.Module:
-        """Return what the user's model() returns, in evaluation mode and in float32."""
+        """Return the user's model in evaluation mode and in float32."""
         return self.given().float()
 
     def given(self) -> nn.Module:
-        """Return what the user's model() returns, in evaluation mode."""
+        """Return the user's model in evaluation mode, in its own floating-point type.
+
+        Raises TypeError if model() does not return a module.
+        """
         network = self._function("model")()
         if not isinstance(network, nn.Module):
-            raise TypeError(f"model() must return a torch.nn.Module, got {_kind(network)}")
+            raise TypeError(f"model() must return a torch.nn.Module, got {_type_name(network)}")
         return network.eval()
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Inputs, Targets]]:
-        """Yield what the user's batches(split, batch_size) yields, each checked to be a pair."""
+        """Yield the user's batches in float32.
+
+        Raises TypeError if batches() yields anything but pairs.
+        """
         for item in self._function("batches")(split, batch_size):
             if not (isinstance(item, tuple | list) and len(item) == 2):
-                raise TypeError(f"batches() must yield (inputs, targets), got {_kind(item)}")
-            yield _single(item[0]), _single(item[1])
+                raise TypeError(f"batches() must yield (inputs, targets), got {_type_name(item)}")
+            yield _as_float32(item[0]), _as_float32(item[1])
 
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
-        """Return the user's loss, cross-entropy when they wrote none."""
-        own = self._optional("loss")
-        return own(outputs, targets) if own else super().loss(outputs, targets)
+        """Return the user's loss, or cross-entropy if the file has none."""
+        function = self._optional("loss")
+        return function(outputs, targets) if function else super().loss(outputs, targets)
 
     def score(self, outputs: Any, targets: Targets) -> float:
-        """Return the user's score, top-1 accuracy when they wrote none."""
-        own = self._optional("score")
-        return float(own(outputs, targets)) if own else super().score(outputs, targets)
+        """Return the user's score, or top-1 accuracy if the file has none."""
+        function = self._optional("score")
+        return float(function(outputs, targets)) if function else super().score(outputs, targets)
 
     def describe(self) -> dict[str, str]:
         """Return the file's path and the first lines of its functions' docstrings."""
         notes = {
-            name: (inspect.getdoc(own) or "").partition("\n")[0]
+            name: (inspect.getdoc(function) or "").partition("\n")[0]
             for name in ("model", "batches", "loss", "score")
-            if (own := self._optional(name))
+            if (function := self._optional(name))
         }
         return {"name": "python", "file": str(self.file.resolve()), **notes}
 
@@ -79,10 +86,11 @@ class Python(Task):
         return function
 
 
-def _single(tree: Any) -> Any:
+def _as_float32(tree: Any) -> Any:
     """Return `tree` with its floating-point tensors in float32.
 
-    What has no others is passed on as it is, and so are targets that only the user understands.
+    A tree without other floating-point types is returned as it is, and so are targets of classes
+    that only the user's code understands.
     """
     try:
         tensors, _ = flatten(tree)
@@ -93,5 +101,5 @@ def _single(tree: Any) -> Any:
     return transform(tree, lambda t: t.float() if t.is_floating_point() else t)
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

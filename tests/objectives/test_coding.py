@@ -15,7 +15,13 @@ from torch import nn
 from objectives import Program
 from objectives.artifacts import Altered, load, write
 from objectives.exporting.codes import layout
-from objectives.exporting.lzma_files import Undecodable, code_files, coded, decoded, decoded_files
+from objectives.exporting.lzma_files import (
+    Undecodable,
+    compress,
+    compress_files,
+    decompress,
+    decompressed_files,
+)
 from objectives.metrics.size import Size
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.onnxruntime import Onnxruntime
@@ -36,7 +42,7 @@ TASK = cast(Task, Owner())
 @given(st.binary(max_size=400), st.integers(1, 50))
 @settings(max_examples=50, deadline=None)
 def test_coding_is_undone_exactly(content: bytes, times: int) -> None:
-    assert decoded(coded(content * times)) == content * times
+    assert decompress(compress(content * times)) == content * times
 
 
 def test_frequent_bytes_take_little_more_than_their_entropy() -> None:
@@ -44,7 +50,7 @@ def test_frequent_bytes_take_little_more_than_their_entropy() -> None:
     codes = np.random.default_rng(0).choice(16, 80_000, p=share).astype(np.uint8)
     entropy = float(-(share * np.log2(share)).sum()) / 8 * len(codes)
     packed = codes[::2] | (codes[1::2] << 4)
-    assert entropy < len(coded(packed.tobytes())) < 1.06 * entropy + 200
+    assert entropy < len(compress(packed.tobytes())) < 1.06 * entropy + 200
 
 
 def test_files_come_back_from_a_folder_that_is_removed(tmp_path: Path) -> None:
@@ -52,19 +58,19 @@ def test_files_come_back_from_a_folder_that_is_removed(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    code_files(tmp_path)
+    compress_files(tmp_path)
     names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert names == {"a.bin.xz", "b", "deep/c.xml.xz"}
-    with decoded_files(tmp_path) as place:
+    with decompressed_files(tmp_path) as place:
         assert {n: (place / n).read_bytes() for n in contents} == contents
     assert not place.exists()
 
 
 def test_a_damaged_file_is_refused() -> None:
-    content = bytearray(coded(b"weights" * 100))
+    content = bytearray(compress(b"weights" * 100))
     content[len(content) // 2] ^= 1
     with pytest.raises(Undecodable, match="damaged"):
-        decoded(bytes(content))
+        decompress(bytes(content))
 
 
 def shipped(kind: Any, folder: Path, **bits: Any) -> Program:

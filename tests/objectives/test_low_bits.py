@@ -13,7 +13,7 @@ from _networks import Convolutions, Transformer, Wide, built, images, request, s
 from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Target
-from objectives.exporting.codes import rows_matched
+from objectives.exporting.codes import match_rows
 from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
 from objectives.runtimes.null import Null
@@ -146,11 +146,11 @@ def test_codes_are_found_behind_a_folded_normalisation() -> None:
     codes = encoded(built(Convolutions), None, Encoding(weight_bits=3)).codes["second.weight"]
     rows = codes.floats().flatten(1)
     factor = torch.linspace(-2, 2, 64)
-    found = rows_matched(rows * factor[:, None], codes)
+    found = match_rows(rows * factor[:, None], codes)
     assert found is not None
     torch.testing.assert_close(found.floats().flatten(1), rows * factor[:, None])
-    assert rows_matched(rows + 1e-3 * torch.randn_like(rows), codes) is None
-    assert rows_matched(rows.T, codes) is None
+    assert match_rows(rows + 1e-3 * torch.randn_like(rows), codes) is None
+    assert match_rows(rows.T, codes) is None
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ from objectives.metrics.cost import Cost
 from objectives.metrics.latency import Latency
 from objectives.metrics.memory import Memory
 from objectives.metrics.throughput import Throughput
-from objectives.placement import auto, processes
-from objectives.placement.auto import Trial, decide
+from objectives.placement import auto, ranks
+from objectives.placement.auto import Timing, decide
 from objectives.placement.limits import devices, lacks, refuses
-from objectives.placement.program import Placed
+from objectives.placement.program import PlacedProgram
 from objectives.placement.ranks import DeviceFailed
 from objectives.placement.stages import prepare
 from objectives.runtimes.eager import Eager
@@ -167,27 +167,27 @@ def test_auto_measures_every_strategy_and_says_why(
         assert deviation(task, program(inputs), inputs) < 1e-5
 
 
-def decided(tensor: Trial | None, latency: float = 1.0) -> tuple[str, str]:
+def decided(tensor: Timing | None, latency: float = 1.0) -> tuple[str, str]:
     """Return what is decided where replicas double the throughput, and why."""
 
-    def attempt(strategy: str) -> Trial:
+    def attempt(strategy: str) -> Timing:
         if strategy == "tensor" and tensor is not None:
             return tensor
         raise Infeasible("it has one layer")
 
-    alone = Trial(latency=latency, rate=1 / latency)
-    replicas = Trial(latency=latency, rate=2 / latency)
+    alone = Timing(latency=latency, rate=1 / latency)
+    replicas = Timing(latency=latency, rate=2 / latency)
     found = decide(alone, replicas, attempt, Target(batch_size=8), 2)
     return found.strategy, found.reason
 
 
 def test_auto_prefers_what_gains_most_in_latency_and_throughput_together() -> None:
-    strategy, reason = decided(Trial(latency=0.6, rate=1.7))
+    strategy, reason = decided(Timing(latency=0.6, rate=1.7))
     assert strategy == "tensor"
     assert "tensor 1.67x and 1.70x, pipeline not possible (it has one layer)" in reason
-    assert decided(Trial(latency=0.8, rate=1.3))[0] == "data"
+    assert decided(Timing(latency=0.8, rate=1.3))[0] == "data"
     assert decided(None)[0] == "data"
-    strategy, reason = decided(Trial(latency=1e-5, rate=1e5), latency=1e-4)
+    strategy, reason = decided(Timing(latency=1e-5, rate=1e5), latency=1e-4)
     assert strategy == "data"
     assert "a batch takes 0.1 ms" in reason
 
@@ -238,7 +238,7 @@ def test_a_device_that_ends_or_hangs_ends_all(
 ) -> None:
     program = shipped(tmp_path / "a", Random(Perceptron), "tensor")
     feed = program.feed([torch.zeros(4, 96)])
-    monkeypatch.setattr(processes, "SECONDS", 0.5)
+    monkeypatch.setattr(ranks, "SECONDS", 0.5)
     victim = next(p for p in multiprocessing.active_children() if p.name == "device-1")
     assert victim.pid is not None
     os.kill(victim.pid, number)
@@ -281,9 +281,9 @@ def test_devices_die_with_their_parent(tmp_path: Path) -> None:
 def test_devices_can_be_started_beside_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "how", lambda: "spawn")
+    monkeypatch.setattr(ranks, "start_method", lambda: "spawn")
     task = Random(Perceptron)
     inputs = next(task.batches("test", 4))[0]
     with shipped(tmp_path / "a", task, "tensor") as program:
-        assert isinstance(program, Placed)
+        assert isinstance(program, PlacedProgram)
         assert deviation(task, program(inputs), inputs) < 1e-5

@@ -175,5 +175,5 @@ def test_watching_leaves_the_model_as_it_is() -> None:
     model = Owner(FeedForward).model()
     before = {name: (type(m), set(vars(m))) for name, m in model.named_modules()}
     found = linears(model, positions(1))
-    assert (list(found.called), list(found.read)) == (["up"], ["down"])
+    assert (list(found.replaceable), list(found.read)) == (["up"], ["down"])
     assert before == {name: (type(m), set(vars(m))) for name, m in model.named_modules()}

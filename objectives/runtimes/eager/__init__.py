@@ -1,4 +1,4 @@
-"""PyTorch as it is, with kernels for few bits where they are faster."""
+"""Eager: PyTorch without a compiler, with low-bit kernels where they are faster."""
 
 from objectives.runtimes.eager.runtime import Eager
 

@@ -1,4 +1,4 @@
-"""PyTorch itself, layer by layer: what the user's model runs on before anything is done."""
+"""Eager runtime: store modules as safetensors and JSON, and run them layer by layer."""
 
 import copy
 import dataclasses
@@ -13,13 +13,13 @@ from objectives.exporting import (
     CODED,
     AcceleratorProgram,
     coded_weights,
+    describe_weights,
     in_turns,
+    refuses_calibration,
     refuses_codes,
     remarks,
-    spelled,
     stored_modules,
     torch_modules,
-    uncalibrated,
 )
 from objectives.kernels import (
     eight_bits,
@@ -41,11 +41,11 @@ from spaces.modules import Codes, transform
 class Eager(Runtime):
     """PyTorch's eager mode; the artifact is `weights.safetensors` and `architecture.json`.
 
-    8-bit weights with 8-bit activations are FBGEMM's dynamic linear layers: the range of the
-    activations is found at every call, so nothing is calibrated. Weights of few bits without
-    quantized activations are stored packed. Linear layers multiply by them as they are where
-    PyTorch's weight-only kernels were faster than unpacked weights when the artifact was exported;
-    all others are unpacked when it is loaded.
+    8-bit weights with 8-bit activations become dynamically quantized linear layers, by FBGEMM on
+    CPUs: the range of the activations is computed at every call, so nothing is calibrated. Weights
+    of few bits without quantized activations are stored packed. Linear layers multiply by the
+    packed codes if PyTorch's weight-only kernels were faster than unpacked weights at export; all
+    other weights are unpacked at load.
     """
 
     reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
@@ -55,7 +55,7 @@ class Eager(Runtime):
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why an encoding has no real kernels here."""
+        """Reason why PyTorch has no real kernels for an encoding; None if it has."""
         kernels = kernels_of(target.device)
         lack = kernels.lacks(encoding.dtype)
         if encoding.dtype == "float8":
@@ -67,17 +67,17 @@ class Eager(Runtime):
         bits = (encoding.weight_bits, encoding.activation_bits)
         if encoding.packed or bits != (8, 8):
             return (
-                f"Eager PyTorch has no kernel for {spelled(encoding)} "
+                f"Eager PyTorch has no kernel for {describe_weights(encoding)} "
                 f"with {bits[1]}-bit activations."
             )
-        if reason := uncalibrated(encoding, "Eager PyTorch finds"):
+        if reason := refuses_calibration(encoding, "Eager PyTorch finds"):
             return reason
-        if not _linear(kinds):
+        if not _all_linear(kinds):
             return "Eager PyTorch's 8-bit layers are linear ones, and this model has others."
         return kernels.lacks_integers(encoding.dtype)
 
     def export(self, export: Export) -> dict[str, Any]:
-        """Write weights and architecture; choose the memory format by timing both."""
+        """Write weights and architecture; choose memory format and kernels by timing them."""
         encoding = export.encoding
         if encoding.quantized and encoding.activation_bits == 32:
             return _export_codes(export)
@@ -86,15 +86,19 @@ class Eager(Runtime):
         layers: dict[str, stored_modules.Rounded] = {}
         notes: dict[str, Any] = {}
         if multiplies_in_8_bits(encoding):
-            layers, notes = eight_bits(*_placed(export, model), encoding, export.target)
+            layers, notes = eight_bits(*_on_target(export, model), encoding, export.target)
         stored_modules.write(export.folder, export.reference, model, layers, kind=kind)
         model = with_eight_bits(model, layers, export.target)
-        return {"dtype": encoding.dtype, "channels_last": _tried(export, model), **notes}
+        return {
+            "dtype": encoding.dtype,
+            "channels_last": _prefers_channels_last(export, model),
+            **notes,
+        }
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
-        """Rebuild the model from the task's code, and let PyTorch use the target's threads."""
+        """Rebuild the model from the task's code; PyTorch then uses the target's threads."""
         torch.set_num_threads(target.threads)
         dtype = torch_modules.dtype_of(notes["dtype"])
         stored, model = _loaded(folder, task, notes, target)
@@ -108,36 +112,36 @@ class Eager(Runtime):
         return torch_modules.ModuleProgram(signature, target, folder, model=model, dtype=dtype)
 
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
-        """Rebuild the model from the task's code."""
+        """Rebuild the model from the task's code, on the CPU."""
         return _loaded(folder, task, notes, Target())[1]
 
 
 def _loaded(
     folder: Path, task: Task, notes: dict[str, Any], target: Target
 ) -> tuple[stored_modules.Stored, nn.Module]:
-    """Rebuild the model from the task's code, on the CPU, with the 8-bit layers of a device."""
+    """Rebuild the model on the CPU from the task's code, with the target's 8-bit layers."""
     stored = stored_modules.read(folder, task.model())
     model = stored.model.eval().requires_grad_(False).to(torch_modules.dtype_of(notes["dtype"]))
     model = with_eight_bits(model, stored.layers, target)
     return stored, _channels_last(model) if notes["channels_last"] else model
 
 
-def _tried(export: Export, model: nn.Module) -> bool:
-    """Run the model once where it is to run; return whether it prefers its channels last.
+def _prefers_channels_last(export: Export, model: nn.Module) -> bool:
+    """Run the model on the target's device; True if it is faster with channels last.
 
-    The model stays in the memory format that it has.
+    The model keeps its memory format. Raises Infeasible if it cannot run.
     """
-    model, inputs = _placed(export, model)
+    model, inputs = _on_target(export, model)
     with torch_modules.threads(export.target.threads):
         torch_modules.rehearse(model, inputs)
         if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
             return False
-        old, new = in_turns.medians([model, _channels_last(copy.deepcopy(model))], inputs)
-    return new < in_turns.GAIN * old
+        first, last = in_turns.medians([model, _channels_last(copy.deepcopy(model))], inputs)
+    return last < in_turns.GAIN * first
 
 
-def _placed(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
-    """Return a model, copied if it moves, and the example, both where they are to run."""
+def _on_target(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
+    """Return the model (a copy if it moves) and the example on the target's device."""
     inputs = torch_modules.inputs_as(export.example, export.encoding.dtype)
     device = export.target.device
     if on_host(device):
@@ -146,54 +150,58 @@ def _placed(export: Export, model: nn.Module) -> tuple[nn.Module, Any]:
 
 
 def _export_codes(export: Export) -> dict[str, Any]:
-    """Write a model whose weights are codes."""
-    name = export.encoding.dtype
-    whole = coded_weights(export)
-    model = torch_modules.converted(whole.model, name)
+    """Write a model whose weights are codes; return the notes."""
+    dtype = export.encoding.dtype
+    encoded = coded_weights(export)
+    model = torch_modules.converted(encoded.model, dtype)
     stored_modules.write(
         export.folder,
         export.reference,
         model,
-        codes=whole.codes,
+        codes=encoded.codes,
         coder=export.encoding.coding,
     )
-    last = _tried(export, model)
-    every = len(whole.codes)
-    kernels = _shortcut(export, _channels_last(model) if last else model, whole.codes)
+    channels_last = _prefers_channels_last(export, model)
+    total = len(encoded.codes)
+    kernels = _timed_kernels(
+        export, _channels_last(model) if channels_last else model, encoded.codes
+    )
     sentence = None
     if kernels.count:
-        sentence = in_turns.said(kernels.count, every, kernels.share, kernels=kernels.faster)
-    coded = sum(own.codes.numel() for own in whole.codes.values())
+        sentence = in_turns.kernel_remark(
+            kernels.count, total, kernels.share, kernels=kernels.faster
+        )
+    coded = sum(codes.codes.numel() for codes in encoded.codes.values())
     return {
-        "dtype": name,
-        "channels_last": last,
-        "quantized_layers": every,
+        "dtype": dtype,
+        "channels_last": channels_last,
+        "quantized_layers": total,
         "kernels": kernels.faster,
         "read_layers": kernels.read,
-        **remarks(model, coded, unpacked=every - kernels.count * kernels.faster, said=sentence),
+        **remarks(model, coded, unpacked=total - kernels.count * kernels.faster, sentence=sentence),
     }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Kernels:
-    """How linear layers fare that multiply by their codes."""
+    """Timing of linear layers that multiply by their codes."""
 
     count: int = 0
-    """How many there are."""
+    """Number of such layers."""
     share: float = 1.0
-    """Their model's time as a share of that with unpacked weights."""
+    """Time of the model with them, as a share of its time with unpacked weights."""
     read: tuple[str, ...] = ()
-    """Layers that stay as they are, since the model reads their parameters itself."""
+    """Layers that are not replaced, since the model reads their parameters itself."""
 
     @property
     def faster(self) -> bool:
-        """Whether they are worth it."""
+        """True if they are enough faster to be used."""
         return self.share < in_turns.GAIN
 
 
-def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> _Kernels:
+def _timed_kernels(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> _Kernels:
     """Time layers that multiply by their codes against unpacked weights."""
-    model, inputs = _placed(export, model)
+    model, inputs = _on_target(export, model)
     with torch_modules.threads(export.target.threads):
         read = tuple(linears(model, inputs).read)
         coded = copy.deepcopy(model)
@@ -201,24 +209,24 @@ def _shortcut(export: Export, model: nn.Module, codes: Mapping[str, Codes]) -> _
             return _Kernels()
         try:
             torch_modules.rehearse(coded, inputs)
-        except Infeasible:  # unpacked weights run: what there is of kernels does not suit the model
+        except Infeasible:  # the model runs with unpacked weights, not with these kernels
             return _Kernels()
-        dense, own = in_turns.medians([model, coded], inputs)
-    return _Kernels(count=count, share=own / dense, read=read)
+        unpacked, with_kernels = in_turns.medians([model, coded], inputs)
+    return _Kernels(count=count, share=with_kernels / unpacked, read=read)
 
 
-def _linear(kinds: frozenset[str]) -> bool:
+def _all_linear(kinds: frozenset[str]) -> bool:
     return "Linear" in kinds and not any(kind.startswith("Conv") for kind in kinds)
 
 
 def _refuses_float8(encoding: Encoding, kinds: frozenset[str]) -> str | None:
     if encoding.quantized:
         return "A layer multiplies in float8 or by integers, and both were asked for."
-    if not _linear(kinds):
+    if not _all_linear(kinds):
         return "Eager PyTorch's float8 layers are linear ones, and this model has others."
     return None
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    # convolutions hand the format of their weights on, so the inputs may stay as they are
+    # convolutions pass on the format of their weights, so the inputs need no conversion
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

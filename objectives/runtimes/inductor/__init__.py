@@ -1,4 +1,4 @@
-"""PyTorch compiled ahead of time by Inductor."""
+"""Inductor: PyTorch models compiled ahead of time."""
 
 from objectives.runtimes.inductor.runtime import Inductor
 

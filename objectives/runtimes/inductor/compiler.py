@@ -1,4 +1,4 @@
-"""What compiling ahead of time does otherwise on one kind of device than on others."""
+"""Interface of ahead-of-time compilation for one device type."""
 
 import abc
 import os
@@ -15,40 +15,44 @@ from objectives.target import Target
 from spaces import Encoding, Precision
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
-"""What torch.export, torchao and Inductor raise on models that they cannot take."""
+"""Errors of torch.export, torchao and Inductor on models that they cannot process."""
 
 
 class Compiler(abc.ABC):
-    """How models become packages for one kind of device, and packages programs."""
+    """Interface of a compiler, which makes packages for one device type and loads them."""
 
     device: str
-    """Its name, as in a target."""
+    """The device type, as in a target."""
 
     @abc.abstractmethod
     def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
-        """Return why an encoding has no real kernels, None if it has."""
+        """Reason why an encoding has no real kernels; None if it has."""
 
     @abc.abstractmethod
     def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
-        """Return model and inputs as they are compiled, and what a manifest says of the layers.
+        """Return model and inputs in the form in which they are traced, and manifest notes.
 
-        They are where they are to run, in the encoding's type.
+        Both are on the target's device, in the encoding's type. Raises Infeasible if no layer can
+        have the encoding.
         """
 
     def quantized(self, program: ExportedProgram, export: Export) -> nn.Module | None:
-        """Return a program with layers in few bits; None where they are in it already."""
+        """Return the program with quantized layers; None if `program` needs no change.
+
+        Raises Infeasible if it cannot be quantized.
+        """
         del program, export
         return None
 
     @abc.abstractmethod
     def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
-        """Return Inductor's settings; what it generates is written into `scratch`."""
+        """Return Inductor's settings, by which generated files go into the folder `scratch`."""
 
     @abc.abstractmethod
     def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
-        """Return those of the generated files that a run needs.
+        """Return the generated files that a run needs.
 
-        Raises Infeasible where they do not compute in the encoding.
+        Raises Infeasible if they do not compute in the encoding.
         """
 
     @abc.abstractmethod
@@ -59,10 +63,10 @@ class Compiler(abc.ABC):
         target: Target,
         dtype: Precision,
     ) -> Program:
-        """Return a package as a program that takes inputs of a type."""
+        """Load a package as a program; its floating-point inputs are cast to `dtype`."""
 
 
 def cxx() -> str | None:
-    """Return the first C++ compiler of $CXX, g++ and clang++, None without one."""
+    """Return the path of the first C++ compiler among $CXX, g++ and clang++; None without one."""
     names = (os.environ.get("CXX", ""), "g++", "clang++")
     return next((path for name in names if name and (path := shutil.which(name))), None)

@@ -1,4 +1,4 @@
-"""torch.compile ahead of time for CPUs: loops in C++ and oneDNN's layers."""
+"""Ahead-of-time compilation for CPUs: C++ loops and oneDNN layers."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from objectives.exporting import quiet, spelled, torch_modules
-from objectives.host import dot_products
+from objectives.exporting import describe_weights, quiet, torch_modules
+from objectives.host import has_dot_products
 from objectives.kernels import kernels_of
 from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
@@ -20,26 +20,26 @@ from spaces import Encoding, Infeasible, Precision, first_line
 from spaces.modules import flatten
 
 with quiet(FutureWarning, DeprecationWarning, UserWarning):
-    # they log CUDA libraries that are not there, and call what PyTorch deprecates
+    # on import they log missing CUDA libraries and call deprecated functions of PyTorch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
         get_default_x86_inductor_quantization_config,
     )
 
-_SLOW_AFTER_AVX2 = (torch.ops.aten.gelu.default, torch.ops.aten.tanh.default)
-"""Functions that oneDNN computes by table at the end of a packed layer, element by element."""
+_SLOW_WHEN_FUSED = (torch.ops.aten.gelu.default, torch.ops.aten.tanh.default)
+"""Functions that oneDNN, fusing them into a packed layer, looks up element by element on AVX2."""
 _INTEGER_CALL = re.compile(r"_q(conv|linear)\w*_pointwise")
 """oneDNN's integer layers, as the generated code calls them."""
 
 
 class Cpu(Compiler):
-    """Integer layers come from torchao's quantizer, after the model was traced."""
+    """Compiler for CPUs: torchao's quantizer inserts integer layers into the traced model."""
 
     device = "cpu"
 
     def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
-        """Return why an encoding has no real kernels on this CPU."""
+        """Reason why an encoding has no real kernels on this CPU; None if it has."""
         del kinds
         if not encoding.quantized:
             return kernels_of(self.device).lacks(encoding.dtype)
@@ -47,7 +47,7 @@ class Cpu(Compiler):
         if encoding.packed:
             return (
                 "Inductor bakes weights into its package unpacked, so that "
-                f"{spelled(encoding)} would save nothing."
+                f"{describe_weights(encoding)} would save nothing."
             )
         if encoding.calibration != "min-max":
             return f"Inductor's quantizer calibrates by min-max, not by {encoding.calibration}."
@@ -66,17 +66,21 @@ class Cpu(Compiler):
 
     def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
         """Return model and inputs in the encoding's type."""
-        name = export.encoding.dtype
-        model = torch_modules.converted(export.model, name)
-        return model, torch_modules.inputs_as(export.example, name), {}
+        dtype = export.encoding.dtype
+        model = torch_modules.converted(export.model, dtype)
+        return model, torch_modules.inputs_as(export.example, dtype), {}
 
     def quantized(self, program: ExportedProgram, export: Export) -> nn.Module | None:
-        """Return the program with integer layers, whose ranges come from the calibration inputs."""
+        """Return the program with integer layers, their ranges estimated from calibration inputs.
+
+        Returns None if the encoding is not quantized. Raises Infeasible without calibration inputs,
+        or if torchao cannot quantize the model.
+        """
         if not export.encoding.quantized:
             return None
         if not export.calibration:
             raise Infeasible("8-bit activations need calibration inputs, and there are none.")
-        config = get_default_x86_inductor_quantization_config(reduce_range=not dot_products())
+        config = get_default_x86_inductor_quantization_config(reduce_range=not has_dot_products())
         try:
             with torch.no_grad():
                 observed = prepare_pt2e(program.module(), X86InductorQuantizer().set_global(config))
@@ -88,48 +92,51 @@ class Cpu(Compiler):
         return integers
 
     def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
-        """Return Inductor's settings; those that this release does not know are left out."""
-        wanted = {
+        """Return Inductor's settings, without those that this release does not know."""
+        settings = {
             "freezing": export.encoding.quantized or _gains_by_packing(program),
             "cpp.cxx": (None, cxx()),
             "cpp.threads": export.target.threads,
             "aot_inductor.package": True,
             "aot_inductor.output_path": scratch,
-            # debugging information: half of a small model's package
+            # debugging information would take half of a small model's package
             "aot_inductor.enable_line_tables": False,
             "aot_inductor.enable_frame_pointer": False,
         }
         known = package.settings()
-        return {key: value for key, value in wanted.items() if key in known}
+        return {key: value for key, value in settings.items() if key in known}
 
     def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
-        """Return the generated files without sources, which the loader does not read."""
+        """Return the generated files without sources, which the loader does not read.
+
+        Raises Infeasible if the encoding is quantized and no layer computes in integers.
+        """
         if export.encoding.quantized and not _INTEGER_CALL.search(_sources(scratch)):
             raise Infeasible("Inductor found no layer of this model to compute in integers.")
         return [file for file in files if not str(file).endswith(".cpp")]
 
     def load(self, file: Path, signature: Signature, target: Target, dtype: Precision) -> Program:
         """Return a program that runs the package on the threads of the target."""
-        return _Package(signature, target, file.parent, file=file, dtype=dtype)
+        return _PackageProgram(signature, target, file.parent, file=file, dtype=dtype)
 
 
-class _Package(Program):
-    def __init__(self, *place: Any, file: Path, dtype: Precision) -> None:
-        super().__init__(*place)
+class _PackageProgram(Program):
+    def __init__(self, *args: Any, file: Path, dtype: Precision) -> None:
+        super().__init__(*args)
         self._dtype = torch_modules.dtype_of(dtype)
-        # the loader itself: a call of the package parses its description of the inputs each time
+        # the loader is called directly: calls of the package parse its input specification
         self._loader = package.loader(file)
 
     def feed(self, tensors: list[Tensor]) -> Any:
-        """Return contiguous tensors in the type that the package was built for."""
+        """Return contiguous tensors in the type that the package was compiled for."""
         return [torch_modules.cast(tensor, self._dtype).contiguous() for tensor in tensors]
 
     def run(self, feed: Any) -> Any:
         """Run the package."""
-        return self._loader.boxed_run(list(feed))  # it empties the list that it is given
+        return self._loader.boxed_run(list(feed))  # boxed_run empties its argument
 
     def read(self, raw: Any) -> list[Tensor]:
-        """Return the outputs, cast back."""
+        """Copy the outputs to float32."""
         return [torch_modules.owned(tensor) for tensor in raw]
 
 
@@ -142,10 +149,10 @@ def _sources(folder: Path) -> str:
 
 
 def _gains_by_packing(program: ExportedProgram) -> bool:
-    """Whether to fold constants and pack weights for oneDNN, with what follows fused into layers.
+    """True if folding constants and packing weights for oneDNN saves time.
 
-    Without AVX512 its GELU takes four times as long as Inductor's own loop and its tanh ten
-    times, which is more than packing gains.
+    Packed layers include the function that follows. Without AVX512, oneDNN's GELU then takes four
+    times as long as Inductor's own loop and its tanh ten times, more than packing gains.
     """
     targets = {node.target for node in program.graph.nodes}
-    return _capability().startswith("AVX512") or not targets.intersection(_SLOW_AFTER_AVX2)
+    return _capability().startswith("AVX512") or not targets.intersection(_SLOW_WHEN_FUSED)

@@ -1,4 +1,4 @@
-"""torch.compile ahead of time for GPUs: Triton kernels and tensor-core libraries in one package."""
+"""Ahead-of-time compilation for CUDA GPUs: Triton kernels and tensor-core libraries."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from objectives.exporting import AcceleratorProgram, spelled, torch_modules, uncalibrated
+from objectives.exporting import (
+    AcceleratorProgram,
+    describe_weights,
+    refuses_calibration,
+    torch_modules,
+)
 from objectives.kernels import eight_bits, multiplies_in_8_bits, tensor_cores, with_eight_bits
 from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
@@ -20,12 +25,12 @@ from spaces.modules import transform
 
 
 class Cuda(Compiler):
-    """Layers in 8 bits are those of eager PyTorch, put into the model before it is traced."""
+    """Compiler for GPUs: 8-bit layers are those of eager PyTorch, inserted before tracing."""
 
     device = "cuda"
 
     def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
-        """Return why an encoding has no real kernels on the GPU."""
+        """Reason why an encoding has no real kernels on this GPU; None if it has."""
         if reason := _lacks_triton():
             return reason
         if encoding.dtype == "float8":
@@ -39,20 +44,20 @@ class Cuda(Compiler):
         bits = (encoding.weight_bits, encoding.activation_bits)
         if encoding.packed or bits != (8, 8):
             return (
-                f"Inductor has no kernel for {spelled(encoding)} with {bits[1]}-bit activations "
-                "on GPUs."
+                f"Inductor has no kernel for {describe_weights(encoding)} "
+                f"with {bits[1]}-bit activations on GPUs."
             )
         if "Linear" not in kinds:
             return "Inductor's 8-bit layers on GPUs are linear ones, and this model has none."
-        if reason := uncalibrated(encoding, "on GPUs Inductor finds"):
+        if reason := refuses_calibration(encoding, "on GPUs Inductor finds"):
             return reason
         return tensor_cores.lacks_integers()
 
     def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
-        """Return model and inputs on the GPU."""
-        name = export.encoding.dtype
-        model = torch_modules.converted(export.model, name).cuda()
-        inputs = transform(torch_modules.inputs_as(export.example, name), lambda t: t.cuda())
+        """Return model and inputs on the GPU, with 8-bit layers if the encoding asks for them."""
+        dtype = export.encoding.dtype
+        model = torch_modules.converted(export.model, dtype).cuda()
+        inputs = transform(torch_modules.inputs_as(export.example, dtype), lambda t: t.cuda())
         if not multiplies_in_8_bits(export.encoding):
             return model, inputs, {}
         layers, notes = eight_bits(model, inputs, export.encoding, export.target)
@@ -64,7 +69,7 @@ class Cuda(Compiler):
         return {"aot_inductor.package": True, "aot_inductor.output_path": scratch}
 
     def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
-        """Return all files: the loader finds its description by the name of a source."""
+        """Return all files: the loader finds the package's metadata by the name of a source."""
         del export, scratch
         return list(files)
 
@@ -90,10 +95,10 @@ def _lacks_triton() -> str | None:
 def _function(file: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Return a package as a function of tensors on the current GPU."""
     index = torch.cuda.current_device()
-    # torch documents that its bookkeeping for several threads conflicts with CUDA graphs
+    # run_single_threaded: by PyTorch's documentation, other modes conflict with CUDA graphs
     loader = package.loader(file, run_single_threaded=True, device_index=index)
 
     def function(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(loader.boxed_run(list(tensors)))  # it empties the list that it is given
+        return list(loader.boxed_run(list(tensors)))  # boxed_run empties its argument
 
     return function

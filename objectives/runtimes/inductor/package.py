@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation by Inductor: its settings, and writing and loading of packages.
+"""Inductor packages: compile, write and load them, and list Inductor's settings.
 
-torch._inductor is private by name, though PyTorch documents two of its functions:
-aoti_load_package, and aoti_compile_and_package. The latter packs the generated sources as well,
-so its two steps are called here instead.
+torch._inductor is private by name, but PyTorch documents two of its functions, aoti_load_package
+and aoti_compile_and_package. The latter also packs the generated sources, so its two steps are
+called separately here.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from torch import Tensor, fx
 from objectives.exporting import quiet
 
 with quiet(FutureWarning, DeprecationWarning, UserWarning):
-    # it logs CUDA libraries that are not there
+    # on import it logs missing CUDA libraries
     from torch._inductor.package.package import package_aoti
 
 
 def compiled(
     module: fx.GraphModule, inputs: tuple[Tensor, ...], options: dict[str, Any]
 ) -> list[Any]:
-    """Return the paths of what was compiled, sources among them, for a package."""
+    """Compile a module and return the paths of the generated files, sources included."""
     files = inductor.aot_compile(module, inputs, options=options)
     assert isinstance(files, list)
     return files
@@ -34,7 +34,7 @@ def write(package: Path, files: Sequence[Any]) -> None:
 
 
 def loader(package: Path, **options: Any) -> Any:
-    """Return the loader of a package; its boxed_run takes a list of tensors, which it empties."""
+    """Load a package; the loader's boxed_run takes a list of tensors and empties it."""
     return inductor.aoti_load_package(str(package), **options).loader
 
 

@@ -1,4 +1,4 @@
-"""torch.compile ahead of time: the model as compiled code in one package."""
+"""Inductor runtime: compile models ahead of time to one package, and load it."""
 
 import dataclasses
 import tempfile
@@ -20,15 +20,15 @@ from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
 from spaces.modules import flatten
 
 _PACKAGE = "model.pt2"
-_COMPILERS: dict[str, Compiler] = {own.device: own for own in (Cpu(), Cuda())}
+_COMPILERS: dict[str, Compiler] = {compiler.device: compiler for compiler in (Cpu(), Cuda())}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inductor(Runtime):
-    """PyTorch's ahead-of-time compiler; the artifact is `model.pt2`, for this kind of processor.
+    """PyTorch's ahead-of-time compiler; the artifact is `model.pt2`, for this type of processor.
 
-    On CPUs 8-bit weights with 8-bit activations are oneDNN's integer layers, with one range per
-    tensor of activations that is estimated from the calibration inputs.
+    On CPUs, 8-bit weights with 8-bit activations become oneDNN's integer layers, with one range
+    per activation tensor that is estimated from the calibration inputs.
     """
 
     reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
@@ -39,17 +39,17 @@ class Inductor(Runtime):
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why an encoding has no real kernels here."""
+        """Reason why an encoding has no real kernels on the target's device; None if it has."""
         if cxx() is None:
             return "The inductor runtime needs a C++ compiler: set CXX or install g++ or clang++."
         return _COMPILERS[target.device].lacks_kernels(encoding, kinds)
 
     def export(self, export: Export) -> dict[str, Any]:
-        """Trace, quantize if asked to, and compile into one package."""
+        """Trace the model, quantize it if the encoding asks for that, and compile one package."""
         compiler = _COMPILERS[export.target.device]
         model, inputs, notes = compiler.prepared(export)
         strided, structure = flatten(inputs)
-        # the package reads its inputs by the strides of the example; `feed` hands contiguous ones
+        # a package expects the strides of the example, and `feed` makes inputs contiguous
         tensors = [tensor.contiguous() for tensor in strided]
         with (
             torch_modules.threads(export.target.threads),
@@ -65,7 +65,7 @@ class Inductor(Runtime):
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
-        """Load the package; its loops have their number of threads built in, oneDNN's have not."""
+        """Load the package; its loops have a fixed number of threads, oneDNN's follow PyTorch's."""
         del task
         torch.set_num_threads(target.threads)
         compiler = _COMPILERS[target.device]
@@ -73,7 +73,7 @@ class Inductor(Runtime):
 
 
 def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
-    """Return the model's graph; raises Infeasible, also for a model that is not changed at all."""
+    """Trace the model; raises Infeasible, for all points of the runtime, if that fails."""
     try:
         with torch.no_grad():
             return torch.export.export(model, tuple(tensors), strict=False)
@@ -83,7 +83,7 @@ def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
 
 
 def _build(program: ExportedProgram, export: Export, compiler: Compiler) -> None:
-    """Compile outside of the artifact's folder, then pack what a run needs into it."""
+    """Compile in a temporary folder, then write the files that a run needs as a package."""
     module, example = program.module(), program.example_inputs
     assert isinstance(module, torch.fx.GraphModule)
     with tempfile.TemporaryDirectory(prefix="inductor-") as scratch, torch.no_grad():

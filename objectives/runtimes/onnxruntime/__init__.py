@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""ONNX Runtime on CPUs."""
 
 from objectives.runtimes.onnxruntime.runtime import Onnxruntime
 

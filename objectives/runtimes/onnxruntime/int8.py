@@ -1,4 +1,4 @@
-"""Integers with calibrated ranges in an ONNX graph, by ONNX Runtime's quantizer."""
+"""Static 8-bit quantization of ONNX graphs with calibrated activation ranges."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from objectives.exporting import onnx_graphs, quiet
-from objectives.host import dot_products
+from objectives.host import has_dot_products
 from objectives.runtime import Export, Signature
 
 NORMALISING = ("Softmax", "LayerNormalization", "InstanceNormalization", "LpNormalization")
-"""Operations whose outputs 8 bits cannot hold: quantized too, a BERT falls from 15 dB to 0.4."""
+"""Operations that stay in float, as 8 bits are too few: a BERT would fall from 15 dB to 0.4 dB."""
 CALIBRATIONS = {
     "min-max": quantization.CalibrationMethod.MinMax,
     "percentile": quantization.CalibrationMethod.Percentile,
     "entropy": quantization.CalibrationMethod.Entropy,
 }
 BINS = 512
-"""Bins of the histogram that entropy chooses among, in 128 levels. The quantizer's own default is
-128 bins: as many as levels, so that it never cuts a range off and its files are those of min-max.
+"""Histogram bins of the entropy rule, which chooses a range for 128 levels. The quantizer's default
+is 128 bins: with as many bins as levels it never narrows a range and equals min-max.
 """
 
 
@@ -34,7 +34,7 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         self._feeds: Iterator[dict[str, Any]] = (
             {
                 name: array
-                for name, array in onnx_graphs.feeds(signature, batch).items()
+                for name, array in onnx_graphs.input_arrays(signature, batch).items()
                 if name in names
             }
             for batch in calibration
@@ -45,18 +45,19 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def static(export: Export, path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Quantize to QDQ: 8-bit weights per channel, activations in their calibrated range.
+    """Quantize a graph to QDQ; return it with notes.
 
-    Activations are unsigned, weights signed: the only pair with fast kernels on every x86. On
-    AVX2 without VNNI its sums saturate in 16 bits, which takes a ResNet-20 from 30 dB to 16 dB,
-    so there weights use 7 bits (`reduce_range`), at the same speed.
+    Weights are signed, with a scale per channel, and activations unsigned, in their calibrated
+    range: the only pair with fast kernels on every x86. On AVX2 without VNNI its sums saturate in
+    16 bits, which takes a ResNet-20 from 30 dB to 16 dB, so weights use 7 bits there
+    (`reduce_range`), at the same speed.
     """
-    reduced = not dot_products()
+    reduced = not has_dot_products()
     clean, target = path.with_name("clean.onnx"), path.with_name("static.onnx")
     with quiet(DeprecationWarning, RuntimeWarning):
         quant_pre_process(path, clean, skip_symbolic_shape=True)
         model = load_model_with_shape_infer(clean)
-        left = [node.name for node in model.graph.node if node.op_type in NORMALISING]
+        excluded = [node.name for node in model.graph.node if node.op_type in NORMALISING]
         quantizer = QDQQuantizer(
             model,
             True,  # scales per channel
@@ -65,7 +66,7 @@ def static(export: Export, path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]
             quantization.QuantType.QUInt8,
             _observed(export, clean, {node.name for node in model.graph.input}),
             [],
-            left,
+            excluded,
             _operators(),
             {},
         )
@@ -77,7 +78,7 @@ def static(export: Export, path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]
 
 
 def _observed(export: Export, path: Path, names: set[str]) -> TensorsData:
-    """Return the ranges of all tensors of a graph by the rule that is asked for."""
+    """Return the ranges of all tensors of a graph, by the calibration rule of the encoding."""
     rule = export.encoding.calibration
     calibrator = create_calibrator(
         path,

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, from an ONNX file that any machine can load."""
+"""ONNX Runtime: export a model to `model.onnx` and run it on the CPU."""
 
 import dataclasses
 import functools
@@ -16,15 +16,15 @@ from torch import Tensor
 from objectives.exporting import (
     CODED,
     coded_weights,
+    describe_weights,
     in_turns,
     onnx_graphs,
     quiet,
+    refuses_calibration,
     remarks,
     sparse_graphs,
-    spelled,
-    uncalibrated,
 )
-from objectives.host import dot_products
+from objectives.host import has_dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.onnxruntime import low_bits, weights
 from objectives.runtimes.onnxruntime.int8 import static
@@ -33,11 +33,11 @@ from spaces import Encoding, Infeasible, Task
 from spaces.modules import Codes
 
 FILE = "model.onnx"
-_FINDS = "where linear layers are in the majority ONNX Runtime finds"
+_SUBJECT = "where linear layers are in the majority ONNX Runtime finds"
 
 
 class _Session(Program):
-    """An ONNX Runtime session; its raw outputs are arrays."""
+    """Program of an ONNX Runtime session, whose raw outputs are arrays."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class _Session(Program):
         self._outputs = list(self.signature.output_names)
 
     def feed(self, tensors: list[Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the arrays by input name; a graph has no inputs that its model ignores."""
+        """Return arrays by input name; inputs that the model ignores are not in the graph."""
         return {name: np.ascontiguousarray(tensors[i].numpy()) for i, name in self._inputs}
 
     def run(self, feed: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -62,7 +62,7 @@ class _Session(Program):
         return outputs
 
     def read(self, raw: list[np.ndarray[Any, Any]]) -> list[Tensor]:
-        """Return the outputs; the session allocates them anew at every run."""
+        """Return the outputs, which the session allocates anew for every run."""
         return [torch.from_numpy(array) for array in raw]
 
 
@@ -70,10 +70,10 @@ class _Session(Program):
 class Onnxruntime(Runtime):
     """ONNX Runtime's CPU provider: float32, and integers by its own kernels.
 
-    8-bit weights and activations: static ranges (QDQ) where convolutions are the majority of
-    layers, ranges found at run time elsewhere. Measured against the float outputs on one AVX2
-    thread: a ResNet-20 static 30 dB at 1.6 times float32's speed, dynamic 33 dB at 0.7 times; a
-    6-layer BERT static 15 dB at 1.4 times, dynamic 25 dB at 1.7 times.
+    8-bit weights and activations have static ranges (QDQ) if most layers are convolutions, and
+    otherwise ranges that are computed at run time. Measured against the float outputs on one AVX2
+    thread: a ResNet-20 keeps 30 dB at 1.6 times float32's speed with static ranges and 33 dB at 0.7
+    times with dynamic ones, a 6-layer BERT 15 dB at 1.4 times and 25 dB at 1.7 times.
     """
 
     reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
@@ -86,38 +86,43 @@ class Onnxruntime(Runtime):
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why there are no kernels for `encoding`."""
+        """Reason why there are no kernels for `encoding`; None if there are."""
         del target
         if encoding.dtype != "float32":
             return f"ONNX Runtime's CPU provider has no {encoding.dtype} kernels, only conversions"
         if reason := onnx_graphs.refuses_bits(encoding, kinds, "ONNX Runtime", others=((2, 8),)):
             return reason
         convolutional = any(kind.startswith("Conv") and kind != "Conv1D" for kind in kinds)
-        return uncalibrated(encoding, _FINDS) if encoding.packed or not convolutional else None
+        if encoding.packed or not convolutional:
+            return refuses_calibration(encoding, _SUBJECT)
+        return None
 
     def export(self, export: Export) -> dict[str, Any]:
-        """Write model.onnx; return how it is encoded."""
+        """Write model.onnx; return notes on its encoding.
+
+        Raises ValueError if 8-bit activations have no calibration batches.
+        """
         if export.encoding.activation_bits == 8 and not export.calibration:
             raise ValueError("8-bit activations need calibration batches, got none")
-        whole = coded_weights(export) if export.encoding.packed else None
-        if whole:
-            export = dataclasses.replace(export, model=whole.model)
+        encoded = coded_weights(export) if export.encoding.packed else None
+        if encoded:
+            export = dataclasses.replace(export, model=encoded.model)
         with onnx_graphs.exported(export) as path:
             model = onnx.load(str(path))
             total = len(weights.multiplying(model))
             notes: dict[str, Any] = {"scheme": "float32", "layers": total, "quantized_layers": 0}
-            if whole:
-                model, done = _store_codes(export, whole.codes, model, path.parent)
-                notes |= done
+            if encoded:
+                model, code_notes = _store_codes(export, encoded.codes, model, path.parent)
+                notes |= code_notes
             elif export.encoding.quantized:
-                model, scheme = _encode(export, model, path)
-                notes |= scheme | {"quantized_layers": weights.integer_layers(model)}
+                model, scheme_notes = _quantize(export, model, path)
+                notes |= scheme_notes | {"quantized_layers": weights.integer_layers(model)}
             else:
                 notes["sparse_weights"] = sparse_graphs.store_onnx(model)
             if export.encoding.quantized and notes["quantized_layers"] == 0:
                 raise Infeasible(
                     f"none of the {total} convolution and linear layers could be quantized to "
-                    f"{spelled(export.encoding)} in ONNX"
+                    f"{describe_weights(export.encoding)} in ONNX"
                 )
             onnx_graphs.save(model, export.folder / FILE)
         return notes
@@ -125,30 +130,30 @@ class Onnxruntime(Runtime):
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
-        """Return a session on `target.threads` threads."""
+        """Open a session with `target.threads` threads."""
         del task
         fold = bool(notes.get("weights_dequantized_at_load", False))
         session = onnx_graphs.session_of(folder / FILE, threads=target.threads, fold=fold)
         return _Session(signature, target, folder, session)
 
 
-def _encode(
+def _quantize(
     export: Export, model: onnx.ModelProto, path: Path
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the graph in the encoding asked for, with what was done to it."""
+    """Return the graph of file `path` in 8 bits, with notes: weights only, or activations too."""
     encoding = export.encoding
     if encoding.weight_bits == 8 and encoding.activation_bits == 8:
-        found = [layer.node.op_type for layer in weights.multiplying(model)]
-        convolutions = sum(kind.startswith("Conv") for kind in found)
-        if 2 * convolutions > len(found):
+        kinds = [layer.node.op_type for layer in weights.multiplying(model)]
+        convolutions = sum(kind.startswith("Conv") for kind in kinds)
+        if 2 * convolutions > len(kinds):
             return static(export, path)
-        if reason := uncalibrated(encoding, _FINDS):
+        if reason := refuses_calibration(encoding, _SUBJECT):
             raise Infeasible(reason)
         return _dynamic(path)
     remark = remarks(export.model, weights.stored_weights(model), unpacked=0)
     weights.store_int8(model)
-    # As a graph of its own, DequantizeLinear would run at every inference; folded, the layers
-    # run at float32's speed: MatMulNBits with 8 bits took 1.7 to 2.4 times that on a BERT.
+    # Unfolded, DequantizeLinear would run at every inference. Folded, the layers take as long as
+    # float32 layers; 8-bit MatMulNBits took 1.7 to 2.4 times as long on a BERT.
     notes = {"scheme": "uint8 weights per channel", "weights_dequantized_at_load": True}
     return model, notes | remark
 
@@ -156,46 +161,48 @@ def _encode(
 def _store_codes(
     export: Export, codes: Mapping[str, Codes], model: onnx.ModelProto, scratch: Path
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the graph with codes in the place of weights, edited in place, and what was done.
+    """Return the graph with codes in place of float weights, and notes; `model` is edited.
 
-    Kernels whose activations are not rounded are used where they are faster than unpacked weights
-    at this batch size: both are timed, and the codes take as few bytes either way.
+    Kernels that do not round activations are used if they are faster than unpacked weights at the
+    target's batch size. Both are timed; the codes take the same bytes either way.
     """
     encoding, sentence = export.encoding, None
     rounds = encoding.activation_bits == 8
-    spare = onnx.ModelProto()
-    spare.CopyFrom(model)
-    placed = _coded(model, codes, encoding, _kernels(encoding))
-    if rounds and placed.kernels == 0:
+    unpacked_model = onnx.ModelProto()
+    unpacked_model.CopyFrom(model)
+    stored = _coded(model, codes, encoding, _kernels(encoding))
+    if rounds and stored.kernels == 0:
         raise Infeasible(
             "the model has no linear layer that ONNX Runtime can run from "
             f"{encoding.weight_bits} bits with 8-bit activations"
         )
-    if placed.kernels and not rounds:
-        without = _coded(spare, codes, encoding, frozenset())
-        dense, own = _timed(export, (spare, model), scratch)
-        kept = own < in_turns.GAIN * dense
-        count, share = placed.kernels, own / dense
-        sentence = in_turns.said(count, count + placed.unpacked, share, kernels=kept)
-        model, placed = (model, placed) if kept else (spare, without)
+    if stored.kernels and not rounds:
+        unpacked = _coded(unpacked_model, codes, encoding, frozenset())
+        unpacked_seconds, kernel_seconds = _timed(export, (unpacked_model, model), scratch)
+        faster = kernel_seconds < in_turns.GAIN * unpacked_seconds
+        count, share = stored.kernels, kernel_seconds / unpacked_seconds
+        sentence = in_turns.kernel_remark(count, count + stored.unpacked, share, kernels=faster)
+        if not faster:
+            model, stored = unpacked_model, unpacked
     others = len(weights.multiplying(model))
-    coded = placed.weights + weights.stored_weights(model)
-    weights.store_int8(model)  # layers that no code stands for
+    coded = stored.weights + weights.stored_weights(model)
+    weights.store_int8(model)  # layers without codes
+    scheme = describe_weights(encoding)
     notes: dict[str, Any] = {
-        "scheme": f"{spelled(encoding)}, others uint8 per channel" if others else spelled(encoding),
-        "quantized_layers": placed.kernels + placed.unpacked + others,
-        "low_bit_layers": placed.kernels + placed.unpacked,
-        "low_bit_kernels": placed.kernels,
+        "scheme": f"{scheme}, others uint8 per channel" if others else scheme,
+        "quantized_layers": stored.kernels + stored.unpacked + others,
+        "low_bit_layers": stored.kernels + stored.unpacked,
+        "low_bit_kernels": stored.kernels,
         "weights_dequantized_at_load": True,
     }
     if rounds:
         notes["scheme"] += ", int8 activations per block into the layers with kernels"
-    return model, notes | remarks(export.model, coded, unpacked=placed.unpacked, said=sentence)
+    return model, notes | remarks(export.model, coded, unpacked=stored.unpacked, sentence=sentence)
 
 
 def _coded(
     model: onnx.ModelProto, codes: Mapping[str, Codes], encoding: Encoding, kernels: frozenset[int]
-) -> low_bits.Placed:
+) -> low_bits.StoredCodes:
     level = 4 if encoding.activation_bits == 8 else 1
     return low_bits.store_codes(model, codes, kernels=kernels, level=level, coder=encoding.coding)
 
@@ -204,26 +211,26 @@ def _timed(export: Export, models: Sequence[onnx.ModelProto], scratch: Path) -> 
     """Return the median seconds of a run of each graph on the example."""
     runs: list[Callable[[], object]] = []
     for i, model in enumerate(models):
-        path = scratch / f"way{i}.onnx"
+        path = scratch / f"timed{i}.onnx"
         onnx_graphs.save(model, path)
         session = onnx_graphs.session_of(path, threads=export.target.threads, fold=True)
         accepted = {node.name for node in session.get_inputs()}
         feed = {
             k: v
-            for k, v in onnx_graphs.feeds(export.signature, export.example).items()
+            for k, v in onnx_graphs.input_arrays(export.signature, export.example).items()
             if k in accepted
         }
         runs.append(functools.partial(session.run, None, feed))
-    return in_turns.in_turns(runs, alone=export.target.threads == 1)
+    return in_turns.in_turns(runs, single_threaded=export.target.threads == 1)
 
 
 def _kernels(encoding: Encoding) -> frozenset[int]:
-    """Return the widths whose linear layers are computed from codes.
+    """Return the widths in bits at which linear layers are computed from codes.
 
     With float activations MatMulNBits has fast code for 4 bits only: for 1024 x 1024 weights at
-    batch 1 it takes 0.26 ms there and 6.9 ms for 2 bits, unpacked weights take 0.12 ms. With
-    activations rounded to 8 bits it takes 0.07 to 0.09 ms for 2, 4 and 8 bits. Rounding them where
-    float ones were asked for would be another encoding, which the search tries as such.
+    batch 1 it takes 0.26 ms with 4 bits and 6.9 ms with 2, unpacked weights take 0.12 ms. With
+    activations rounded to 8 bits it takes 0.07 to 0.09 ms for 2, 4 and 8 bits. Rounding them if the
+    encoding asks for float ones would be another encoding, which the search tries as such.
     """
     if encoding.activation_bits == 8:
         return frozenset({2, 4, 8})
@@ -231,8 +238,8 @@ def _kernels(encoding: Encoding) -> frozenset[int]:
 
 
 def _dynamic(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Quantize linear layers and embeddings; activation ranges are found at run time."""
-    reduced = not dot_products()
+    """Quantize linear layers and embeddings, with activation ranges computed at run time."""
+    reduced = not has_dot_products()
     target = path.with_name("dynamic.onnx")
     with quiet(DeprecationWarning):
         quantization.quantize_dynamic(

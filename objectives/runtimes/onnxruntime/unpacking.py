@@ -1,4 +1,4 @@
-"""ONNX functions that make weights from packed codes: they travel in the file itself."""
+"""ONNX functions, stored in the model file, that unpack weights from codes."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ DOMAIN = "paretune"
 
 
 def function_name(bits: int, *, booked: bool) -> str:
-    """Return the name of the function that makes weights from codes of `bits` bits."""
+    """Return the name of the function for codes of `bits` bits; `booked` is true for codebooks."""
     return f"{'Lookup' if booked else 'Unpack'}{bits}"
 
 
 def function_of(bits: int, *, booked: bool) -> onnx.FunctionProto:
-    """Return a function (planes of codes, scale, zero points or book) -> weight.
+    """Return a function (bit planes of codes, scale, zero points or codebook) -> weight.
 
-    Attributes: `grid`, the codes' (rows, groups, group), and the weight's `shape`. All inputs are
-    constants, so that a runtime evaluates it once, when it loads the file.
+    Its attributes are `grid`, the shape (rows, groups, group) of the codes, and `shape`, that of
+    the weight. All inputs are constants, so a runtime evaluates it once, when it loads the file.
     """
     body = _Body()
     widths = planes(bits)
@@ -51,7 +51,7 @@ def function_of(bits: int, *, booked: bool) -> onnx.FunctionProto:
 
 
 class _Body:
-    """Nodes of a function in the making."""
+    """Builder of a function's nodes."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -69,16 +69,16 @@ class _Body:
         return name
 
     def reference(self, name: str, attribute: str) -> None:
-        """Add a constant of whole numbers that an attribute of the call gives."""
+        """Add an integer constant whose value is an attribute of the call."""
         node = helper.make_node("Constant", [], [name])
-        given = onnx.AttributeProto(
+        reference = onnx.AttributeProto(
             name="value_ints", ref_attr_name=attribute, type=onnx.AttributeProto.INTS
         )
-        node.attribute.append(given)
+        node.attribute.append(reference)
         self.nodes.append(node)
 
     def codes(self, inputs: list[str], widths: tuple[int, ...]) -> str:
-        """Add the nodes that unpack planes of bits and join them; return the codes' name."""
+        """Add the nodes that unpack bit planes and join them; return the name of the codes."""
         self.constant("start", np.array([0], np.int64))
         count = self.add("ReduceProd", ["grid"], keepdims=1)
         joined, shift = "", 0

@@ -1,4 +1,4 @@
-"""Weights of an ONNX graph: which layers have them, and storing them as bytes."""
+"""Weights of ONNX graphs: find the layers that have them, store them as uint8."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
 
-_INTEGER = {
+_INTEGER_OPS = {
     "ConvInteger",
     "MatMulInteger",
     "MatMulIntegerToFloat",
@@ -20,7 +20,7 @@ _INTEGER = {
     "QLinearMatMul",
 }
 _OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1, "Gemm": 1, "Gather": 0}
-"""Dimension of a weight that counts output channels; rows of an embedding are looked up."""
+"""Dimension of output channels in a weight; for an embedding, the dimension that is looked up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,18 @@ class Layer:
     node: onnx.NodeProto
     weight: onnx.TensorProto
     position: int
-    """Which of the node's inputs the weight is."""
+    """Index of the weight among the node's inputs."""
     axis: int
     """The weight's dimension of output channels."""
 
 
 def layers(model: onnx.ModelProto, *kinds: str) -> list[Layer]:
-    """Return the convolution, linear and embedding layers of a float graph, in its order."""
+    """Return the convolution, linear and embedding layers of a float graph, in graph order.
+
+    `kinds` restricts them to some types of nodes.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = []
+    matches = []
     for node in model.graph.node:
         position = 0 if node.op_type == "Gather" else 1
         if node.op_type not in (kinds or tuple(_OUTPUTS)) or len(node.input) <= position:
@@ -54,8 +57,8 @@ def layers(model: onnx.ModelProto, *kinds: str) -> list[Layer]:
             axis = 0
         if node.op_type == "Gather" and options.get("axis"):
             continue
-        found.append(Layer(node=node, weight=weight, position=position, axis=axis))
-    return found
+        matches.append(Layer(node=node, weight=weight, position=position, axis=axis))
+    return matches
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -69,12 +72,12 @@ def multiplying(model: onnx.ModelProto) -> list[Layer]:
 
 
 def stored_weights(model: onnx.ModelProto) -> int:
-    """Return how many weights `store_int8` stores as bytes, those of several layers once."""
+    """Return the number of weights that `store_int8` stores, counting shared ones once."""
     return sum({x.weight.name: math.prod(x.weight.dims) for x in layers(model)}.values())
 
 
 def integer_layers(model: onnx.ModelProto) -> int:
-    """Return how many convolutions and linear layers of an encoded graph have integer weights."""
+    """Return the number of convolutions and linear layers with integer weights."""
     dequantized = {
         name: node.input[0]
         for node in model.graph.node
@@ -84,7 +87,7 @@ def integer_layers(model: onnx.ModelProto) -> int:
     constants = {tensor.name for tensor in model.graph.initializer}
     count = 0
     for node in model.graph.node:
-        if node.op_type in _INTEGER:
+        if node.op_type in _INTEGER_OPS:
             count += 1
         elif node.op_type in _OUTPUTS and node.op_type != "Gather" and len(node.input) > 1:
             count += dequantized.get(node.input[1]) in constants
@@ -92,21 +95,22 @@ def integer_layers(model: onnx.ModelProto) -> int:
 
 
 def store_int8(model: onnx.ModelProto, *kinds: str) -> None:
-    """Store the weights of these kinds of layers (all by default) as unsigned bytes.
+    """Store the weights of layers of `kinds` (all by default) as uint8, in place.
 
-    Each output channel has its scale and zero point; a DequantizeLinear in front of the layer
-    restores the float weight.
+    Each output channel has a scale and a zero point; a DequantizeLinear before the layer restores
+    the float weight.
     """
-    done: dict[tuple[str, int], str] = {}
+    restored: dict[tuple[str, int], str] = {}
     for layer in layers(model, *kinds):
         key = (layer.weight.name, layer.axis)
-        if key not in done:
-            done[key] = _dequantized(model, layer)
-        layer.node.input[layer.position] = done[key]
+        if key not in restored:
+            restored[key] = _add_dequantized(model, layer)
+        layer.node.input[layer.position] = restored[key]
     drop_unused(model)
 
 
-def _dequantized(model: onnx.ModelProto, layer: Layer) -> str:
+def _add_dequantized(model: onnx.ModelProto, layer: Layer) -> str:
+    """Add a weight's constants and the node that restores it; return the node's output."""
     values = numpy_helper.to_array(layer.weight)
     others = tuple(i for i in range(values.ndim) if i != layer.axis)
     stored, scale, zero = _rounded(values, others, 255)
@@ -121,9 +125,9 @@ def _dequantized(model: onnx.ModelProto, layer: Layer) -> str:
 
 
 def _rounded(values: Array, axes: tuple[int, ...], top: int) -> tuple[Array, Array, Array]:
-    """Return (integers 0..top, scales, zero points), one scale for all values along `axes`.
+    """Return integers 0..top, scales and zero points, one for all values along `axes`.
 
-    The range always holds zero, so that padding and pruned weights stay exact.
+    The range always contains zero, so that padding and pruned weights stay exact.
     """
     low = np.minimum(values.min(axis=axes, keepdims=True), 0)
     high = np.maximum(values.max(axis=axes, keepdims=True), 0)

@@ -1,4 +1,4 @@
-"""OpenVINO."""
+"""OpenVINO on CPUs."""
 
 from objectives.runtimes.openvino.runtime import Openvino
 

@@ -1,12 +1,12 @@
-"""What an OpenVINO graph holds: which layers, and which constants their weights come from."""
+"""Queries of OpenVINO graphs: layers, the constants of their weights, readers of constants."""
 
 from collections import Counter
 from typing import Any
 
-from objectives.exporting import absent, spelled
+from objectives.exporting import describe_weights, without_module
 from spaces import Encoding, Infeasible
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
 
 LAYERS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -16,9 +16,10 @@ _TRANSPARENT = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Fake
 
 
 def weight(node: Any, position: int, *, books: bool = False) -> Any | None:
-    """Return the constant behind a layer's input, through what dequantizes it.
+    """Return the constant that a layer's input is dequantized from; None if there is none.
 
-    With `books`, what is looked up in a table counts too: the constant is that of the indices.
+    With `books`, weights may also be looked up in a codebook: the constant is then that of the
+    indices.
     """
     source = node.input_value(position).get_node()
     while (kind := source.get_type_name()) in _TRANSPARENT or (books and kind == "Gather"):
@@ -27,7 +28,7 @@ def weight(node: Any, position: int, *, books: bool = False) -> Any | None:
 
 
 def readers(node: Any) -> list[Any]:
-    """Return the nodes that use a constant, behind those that only reshape or split it."""
+    """Return the nodes that use a constant, behind those that only convert, reshape or split it."""
     users = [port.get_node() for out in node.outputs() for port in out.get_target_inputs()]
     shaping = (*_TRANSPARENT, "Split")
     behind = [readers(user) if user.get_type_name() in shaping else [user] for user in users]
@@ -35,9 +36,9 @@ def readers(node: Any) -> list[Any]:
 
 
 def renumber(model: openvino.Model) -> None:
-    """Number unnamed nodes by their place in the graph: the same model is the same file.
+    """Number unnamed nodes by their place in the graph, so that equal models give equal files.
 
-    OpenVINO numbers them by what the process has built so far.
+    OpenVINO's own numbers depend on what the process has built before.
     """
     for place, node in enumerate(model.get_ordered_ops()):
         kind, _, number = node.get_friendly_name().rpartition("_")
@@ -46,29 +47,29 @@ def renumber(model: openvino.Model) -> None:
 
 
 def convolutional(model: openvino.Model) -> bool:
-    """Whether the model convolves and has no attention (a product of two activations)."""
+    """True if the model has convolutions and no attention (a product of two activations)."""
     kinds = [node.get_type_name() for node in model.get_ops()]
     products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
     attention = any(all(weight(node, i) is None for i in (0, 1)) for node in products)
     return any(kind in LAYERS[1:] for kind in kinds) and not attention
 
 
-def count(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
-    """Return how many layers there are and how many have integer weights.
+def count_layers(model: openvino.Model, encoding: Encoding) -> dict[str, int]:
+    """Return the number of layers and the number of those with integer weights, as notes.
 
-    Raises Infeasible when integers were asked for and no layer has them.
+    Raises Infeasible if the encoding asks for integers and no layer has them.
     """
     types, books = Counter[str](), encoding.packed
     for node in model.get_ops():
         if node.get_type_name() in LAYERS:
-            found = (weight(node, place, books=books) for place in (1, 0))
-            weights = [weight for weight in found if weight is not None]
+            constants = (weight(node, position, books=books) for position in (1, 0))
+            weights = [constant for constant in constants if constant is not None]
             types.update(w.get_element_type().get_type_name() for w in weights[:1])
     total = types.total()
     quantized = sum(types[name] for name in _INTEGERS)
     if encoding.quantized and quantized == 0:
         raise Infeasible(
             f"none of the {total} convolution and linear layers could be quantized to "
-            f"{spelled(encoding)} in OpenVINO"
+            f"{describe_weights(encoding)} in OpenVINO"
         )
     return {"layers": total, "quantized_layers": quantized}

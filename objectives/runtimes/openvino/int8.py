@@ -1,13 +1,13 @@
-"""8-bit weights and activations of OpenVINO models, by NNCF."""
+"""8-bit quantization of OpenVINO models by NNCF."""
 
 import math
 
-from objectives.exporting import absent, onnx_graphs, quiet
+from objectives.exporting import onnx_graphs, quiet, without_module
 from objectives.runtime import Export
 from objectives.runtimes.openvino.graphs import convolutional, weight
 from spaces import Encoding, Infeasible, first_line
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -21,16 +21,16 @@ _RANGES = {
 
 
 def lacks_calibration(encoding: Encoding) -> str | None:
-    """Return why activation ranges are not found by a rule, None if they are."""
+    """Reason why NNCF does not know the calibration rule; None if it does."""
     if encoding.calibration in _RANGES:
         return None
     return f"NNCF calibrates by {' or '.join(_RANGES)}, not by {encoding.calibration}"
 
 
 def encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
-    """Return the model in the encoding asked for, with the name of the scheme.
+    """Return the quantized model and the name of the scheme: weights only, or activations too.
 
-    Raises Infeasible when NNCF cannot quantize the graph.
+    Raises Infeasible if NNCF cannot quantize the graph.
     """
     encoding = export.encoding
     try:
@@ -46,15 +46,15 @@ def encode(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
 
 
 def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, str]:
-    """Quantize weights and activations after training, by NNCF.
+    """Quantize weights and activations with calibrated ranges.
 
-    Convolutional networks take activation ranges from the extremes: against float outputs a
-    ResNet-20 then keeps 32.6 dB, with NNCF's default ranges 19.4 dB, with the QDQ file of ONNX
-    Runtime's quantizer 30.8 dB at the same speed. Networks with attention, or without
-    convolutions, take NNCF's transformer scheme (smoothed activations): 27.3 dB for a 6-layer
-    BERT, where the QDQ file keeps 15.5 dB.
+    Convolutional networks take the extremes as activation ranges: against the float outputs a
+    ResNet-20 keeps 32.6 dB, with NNCF's default ranges 19.4 dB, with the QDQ file of ONNX Runtime's
+    quantizer 30.8 dB at the same speed. Networks with attention or without convolutions take NNCF's
+    transformer scheme, which smooths activations: a 6-layer BERT keeps 27.3 dB, with the QDQ file
+    15.5 dB.
     """
-    batches = [onnx_graphs.feeds(export.signature, batch) for batch in export.calibration]
+    batches = [onnx_graphs.input_arrays(export.signature, batch) for batch in export.calibration]
     known = {name for port in model.inputs for name in port.names}
     data = nncf.Dataset([{k: v for k, v in batch.items() if k in known} for batch in batches])
     convolves = convolutional(model)
@@ -79,14 +79,15 @@ def _quantize(export: Export, model: openvino.Model) -> tuple[openvino.Model, st
 
 
 def _small(model: openvino.Model) -> list[str]:
-    """Return the linear layers of a convolutional model that are too small to gain from integers.
+    """Return the names of linear layers that are too small to gain from integers.
 
-    The plugin's integer kernel for them takes 22 to 45 us to set up, whatever their size: on the
-    last layer of a ResNet-20 (64 x 10) that is 6 % of the model's time, in float32 nothing.
+    The plugin's integer kernel takes 22 to 45 us to set up, whatever the size of the layer. For the
+    last layer of a ResNet-20 (64 x 10) that is 6 % of the model's time; in float32 there is no such
+    cost.
     """
     weights = {
-        node.get_friendly_name(): math.prod(own.get_output_shape(0))
+        node.get_friendly_name(): math.prod(constant.get_output_shape(0))
         for node in model.get_ops()
-        if node.get_type_name() == "MatMul" and (own := weight(node, 1)) is not None
+        if node.get_type_name() == "MatMul" and (constant := weight(node, 1)) is not None
     }
     return [name for name, size in weights.items() if size < SMALL]

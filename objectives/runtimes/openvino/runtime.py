@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, from its intermediate representation."""
+"""OpenVINO: export a model to its intermediate representation and run it on the CPU."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ from torch import Tensor
 
 from objectives.exporting import (
     CODED,
-    absent,
     coded_weights,
+    describe_weights,
     onnx_graphs,
+    refuses_calibration,
     remarks,
-    spelled,
-    uncalibrated,
+    without_module,
 )
 from objectives.host import flags
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.openvino import int8, low_bits, snippets
-from objectives.runtimes.openvino.graphs import count, renumber
+from objectives.runtimes.openvino.graphs import count_layers, renumber
 from objectives.runtimes.openvino.sparse import store_sparse
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Precision, Task
 from spaces.modules import Codes
 
-with absent("openvino_telemetry"):  # it reports every import over the network
+with without_module("openvino_telemetry"):  # it reports every import over the network
     import openvino
 
 FILE = "model.xml"
 
 
 class _Request(Program):
-    """A compiled model with one inference request, used again and again."""
+    """Program of a compiled model, with one inference request for all runs."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class _Request(Program):
         self._outputs = compiled.outputs
 
     def feed(self, tensors: list[Tensor]) -> list[tuple[Any, openvino.Tensor]]:
-        """Return each input's port with a view of its memory."""
+        """Return the ports of the inputs, each with a tensor that shares the input's memory."""
         arrays = [(port, np.ascontiguousarray(tensors[i].numpy())) for i, port in self._ports]
         return [(port, openvino.Tensor(array, shared_memory=True)) for port, array in arrays]
 
     def run(self, feed: list[tuple[Any, openvino.Tensor]]) -> openvino.InferRequest:
-        """Execute one batch; the outputs stay in the request until the next one."""
+        """Execute one batch; its outputs stay in the request until the next run."""
         for port, tensor in feed:
             self._request.set_tensor(port, tensor)
         self._request.infer()
@@ -70,11 +70,11 @@ class _Request(Program):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Openvino(Runtime):
-    """OpenVINO's CPU plugin; half precision and integers where the processor computes in them.
+    """OpenVINO's CPU plugin; half precision and integers if the processor computes in them.
 
-    The model comes from its ONNX file. Converting the module itself traces it too, takes as long
-    (ResNet-20 4.6 s against 0.6, 6-layer BERT 4.5 s against 4.7), runs at the same speed and
-    loses the names of inputs and outputs.
+    Models are converted from ONNX files. Converting the module directly also traces it, takes as
+    long or longer (ResNet-20 4.6 s instead of 0.6 s, 6-layer BERT 4.5 s instead of 4.7 s), runs at
+    the same speed and loses the names of inputs and outputs.
     """
 
     reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
@@ -88,59 +88,62 @@ class Openvino(Runtime):
     def lacks_kernels(
         self, encoding: Encoding, target: Target, kinds: frozenset[str]
     ) -> str | None:
-        """Return why there are no kernels for `encoding`."""
+        """Reason why there are no kernels for `encoding`; None if there are."""
         del target
         return (
             _lacks(encoding.dtype)
             or onnx_graphs.refuses_bits(encoding, kinds, "OpenVINO")
             or int8.lacks_calibration(encoding)
-            or (_refuses_dynamic(encoding) if _dynamic(encoding) else None)
+            or (_refuses_dynamic(encoding) if _has_dynamic_activations(encoding) else None)
         )
 
     def export(self, export: Export) -> dict[str, Any]:
-        """Write model.xml and model.bin; return how they are encoded."""
+        """Write model.xml and model.bin; return notes on their encoding.
+
+        Raises ValueError if 8-bit activations have no calibration batches.
+        """
         if export.encoding.activation_bits == 8 and not export.calibration:
             raise ValueError("8-bit activations need calibration batches, got none")
         half = export.encoding.dtype != "float32"
-        whole = coded_weights(export) if export.encoding.packed else None
-        if whole:
-            export = dataclasses.replace(export, model=whole.model)
+        encoded = coded_weights(export) if export.encoding.packed else None
+        if encoded:
+            export = dataclasses.replace(export, model=encoded.model)
         with onnx_graphs.exported(export) as path:
             model = openvino.Core().read_model(str(path))
             notes: dict[str, Any] = {"scheme": export.encoding.dtype}
-            if whole:
-                notes |= _store_codes(export, whole.codes, model)
+            if encoded:
+                notes |= _store_codes(export, encoded.codes, model)
             elif export.encoding.quantized:
                 if export.calibration and snippets.crashes(model, path, snippets.CALIBRATING):
                     raise Infeasible(snippets.UNCALIBRATED)
                 model, scheme = int8.encode(export, model)
                 notes["scheme"] = scheme
-            notes |= count(model, export.encoding)
-            if not (whole or export.encoding.quantized):
+            notes |= count_layers(model, export.encoding)
+            if not (encoded or export.encoding.quantized):
                 notes["sparse_weights"] = store_sparse(model)
             elif "amx_int8" in flags():
                 notes["decompression_rate"] = _RATE
             renumber(model)
             openvino.save_model(model, str(export.folder / FILE), compress_to_fp16=half)
             notes["dtype"] = export.encoding.dtype
-            notes["dynamic_activations"] = _dynamic(export.encoding)
+            notes["dynamic_activations"] = _has_dynamic_activations(export.encoding)
             settings = _settings(export.target, notes)
             if snippets.crashes(model, export.folder / FILE, settings):
                 notes["snippets"] = False
-            del model  # it maps the file about to be removed
+            del model  # it maps the ONNX file, which is removed at the end of the block
         return notes
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
     ) -> Program:
-        """Return the model compiled for one stream of `target.threads` threads."""
+        """Compile the model for one stream of `target.threads` threads."""
         del task
         settings = _settings(target, notes)
         compiled = openvino.Core().compile_model(str(folder / FILE), "CPU", settings)
         return _Request(signature, target, folder, compiled)
 
     def dense(self, encoding: Encoding, target: Target) -> str | None:
-        """Return why zero weights save no time: only compressed int8 layers on AMX read fewer."""
+        """Reason why zero weights save no time; compressed 8-bit layers skip them on AMX."""
         del target
         if encoding.weight_bits == encoding.activation_bits == 8 and "amx_int8" in flags():
             return None
@@ -151,21 +154,21 @@ class Openvino(Runtime):
 
 
 _RATE = 0.7
-"""Share of zeros from which the plugin keeps a layer's 8-bit weights compressed in memory."""
+"""Smallest share of zeros at which the plugin keeps a layer's 8-bit weights compressed."""
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 def _settings(target: Target, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an artifact with `notes` is compiled with."""
+    """Return the plugin's settings for an artifact with `notes`."""
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": target.threads,
-        # Pinned, which is the default, a thread waits behind whatever else runs on its core:
-        # 7.0 ms against 1.7 ms a batch on a busy machine. Affinity is the process's business.
+        # A pinned thread (the default) waits for other work on its core: 7.0 ms instead of 1.7 ms
+        # a batch on a busy machine. The measuring process sets its own affinity.
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": _HINTS[notes["dtype"]],
-        # The plugin would quantize activations of compressed layers wherever it can.
+        # By default the plugin quantizes activations of compressed layers wherever it can.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if notes["dynamic_activations"] else 0,
     }
     if rate := notes.get("decompression_rate"):
@@ -176,33 +179,36 @@ def _settings(target: Target, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lacks(dtype: Precision) -> str | None:
-    """Return why the processor does not compute in `dtype`."""
+    """Reason why the processor does not compute in `dtype`; None if it does."""
     core = openvino.Core()
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     names = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
-    if names.get(dtype) in able:
+    if names.get(dtype) in capabilities:
         return None
     name = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
-    return f"the CPU ({name}) has no {dtype} instructions; OpenVINO lists {', '.join(able)}"
+    return f"the CPU ({name}) has no {dtype} instructions; OpenVINO lists {', '.join(capabilities)}"
 
 
 def _refuses_dynamic(encoding: Encoding) -> str | None:
-    """Return why activations of compressed layers are not quantized as they come.
+    """Reason why activations of compressed layers are not quantized at run time; None if they are.
 
-    The plugin does so for linear layers where VNNI exists, and ignores the request elsewhere.
+    The plugin does so for linear layers on CPUs with VNNI and ignores the setting on others.
     """
     if flags() & {"avx512_vnni", "avx_vnni"}:
-        return uncalibrated(encoding, "with 4-bit weights OpenVINO finds")
+        return refuses_calibration(encoding, "with 4-bit weights OpenVINO finds")
     return "OpenVINO quantizes activations at run time on CPUs with VNNI only, and this has none"
 
 
-def _dynamic(encoding: Encoding) -> bool:
+def _has_dynamic_activations(encoding: Encoding) -> bool:
     return encoding.weight_bits == 4 and encoding.activation_bits == 8
 
 
 def _store_codes(export: Export, codes: Mapping[str, Codes], model: Any) -> dict[str, Any]:
-    """Put codes in the place of weights, in place; return what was done."""
+    """Replace float weights by codes, in place; return notes."""
     encoding = export.encoding
-    placed = low_bits.store_codes(model, codes, encoding.coding)
-    notes: dict[str, Any] = {"scheme": spelled(encoding), "low_bit_layers": placed.constants}
-    return notes | remarks(export.model, placed.weights, unpacked=placed.unpacked)
+    stored = low_bits.store_codes(model, codes, encoding.coding)
+    notes: dict[str, Any] = {
+        "scheme": describe_weights(encoding),
+        "low_bit_layers": stored.constants,
+    }
+    return notes | remarks(export.model, stored.weights, unpacked=stored.unpacked)

@@ -1,4 +1,4 @@
-"""Handwritten digits and a small trained network: the task of the embedded default."""
+"""Digits: the task of the embedded default experiment."""
 
 from objectives.tasks.digits.task import IMAGES, WEIGHTS, Digits, Network
 

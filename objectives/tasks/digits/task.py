@@ -1,4 +1,4 @@
-"""Handwritten digits and a convolutional network whose trained weights lie beside this file."""
+"""Digits task: images of handwritten digits and a trained convolutional network."""
 
 import dataclasses
 import functools
@@ -13,17 +13,20 @@ from torch.nn import functional as F
 from spaces import Split, Task
 
 WIDTH = 32
-"""Channels of the first convolutions."""
+"""Output channels of the first convolutions."""
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
-"""State of the trained network, written by experiments/train_digits.py."""
+"""State dict of the trained network, written by experiments/train_digits.py."""
 IMAGES = Path(__file__).with_name("images.safetensors")
 """uint8 images (1797, 8, 8) in 0..16 and labels (1797,), in the order of scikit-learn's
-load_digits(). They are kept here since importing scikit-learn takes two seconds.
+load_digits(). They are stored here because importing scikit-learn takes two seconds.
 """
 
 
 class Network(nn.Module):
-    """(batch, 1, 8, 8) pixels 0..1 -> (batch, 10) logits; 8 convolutions, two of them strided."""
+    """Convolutional network from pixels 0..1 (batch, 1, 8, 8) to logits (batch, 10).
+
+    It has 8 convolutions, two of them strided.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class Digits(Task):
             yield batch, labels[index]
 
     def describe(self) -> dict[str, str]:
-        """Return the name: the task has no settings."""
+        """Return the task's name; it has no settings."""
         return {"name": "digits"}
 
 
