@@ -75,8 +75,8 @@ class Search:
         queue = Queue(
             study,
             seconds=self.experiment.time,
-            told=told,
-            started=self.console.started,
+            on_record=told,
+            on_start=self.console.started,
             progress=signals.checked(self.console.stage),
             check=signals.check,
         )
@@ -93,7 +93,7 @@ class Search:
 
         With several workers other trials can succeed while it fails.
         """
-        if reason := study.without_baseline():
+        if reason := study.baseline_failure():
             raise BadTask(
                 f"the unchanged model cannot be measured: {reason}. When that is mended it is "
                 f"tried again by python -m search resume {self.folder}"

@@ -11,7 +11,7 @@ from search.errors import BadEnvironment
 from search.executors import Executor, Listener
 from search.experiment import refusal_here
 from search.records import Record, Rung
-from search.study import Asked, Queue
+from search.study import PendingTrial, Queue
 from search.trial_process import Failed, child, context_for, job
 from spaces import Plan
 
@@ -41,7 +41,7 @@ class Local(Executor):
             listener = functools.partial(queue.progress, asked)
             queue.tell(asked, self.evaluate(asked, judge, listener))
 
-    def evaluate(self, asked: Asked, judge: Judge, listener: Listener) -> Record:
+    def evaluate(self, asked: PendingTrial, judge: Judge, listener: Listener) -> Record:
         """Return the record of a trial; a crash, a hang or a lack of memory is a failed one."""
         runtime = self.experiment.space.plan(asked.point).runtime
         content = {"trial": asked.trial, "point": asked.point, "runtimes": [runtime]}
@@ -91,7 +91,7 @@ class Local(Executor):
             return message["result"]
 
 
-def failed(asked: Asked, runtime: str, reason: str, seconds: float) -> Record:
+def failed(asked: PendingTrial, runtime: str, reason: str, seconds: float) -> Record:
     """Return the record of a trial that gave none."""
     return Record(
         trial=asked.trial,

@@ -12,7 +12,7 @@ from search.experiment import Experiment
 from search.records import Record
 from search.reporting.summary import UNCONFIRMED, Summary
 from search.reporting.wording import quantity, words_of
-from search.study import Asked, Study
+from search.study import PendingTrial, Study
 from spaces import Space
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
@@ -65,7 +65,7 @@ class Console:
         """Print one line."""
         self._terminal.print(text, soft_wrap=True, markup=False)
 
-    def started(self, asked: Asked) -> None:
+    def started(self, asked: PendingTrial) -> None:
         """Say which point is under way."""
         assert self._space is not None
         runtime, point = self._space.plan(asked.point).runtime, self._space.short(asked.point)
@@ -73,7 +73,9 @@ class Console:
         self._said = time.monotonic()
         self.stage(asked, "starting", 0, 0, "")
 
-    def stage(self, asked: Asked | None, stage: str, done: int, of: int, detail: str) -> None:
+    def stage(
+        self, asked: PendingTrial | None, stage: str, done: int, of: int, detail: str
+    ) -> None:
         """Show the stage of a trial under way, or of the confirmation."""
         count = f" {done}/{of}" if of else ""
         name = self._names.get(asked.trial, "") if asked else "confirming"

@@ -62,8 +62,8 @@ def opened(
     feed = kind(
         study,
         seconds=None,
-        told=told,
-        started=lambda asked: None,
+        on_record=told,
+        on_start=lambda asked: None,
         progress=lambda *message: None,
     )
     return study, feed

@@ -22,7 +22,7 @@ from search.executors.ray.losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, 
 from search.executors.ray.searcher import Asking
 from search.executors.ray.shipping import Station
 from search.experiment.experiment import Experiment
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Placement, Plan
 from spaces.devices import Device
 from spaces.devices.cpu import Cpu
@@ -91,7 +91,7 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
         del self
         config = config_of(searcher, "last")
         rounds.append(config)
-        record = answer(Asked(trial=config["trial"], point=config["point"], forced=True))
+        record = answer(PendingTrial(trial=config["trial"], point=config["point"], forced=True))
         searcher.on_trial_complete("last", said(result=record.to_json()))
         assert searcher.suggest("none") == Searcher.FINISHED
 
@@ -132,7 +132,7 @@ def test_a_lost_trial_avoids_its_machine_where_another_can_run_it(
 ) -> None:
     executor = executor_of(project, Experiment.load(project / "experiment.toml"))
     point = executor.experiment.space.neutral()
-    asked = Asked(trial=0, point=point, forced=True)
+    asked = PendingTrial(trial=0, point=point, forced=True)
     monkeypatch.setattr(RayTune, "_station", Station.of(executor.experiment, project, remote=False))
     nodes(monkeypatch, one=2)
     alone = executor.config(asked, "one")
@@ -240,7 +240,8 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
     baseline = experiment.space.neutral()
     large = baseline | {"placement.devices.count": 2}
     records = [
-        answer(Asked(trial=i, point=p, forced=False)) for i, p in enumerate((baseline, large))
+        answer(PendingTrial(trial=i, point=p, forced=False))
+        for i, p in enumerate((baseline, large))
     ]
     wanted: list[dict[str, Any]] = []
 

@@ -27,7 +27,7 @@ from search.executors.ray.losses import KILLED
 from search.executors.ray.searcher import Asking
 from search.records.stopping import Rung
 from search.signals import Stopped
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Point
 
 
@@ -109,7 +109,7 @@ def test_every_way_to_end_is_told_to_the_study(
     assert Stopping(searcher).on_trial_result(None, Named("behind"), behind) == "STOP"
     searcher.on_trial_complete("behind", behind)
     number, point = configs["done"]["trial"], configs["done"]["point"]
-    record = answer(Asked(trial=number, point=point, forced=True))
+    record = answer(PendingTrial(trial=number, point=point, forced=True))
     searcher.on_trial_complete("done", said(result=record.to_json()))
     searcher.on_trial_complete("broken", said(failed="ValueError: no weights here"))
     for name in ("lost", "again"):

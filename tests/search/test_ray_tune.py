@@ -34,7 +34,7 @@ from search.records.stopping import Rung
 from search.reporting.console import LEGEND
 from search.signals import Stopped
 from search.study.queue import Queue
-from search.study.study import Asked
+from search.study.study import PendingTrial
 from spaces import Encoding, Placement, Plan
 
 # Ray's own processes and sockets outlive its shutdown by moments.
@@ -116,12 +116,12 @@ class Strict(Queue):
 
     most = 0
 
-    def ask(self) -> Asked | None:
+    def ask(self) -> PendingTrial | None:
         asked = super().ask()
         self.most = max(self.most, len(self.open))
         return asked
 
-    def judge(self, asked: Asked, rung: Rung) -> str | None:
+    def judge(self, asked: PendingTrial, rung: Rung) -> str | None:
         return f"stopped at {rung.name}" if asked.trial == 1 else None
 
 

@@ -9,7 +9,7 @@ from search.evaluation.shape import left_whole, removed
 from search.executors.local import Local
 from search.experiment.experiment import Experiment
 from search.records import Facts
-from search.study.study import Asked
+from search.study.study import PendingTrial
 from spaces import Left
 from spaces.modules.dropped import drop
 
@@ -65,7 +65,7 @@ def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(proje
     executor = Local(experiment=experiment, folder=run, cores=1)
     for trial in (0, 1):
         record = executor.evaluate(
-            Asked(trial=trial, point=point, forced=True), None, lambda *_: None
+            PendingTrial(trial=trial, point=point, forced=True), None, lambda *_: None
         )
         assert record.state == "complete", record.reason
         assert record.note is not None

@@ -30,7 +30,7 @@ from search.executors.ray.trainable import Trial
 from search.executors.ray.worker import clear, confirm, refused
 from search.experiment import refusal
 from search.records import Record
-from search.study import Asked, Queue
+from search.study import PendingTrial, Queue
 from spaces import Plan
 from spaces.devices import device_of
 
@@ -182,7 +182,7 @@ class RayTune(Executor):
         together = -(-self.parallel // max(1, len(found)))  # on one machine
         return max(1, cores // together)
 
-    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+    def config(self, asked: PendingTrial, avoid: str | None) -> dict[str, Any]:
         """Return what a worker needs to know of a trial, as plain data.
 
         A machine is avoided only where another one can give what the trial asks for.

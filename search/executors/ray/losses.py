@@ -7,7 +7,7 @@ from typing import Any
 
 from search.executors.ray.cluster import last_line  # isort: skip  # before Ray itself
 
-from search.study import Asked
+from search.study import PendingTrial
 from search.trial_process import Killed
 
 NO_MEMORY = "Ray killed its worker because the memory of its machine ran out"
@@ -24,7 +24,7 @@ KILLED = f"{Killed.__module__}.{Killed.__qualname__}: "
 class Lost:
     """A trial whose worker was lost, and that is to be tried once more."""
 
-    asked: Asked
+    asked: PendingTrial
     when: float
     machine: str | None
     """Ray's id of where it ran, None if it did not come as far."""

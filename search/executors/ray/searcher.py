@@ -16,7 +16,7 @@ from search.executors.local import failed
 from search.experiment import Experiment
 from search.records import Record, Rung
 from search.signals import Stopped
-from search.study import Asked, Queue
+from search.study import PendingTrial, Queue
 from spaces import Plan
 
 PAUSE = 10.0
@@ -33,7 +33,7 @@ class Cluster(Protocol):
     def experiment(self) -> Experiment:
         """The experiment."""
 
-    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+    def config(self, asked: PendingTrial, avoid: str | None) -> dict[str, Any]:
         """Return what a worker needs to know of a trial; `avoid` is a machine it was lost on."""
 
     def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
@@ -46,7 +46,7 @@ class Asking(Searcher):  # type: ignore[misc]
     def __init__(self, queue: Queue, cluster: Cluster) -> None:
         super().__init__(metric=None, mode=None)
         self._queue, self._cluster = queue, cluster
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, PendingTrial] = {}
         self._begun: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._cornered: set[str] = set()
@@ -169,14 +169,14 @@ class Asking(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: a search is resumed from its study."""
 
-    def _begin(self, trial_id: str, asked: Asked, avoid: str | None) -> dict[str, Any]:
+    def _begin(self, trial_id: str, asked: PendingTrial, avoid: str | None) -> dict[str, Any]:
         config = self._cluster.config(asked, avoid)
         self._asked[trial_id], self._begun[trial_id] = asked, time.monotonic()
         self._avoided[trial_id] = config["avoid"]
         self._waiting.add(trial_id)
         return config
 
-    def _ended(self, trial_id: str) -> tuple[Asked, float, str | None]:
+    def _ended(self, trial_id: str) -> tuple[PendingTrial, float, str | None]:
         """Forget a trial of Tune's; return what it was to do, its seconds, and its machine."""
         self._waiting.discard(trial_id)
         self._avoided.pop(trial_id)
@@ -190,7 +190,7 @@ class Asking(Searcher):  # type: ignore[misc]
                 return self._lost.pop(place)
         return None
 
-    def _plan(self, asked: Asked) -> Plan:
+    def _plan(self, asked: PendingTrial) -> Plan:
         return self._cluster.experiment.space.plan(asked.point)
 
     def _holds_up(self, trial_id: str) -> bool:
@@ -205,7 +205,7 @@ class Asking(Searcher):  # type: ignore[misc]
     def _record(
         self,
         trial_id: str,
-        asked: Asked,
+        asked: PendingTrial,
         result: dict[str, Any] | None,
         error: bool,
         seconds: float,
