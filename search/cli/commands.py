@@ -62,7 +62,7 @@ def listed(*, as_json: bool) -> str:
 
 def ui(folder: Path | None, port: int) -> NoReturn:
     """Become the server of the MLflow UI, so that whatever ends this process ends it."""
-    known = run_folder.tracked(folder) if folder else {}
+    known = run_folder.read_tracking(folder) if folder else {}
     command = addresses.ui_command(known.get("store") or addresses.default_store(), port)
     page = server = f"http://127.0.0.1:{port}"
     if "run" in known:

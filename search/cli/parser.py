@@ -158,7 +158,7 @@ def run(
 
     if dry_run:
         options.pop("out")
-        given = api.with_budget(api.asked(experiment, task), **options)
+        given = api.with_budget(api.experiment_of(experiment, task), **options)
         print("\n".join(checking.plan(given)))
         return 0
     result = api.run(experiment, task=task, **options)

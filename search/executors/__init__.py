@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from search import catalogue
-from search.experiment import Experiment, NamedEntry, built, fields_of
+from search.experiment import Experiment, NamedEntry, fields_of, instantiate
 from search.records import Record
 from search.study import Queue
 from spaces import Plan
@@ -68,5 +68,5 @@ def executor_of(experiment: Experiment, folder: Path, cores: int) -> Executor:
     kind = catalogue.find("executor", named.name, Executor, experiment.folder)
     engine = {"experiment": experiment, "folder": folder, "cores": cores}
     fields = fields_of(kind, where, named.settings, hidden=engine)
-    executor: Executor = built(kind, where, fields | engine)
+    executor: Executor = instantiate(kind, where, fields | engine)
     return executor

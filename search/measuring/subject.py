@@ -9,7 +9,7 @@ from objectives import Objective, Runtime, Target
 from objectives.artifacts import MANIFEST, Altered, manifest_of
 from search import catalogue
 from search.errors import BadArtifact, BadTask
-from search.experiment import Experiment, Goal, built
+from search.experiment import Experiment, Goal, instantiate
 from spaces import Task, decode, said
 
 
@@ -81,7 +81,7 @@ def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
     if place is not None and not Path(place).is_file():
         raise BadTask(f"the artifact's task is not at {place}; say where with --task FILE")
     kind = catalogue.find("task", name, Task)
-    task: Task = built(kind, f"task.{name}", settings)
+    task: Task = instantiate(kind, f"task.{name}", settings)
     return task
 
 

@@ -11,7 +11,7 @@ import optuna
 
 from objectives import Measurement
 from search import catalogue
-from search.experiment import Experiment, built, fields_of
+from search.experiment import Experiment, fields_of, instantiate
 from search.records import Axis, Facts, Record, front
 from search.samplers import Sampler
 from search.study.known_impossible import implied
@@ -310,7 +310,7 @@ def sampler_of(experiment: Experiment) -> Sampler:
     entry, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
     sampler_class = catalogue.find("sampler", entry.name, Sampler, experiment.folder)
     fields = fields_of(sampler_class, where, entry.settings)
-    sampler: Sampler = built(sampler_class, where, fields, experiment.folder)
+    sampler: Sampler = instantiate(sampler_class, where, fields, experiment.folder)
     return sampler
 
 
