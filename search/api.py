@@ -19,7 +19,7 @@ from search.driver import Search
 from search.errors import BadArtifact, BadEnvironment, BadExperiment
 from search.executors import Executor, executor_of
 from search.experiment import Experiment, NamedEntry, default_for, duration
-from search.measuring import Crashed, Lane, Measured, Subject
+from search.measuring import ArtifactMeasurements, Crashed, MeasurementServer, Subject
 from search.reporting import Console
 from search.result import Result, load_result
 from search.tracking import Background, Tracker
@@ -79,7 +79,7 @@ def check(experiment: Experiment | str | Path) -> list[str]:
 
 def measure(
     artifact: str | Path, *, split: Split = "validation", task: str | Path | None = None
-) -> Measured:
+) -> ArtifactMeasurements:
     """Load an artifact in fresh processes and measure it as a trial does.
 
     `task` is the path of the task's file, if it was moved. Raises BadArtifact if the artifact was
@@ -88,9 +88,12 @@ def measure(
     """
     artifact, file = Path(artifact).resolve(), Path(task) if task else None
     Subject.recorded(artifact, file)  # fails early, and imports the libraries before the forks
-    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane(traces=False)) as lane:
+    with (
+        tempfile.TemporaryDirectory() as data,
+        contextlib.closing(MeasurementServer(print_traces=False)) as server,
+    ):
         try:
-            return lane.recorded(artifact, file, split=split, data=Path(data))
+            return server.recorded(artifact, file, split=split, data=Path(data))
         except Crashed as error:
             raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
         except Infeasible as error:

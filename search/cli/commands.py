@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from search import catalogue, run_folder
-from search.measuring import Measured
+from search.measuring import ArtifactMeasurements
 from search.reporting import front_table
 from search.result import Member, Result
 from search.tracking import addresses
@@ -28,7 +28,7 @@ def exported(member: Member, to: Path) -> str:
     return _json({"artifact": str(member.export(to)), **content, "measurements": values})
 
 
-def measured(measurement: Measured, split: str) -> str:
+def measured(measurement: ArtifactMeasurements, split: str) -> str:
     """Return what was measured of an artifact, as JSON."""
     values = {name: m.to_json() for name, m in measurement.measurements.items()}
     content: dict[str, Any] = {"split": split, "measurements": values}

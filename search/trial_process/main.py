@@ -19,7 +19,7 @@ from tqdm import tqdm
 from objectives.host import enrolled
 from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment import Experiment
-from search.measuring import Lane
+from search.measuring import MeasurementServer
 from search.records import Rung
 from spaces import processes, said
 from spaces.devices import device_of
@@ -43,12 +43,12 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
         # After the imports, which take seconds and which its forks share, and before anything is
         # computed on several threads: those would not survive a fork. An accelerator that the
         # user's imports start would not either, so there each measurement imports them anew.
-        lane = Lane()
+        server = MeasurementServer()
         try:
             with enrolled():
-                _send(connection, result=_do(job, experiment, lane, connection))
+                _send(connection, result=_do(job, experiment, server, connection))
         finally:
-            lane.close()
+            server.close()
     except Exception as error:
         traceback.print_exc()
         _send(connection, error=said(error))
@@ -69,10 +69,12 @@ def _settle(job: dict[str, Any]) -> None:
             stream.reconfigure(line_buffering=True)
 
 
-def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Connection) -> Any:
+def _do(
+    job: dict[str, Any], experiment: Experiment, server: MeasurementServer, connection: Connection
+) -> Any:
     torch.set_num_threads(job["threads"])
     if job["kind"] == "confirm":
-        return confirm.measure(experiment, job, lane)
+        return confirm.measure(experiment, job, server)
 
     def progress(stage: str, done: int, of: int, detail: str) -> None:
         _send(connection, stage=stage, done=done, of=of, detail=detail)
@@ -86,7 +88,7 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
         experiment=experiment,
         folder=Path(job["run"]),
         trial=job["trial"],
-        lane=lane,
+        server=server,
         progress=progress,
         judge=judge,
     )
