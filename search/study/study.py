@@ -306,7 +306,7 @@ class _Source:
 
 
 def sampler_of(experiment: Experiment) -> Sampler:
-    """Return the sampler that an experiment names; raises SearchError if its settings are wrong."""
+    """Return the sampler that an experiment names; raises SearchError for a wrong setting."""
     entry, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
     sampler_class = catalogue.find("sampler", entry.name, Sampler, experiment.folder)
     fields = fields_of(sampler_class, where, entry.settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from search.executors.ray.searcher import Asking  # isort: skip  # before Ray itself
+from search.executors.ray.searcher import StudySearcher  # isort: skip  # before Ray itself
 
 from search.experiment.experiment import Experiment
 from search.study.queue import Queue
@@ -52,7 +52,7 @@ class Points(Queue):
         return self._points.pop(0) if self._points else None
 
 
-def searching(study: Study, **callbacks: Any) -> tuple[Asking, Queue]:
+def searching(study: Study, **callbacks: Any) -> tuple[StudySearcher, Queue]:
     """Return a searcher of a study, and the feed between them."""
     silent: dict[str, Any] = {
         "on_record": lambda record: None,
@@ -60,7 +60,7 @@ def searching(study: Study, **callbacks: Any) -> tuple[Asking, Queue]:
         "progress": lambda *message: None,
     }
     feed = Queue(study, seconds=None, **silent | callbacks)
-    return Asking(feed, Cluster(experiment=study.experiment)), feed
+    return StudySearcher(feed, Cluster(experiment=study.experiment)), feed
 
 
 def trials(project: Path) -> list[optuna.trial.FrozenTrial]:
@@ -75,7 +75,7 @@ def said(**message: Any) -> dict[str, Any]:
     return {"message": json.dumps(message)}
 
 
-def config_of(searcher: Asking, name: str) -> dict[str, Any]:
+def config_of(searcher: StudySearcher, name: str) -> dict[str, Any]:
     """Return what the searcher suggests as the trial `name`."""
     config = searcher.suggest(name)
     assert isinstance(config, dict)
@@ -94,7 +94,7 @@ class Named:
 class Controller:
     """As much of Tune's controller as the scheduler needs: one trial that waits."""
 
-    searcher: Asking
+    searcher: StudySearcher
     trial: Named
 
     def get_live_trials(self) -> set[Named]:
