@@ -113,9 +113,9 @@ class Search:
             run_folder.discard_artifacts(self.folder, [*summary.front, *study.baselines()])
         html.write(self.folder, summary)
         tracker = self.tracker()
-        seen = tracker.finish(summary, self.folder)
+        mirrored = tracker.finish(summary, self.folder)
         run_folder.store_tracking(self.folder, tracker.address, tracker.location())
-        self.console.finish(summary, self.folder, tracker.address if seen else None)
+        self.console.finish(summary, self.folder, tracker.address if mirrored else None)
         return summary
 
     def _confirmed(self, study: Study, signals: Signals) -> bool:

@@ -66,7 +66,7 @@ def _metrics(record: Record, summary: Summary) -> Iterator[tuple[str, float]]:
     for key, measurement in record.test.items():
         yield f"test_{key}_{measurement.unit}", measurement.value
     for axis in summary.axes:
-        if axis.name in record.measurements and summary.grounded:
+        if axis.name in record.measurements and summary.has_baseline:
             yield _relative(record, axis, summary.baseline)
     yield "trial_seconds", record.seconds
     yield from ((f"facts/{k}", v) for k, v in _numbers(record.facts.to_json()))
