@@ -103,7 +103,10 @@ def measure(
 def experiment_of(
     experiment: Experiment | str | Path | None, task: str | Path | None
 ) -> Experiment:
-    """Return the experiment itself, or that of a file, of a task, or the embedded default."""
+    """Return an experiment as it is, of a file, of a task, or the embedded default.
+
+    Raises BadExperiment if both arguments are given.
+    """
     if experiment is not None and task is not None:
         raise BadExperiment("give an experiment or a task, not both")
     if isinstance(experiment, Experiment):

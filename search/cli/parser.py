@@ -193,7 +193,7 @@ def names(json: bool) -> int:
 
 
 def front(folder: Path, json: bool) -> int:
-    """Print the front of a run; before it was confirmed, as it is so far."""
+    """Print the front of a run, also of an unfinished search."""
     from search import api
     from search.cli import commands
 
@@ -202,7 +202,7 @@ def front(folder: Path, json: bool) -> int:
 
 
 def export(folder: Path, pick: str, to: Path) -> int:
-    """Copy the artifact of one member of the front, checked, to a folder."""
+    """Copy the artifact of one member of the front to a folder, and check its files."""
     from search import api
     from search.cli import commands
 

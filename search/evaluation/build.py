@@ -114,7 +114,7 @@ class Builder:
         The teacher is the reference.
         """
         recipe = recovery.kept_to(model, self.context.experiment.task, plan.recovery)
-        # The number of devices changes the weights by rounding errors only: not a part of the key.
+        # The number of devices is not in the key: it changes the weights by rounding errors only.
         on_one_device = dataclasses.replace(recipe, devices=1, sharding="auto")
         path = self.cache.path("train", shape=self.shape_key, recovery=on_one_device)
         with self.cache.locked(path):

@@ -81,8 +81,8 @@ def load_of_others(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
 def use_target_cores(target: Target, devices: int) -> None:
     """Restrict this process to the target's cores and threads, before a runtime starts threads.
 
-    The processes of several devices share these cores. Accelerators are timed by their own clocks,
-    and any cores may prepare their work.
+    The processes of several devices share these cores. Does nothing for accelerators, which are
+    timed by their own clocks and may use any cores to prepare their work.
     """
     if device_of(target.device).accelerator:
         return
@@ -220,8 +220,8 @@ def measure_in_turns(
 
     The order differs in every round, so that a disturbance of the machine affects all alike, and
     ratios hold even if values drift. If one artifact is on several devices, all run in processes of
-    their own. `planned_processes` is the number of processes that split the rounds; None in the
-    first process, which decides it.
+    their own and are timed there. `planned_processes` is the number of processes that split the
+    rounds; None in the first process, which decides it.
     """
     objectives = timed(subject.objectives)
     names = [str(artifact) for artifact in artifacts]

@@ -54,7 +54,7 @@ def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
 def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
     """Yield each shape with the first usual encoding in each compiled runtime, untrained first.
 
-    Untrained points are cheap, and may already make up for much of what the shape costs.
+    Untrained points are cheap, and much of the loss from the shape may already be compensated.
     """
     shapes = [setting for slot in _slots(experiment, Stage.SHAPE) for setting in _usual(slot)]
     encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]

@@ -1,4 +1,4 @@
-"""Storage of trials in an Optuna study; the only file that calls ask and tell of Optuna."""
+"""Storage of trials in an Optuna study; the only file that asks and tells this study."""
 
 import json
 import warnings

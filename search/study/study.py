@@ -101,7 +101,10 @@ class Study:
         return [r for r in answers if r and r.state == "complete"]
 
     def baseline_failure(self) -> str | None:
-        """Return the reason why no runtime can measure the unchanged model; None if one may."""
+        """Return the reason why no runtime can measure the unchanged model, None if one may.
+
+        A baseline that has not been tried, and is not refused, may still be measured.
+        """
         reasons = []
         for point in baselines(self.experiment):
             record = self._answer(point)

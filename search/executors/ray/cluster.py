@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-# Ray 2.58 and later warn of a change that does not affect requests with a number of GPUs.
+# Ray 2.58 and later warn of a change that does not affect requests which state their GPUs.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Skips every line: Ray prints a worker's death to stdout whatever its logging level is.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")

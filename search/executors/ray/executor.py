@@ -73,7 +73,7 @@ class RayTune(Executor):
             connect(self.address, self.cores, self.experiment)
 
     def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
-        """Return the reason why no machine, `avoid` left aside, can run a plan; None if one can."""
+        """Return the reason why no machine except `avoid` can run a plan, or None if one can."""
         request, able_machines = self._request(plan), self._able(plan)
         if able_machines - {avoid}:
             return None

@@ -37,7 +37,7 @@ class Cluster(Protocol):
         """Return the configuration of a trial; `avoid` is a machine on which it was lost."""
 
     def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
-        """Return the reason why no machine, `avoid` left aside, can run a plan; None if one can."""
+        """Return the reason why no machine except `avoid` can run a plan, or None if one can."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]

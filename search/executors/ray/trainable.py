@@ -8,7 +8,7 @@ from search.trial_process import context_for
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """A worker that stays, and runs one trial at a time in a forked process."""
+    """Long-lived worker that runs one trial at a time, each in a forked process."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial."""
