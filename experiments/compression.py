@@ -39,7 +39,7 @@ from objectives.host import write_json
 from search import catalogue
 from search.evaluation import TrialContext, evaluate
 from search.experiment import Experiment
-from search.measuring import Crashed, Lane
+from search.measuring import Crashed, MeasurementServer
 from search.records import Record
 from search.trial_process import FORKABLE
 from spaces import Point, Space, Technique, said
@@ -58,7 +58,7 @@ def main() -> None:
     file = file / "experiment.toml" if file.is_dir() else file
     named = {"unchanged": {}} | dict(_points(asked))
     experiment = _experiment(file, asked, named)
-    lane = Lane()  # before anything is computed
+    lane = MeasurementServer()  # before anything is computed
     if experiment.target.device == "cpu":  # elsewhere building leaves what is measured alone
         torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def _experiment(file: Path, asked: argparse.Namespace, named: dict[str, Point]) 
 
 def _evaluated(
     experiment: Experiment,
-    lane: Lane,
+    lane: MeasurementServer,
     folder: Path,
     named: dict[str, Point],
     asked: argparse.Namespace,
@@ -170,13 +170,15 @@ def _whole(space: Space, part: Point) -> Point:
     return space.canonical({**space.neutral(), **part})
 
 
-def _record(experiment: Experiment, lane: Lane, folder: Path, trial: int, point: Point) -> Record:
+def _record(
+    experiment: Experiment, lane: MeasurementServer, folder: Path, trial: int, point: Point
+) -> Record:
     def told(stage: str, done: int, of: int, detail: str) -> None:
         if of and done % 10 == 0:
             print(f"\r{stage} {done}/{of} {detail}", end="", file=sys.stderr, flush=True)
 
     context = TrialContext(
-        experiment=experiment, folder=folder, trial=trial, lane=lane, progress=told
+        experiment=experiment, folder=folder, trial=trial, server=lane, progress=told
     )
     try:
         return evaluate(context, point)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from objectives import of_processes
 from search import catalogue
-from search.measuring import Lane, checked
+from search.measuring import MeasurementServer, checked
 
 Series = Sequence[Sequence[float]]
 Interval = tuple[float, float, float]
@@ -98,7 +98,7 @@ def _measured(artifacts: Sequence[Path], times: int) -> dict[str, list[Series]]:
     for place in places:  # once, rather than in every process
         catalogue.entry("runtime", checked(place)["runtime"])
     found: dict[str, list[Series]] = {place.name: [] for place in places}
-    lane = Lane()
+    lane = MeasurementServer()
     try:
         with tempfile.TemporaryDirectory() as data:
             for _, place in itertools.product(range(times), places):

@@ -34,7 +34,7 @@ from search.experiment import (
 )
 from search.records import Record
 from search.reporting import summary_of
-from search.study import Asked, Study
+from search.study import PendingTrial, Study
 from search.tracking import mlflow_store
 
 COMMAND = "python experiments/overhead.py"
@@ -153,7 +153,7 @@ def _bookkeeping(bench: Bench, record: Record, count: int) -> None:
         _tell(bench, asked, record, f"study: tell{suffix}", f"MLflow: a trial{suffix}")
 
 
-def _tell(bench: Bench, asked: Asked, record: Record, tell: str, sync: str) -> None:
+def _tell(bench: Bench, asked: PendingTrial, record: Record, tell: str, sync: str) -> None:
     study = bench.study
     mine = dataclasses.replace(record, trial=asked.trial, point=dict(asked.point))
     bench.timed(tell, lambda: study.tell(asked, mine))

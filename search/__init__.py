@@ -29,7 +29,7 @@ __all__ = [
     "run",
 ]
 
-_PLACES = {
+_MODULES = {
     "search.errors": ("SearchError",),
     "search.experiment": ("Experiment",),
     "search.records": ("Record",),
@@ -39,10 +39,10 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: trials' processes import this package and need none of it."""
+    """Import a name on first use: processes of trials import this package and use none of them."""
     import importlib
 
-    for place, names in _PLACES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(importlib.import_module(place), name)
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'search' has no attribute {name!r}")

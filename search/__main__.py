@@ -1,4 +1,4 @@
-"""Lets `python -m search` run the command line."""
+"""Run the command line as `python -m search`."""
 
 import sys
 

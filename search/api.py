@@ -1,4 +1,4 @@
-"""The calls that `import search` offers; the command line is a thin layer over them."""
+"""The Python API: run, resume, open, check and measure, which the command line also calls."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from search.driver import Search
 from search.errors import BadArtifact, BadEnvironment, BadExperiment
 from search.executors import Executor, executor_of
 from search.experiment import Experiment, NamedEntry, default_for, duration
-from search.measuring import Crashed, Lane, Measured, Subject
+from search.measuring import ArtifactMeasurements, Crashed, MeasurementServer, Subject
 from search.reporting import Console
-from search.result import Result, stored
+from search.result import Result, load_result
 from search.tracking import Background, Tracker
 from spaces import Infeasible, Split
 
@@ -39,14 +39,14 @@ def run(
 ) -> Result:
     """Search until the budget is spent, confirm the front, and return the result.
 
-    `experiment` is one built in code or a TOML file's path; without it the space is chosen for
-    `task`, a task.py, or the embedded default is searched. `trials` and `time` (90, "20m") replace
-    the experiment's budget, `workers` and `ray` its executor. `out` is the run folder, runs/NAME
-    by default; a search that is there already is continued. `quiet` prints no progress.
-    Ctrl+C keeps all measurements and raises Interrupted. Raises SearchError in one line.
+    `experiment` is an Experiment or the path of a TOML file. Without it the space is chosen for
+    `task`, a task.py; without both the embedded default is searched. `trials` and `time` (seconds,
+    or a text such as "20m") replace the experiment's budget, `workers` and `ray` its executor.
+    `out` is the run folder, by default runs/NAME; an existing search in it is continued. `quiet`
+    prints no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises SearchError.
     """
-    given = with_budget(asked(experiment, task), trials, time, workers, ray)
-    return _searched(given, Path(out) if out else Path("runs") / given.name, quiet)
+    chosen = with_budget(experiment_of(experiment, task), trials, time, workers, ray)
+    return _run_search(chosen, Path(out) if out else Path("runs") / chosen.name, quiet)
 
 
 def resume(
@@ -58,46 +58,55 @@ def resume(
     ray: str | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Continue the search of a run folder, with another budget if one is given; see `run`."""
+    """Continue the search of a run folder, with a new budget or executor if given; see `run`."""
     folder = Path(folder)
-    given = with_budget(run_folder.reopen(folder), trials, time, workers, ray)
-    return _searched(given, folder, quiet)
+    experiment = with_budget(run_folder.reopen(folder), trials, time, workers, ray)
+    return _run_search(experiment, folder, quiet)
 
 
 def open(folder: str | Path) -> Result:  # as in search.open("runs/mine")
-    """Return the result of a run folder, as far as its search has come; raises BadRun."""
-    return stored(Path(folder))
+    """Return the result of a run folder, also of an unfinished search; raises BadRun."""
+    return load_result(Path(folder))
 
 
 def check(experiment: Experiment | str | Path) -> list[str]:
-    """Return what an experiment and its task show without a trial, one line each.
+    """Check an experiment and its task without a trial; return the findings, one line each.
 
     Raises SearchError at the first fault.
     """
-    return checking.check(asked(experiment, None))
+    return checking.check(experiment_of(experiment, None))
 
 
 def measure(
     artifact: str | Path, *, split: Split = "validation", task: str | Path | None = None
-) -> Measured:
-    """Load an artifact afresh, and measure it as a trial does.
+) -> ArtifactMeasurements:
+    """Load an artifact in fresh processes and measure it as a trial does.
 
-    `task` is where the task's file lies now, if it was moved. Raises BadArtifact, and
-    BadEnvironment where this host has not what the artifact needs.
+    `task` is the path of the task's file, if it was moved. Raises BadArtifact if the artifact was
+    altered or its measurement fails, BadTask if the task's file is missing, and BadEnvironment if
+    this machine lacks what the artifact needs.
     """
     artifact, file = Path(artifact).resolve(), Path(task) if task else None
-    Subject.recorded(artifact, file)  # says what is wrong, and imports for all processes
-    with tempfile.TemporaryDirectory() as data, contextlib.closing(Lane(traces=False)) as lane:
+    Subject.recorded(artifact, file)  # fails early, and imports the libraries before the forks
+    with (
+        tempfile.TemporaryDirectory() as data,
+        contextlib.closing(MeasurementServer(print_traces=False)) as server,
+    ):
         try:
-            return lane.recorded(artifact, file, split=split, data=Path(data))
+            return server.recorded(artifact, file, split=split, data=Path(data))
         except Crashed as error:
             raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
         except Infeasible as error:
             raise BadEnvironment(f"{artifact} cannot be measured here: {error}") from error
 
 
-def asked(experiment: Experiment | str | Path | None, task: str | Path | None) -> Experiment:
-    """Return an experiment as it is, of a file, of a task alone, or the embedded default."""
+def experiment_of(
+    experiment: Experiment | str | Path | None, task: str | Path | None
+) -> Experiment:
+    """Return an experiment as it is, of a file, of a task, or the embedded default.
+
+    Raises BadExperiment if both arguments are given.
+    """
     if experiment is not None and task is not None:
         raise BadExperiment("give an experiment or a task, not both")
     if isinstance(experiment, Experiment):
@@ -108,7 +117,7 @@ def asked(experiment: Experiment | str | Path | None, task: str | Path | None) -
 
 
 def embedded() -> Path:
-    """Path of the embedded default: handwritten digits."""
+    """Return the path of the embedded default, which searches on handwritten digits."""
     return catalogue.home("search.experiment") / "digits.toml"
 
 
@@ -119,7 +128,7 @@ def with_budget(
     workers: int | None,
     ray: str | None,
 ) -> Experiment:
-    """Return an experiment with what is given in place of its own budget and executor."""
+    """Return the experiment with the given values in place of its own budget and executor."""
     changes: dict[str, Any] = {}
     if trials is not None:
         if trials < 1:
@@ -131,13 +140,13 @@ def with_budget(
         raise BadExperiment(f"--workers must be a positive integer, got {workers}")
     if ray is not None or workers not in (None, 1):
         settings = {"workers": workers, "address": ray}
-        given = {k: v for k, v in settings.items() if v is not None}
-        changes["executor"] = NamedEntry("ray", given)
+        fields = {k: v for k, v in settings.items() if v is not None}
+        changes["executor"] = NamedEntry("ray", fields)
     return dataclasses.replace(experiment, **changes)
 
 
-def _searched(experiment: Experiment, folder: Path, quiet: bool) -> Result:
-    """Search in a run folder, which is locked meanwhile."""
+def _run_search(experiment: Experiment, folder: Path, quiet: bool) -> Result:
+    """Search in a run folder, which is locked until the search ends."""
     if multiprocessing.parent_process() is not None:
         raise BadExperiment(
             "a search was begun while one of its processes imports the script that begins it: put "
@@ -165,18 +174,21 @@ def _searched(experiment: Experiment, folder: Path, quiet: bool) -> Result:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Say to libraries of processes that are started how many threads there are."""
-    given = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = given or str(count)
+    """Set the number of OpenMP threads for the processes of the search, unless the user has."""
+    previous = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = previous or str(count)
     try:
         yield
     finally:
-        if given is None:
+        if previous is None:
             del os.environ["OMP_NUM_THREADS"]
 
 
 def _tracker(console: Console, executor: Executor) -> Tracker:
-    """Return what writes to MLflow: between trials where this machine is measured on, or beside."""
+    """Return the MLflow tracker, in the background unless the executor needs this machine quiet.
+
+    A quiet executor measures on this machine; the tracker then writes between trials.
+    """
 
     def make() -> Tracker:
         from search.tracking import mlflow_store  # late: MLflow takes seconds to import
@@ -187,7 +199,7 @@ def _tracker(console: Console, executor: Executor) -> Tracker:
 
 
 def _command() -> str:
-    """Return how the search was begun, as it can be repeated."""
+    """Return the command or call by which the search can be repeated."""
     program = Path(sys.argv[0]).name if sys.argv else ""
     if program in ("__main__.py", "paretune"):
         return "python -m search " + shlex.join(sys.argv[1:])

@@ -1,8 +1,8 @@
-"""Catalogues of what an experiment can name: the path of an entry is the name of its class.
+"""Catalogues of entries that an experiment can name: the path of a file is the name of its class.
 
 A name may also be that of an entry point of an installed package (group `paretune.techniques`,
-`paretune.objectives`, ...) or an address: `FILE.py:CLASS` of a user's file, whose path starts at
-the experiment's folder, or `MODULE:CLASS` of what can be imported.
+`paretune.objectives`, ...) or an address: `FILE.py:CLASS` for a file of the user, relative to the
+experiment's folder, or `MODULE:CLASS` for an importable module.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """The folder of a catalogue's entries, and the class that all of them extend."""
+    """The package that holds a catalogue's entries, and their base class."""
 
     package: str
     base: str
-    """Address of the class."""
+    """Address of the base class."""
     depth: int = 1
-    """Parts of a name, with dots between them."""
+    """Number of dot-separated parts of a name."""
 
 
 CATALOGUES = {
@@ -39,22 +39,22 @@ CATALOGUES = {
     "executor": Catalogue("search.executors", "search.executors:Executor"),
     "device": Catalogue("spaces.devices", "spaces.devices:Device"),
 }
-"""The catalogues by what their entries are."""
+"""The catalogues by the kind of their entries."""
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of a catalogue, e.g. "prune.channels", without importing any entry."""
+    """Return the names in a catalogue, e.g. "prune.channels", without importing any entry."""
     catalogue = CATALOGUES[kind]
     folder, depth = home(catalogue.package), "/".join("*" * catalogue.depth)
     files = [f.with_suffix("") for f in folder.glob(f"{depth}.py")]
     packages = [f.parent for f in folder.glob(f"{depth}/__init__.py")]
-    found = (entry.relative_to(folder).parts for entry in (*files, *packages))
-    ours = {".".join(parts) for parts in found if parts[-1] != "__init__"}
-    return sorted(ours | _entry_points(kind).keys())
+    paths = (entry.relative_to(folder).parts for entry in (*files, *packages))
+    own_names = {".".join(parts) for parts in paths if parts[-1] != "__init__"}
+    return sorted(own_names | _entry_points(kind).keys())
 
 
 def home(package: str) -> Path:
-    """Return the folder of one of our packages; on a cluster's workers each has another parent."""
+    """Return the folder of one of our packages, found by import: Ray workers have it elsewhere."""
     top, *rest = package.split(".")
     spec = importlib.util.find_spec(top)
     assert spec is not None
@@ -63,15 +63,15 @@ def home(package: str) -> Path:
 
 
 def find(kind: str, name: str, base: type[T], folder: Path | None = None) -> type[T]:
-    """Return the class of a name, which extends `base`, as `entry` finds it."""
+    """Return the class with a name, typed as a subclass of `base`; raises what `entry` raises."""
     return cast(type[T], entry(kind, name, folder))
 
 
 def entry(kind: str, name: str, folder: Path | None = None) -> type[Any]:
-    """Return the class of a name; paths in it start at `folder`.
+    """Return the class with a name; paths in addresses start at `folder`.
 
-    Raises UnknownName with the nearest name, BadExperiment where an address names no such class,
-    BadEnvironment when a package is not installed.
+    Raises UnknownName with the nearest name, BadExperiment if an address has no such class, and
+    BadEnvironment if a package is not installed.
     """
     base = resolve(CATALOGUES[kind].base)
     if ":" in name:
@@ -91,20 +91,21 @@ def entry(kind: str, name: str, folder: Path | None = None) -> type[Any]:
         ) from error
 
 
-def name_of(kind: str, found: type, folder: Path | None = None) -> str:
+def name_of(kind: str, entry_class: type, folder: Path | None = None) -> str:
     """Return the name by which `entry` finds a class.
 
-    An entry of ours has its path, a class of an entry point its name, any other one its address,
-    the path of its file relative to `folder` if inside of it. Raises Unreachable.
+    That is the path of one of our entries, the name of an entry point, or else the class's address,
+    in which the file is relative to `folder` if inside of it. Raises Unreachable if another process
+    cannot import the class.
     """
     catalogue = CATALOGUES[kind]
-    if found.__module__.startswith(f"{catalogue.package}."):
-        parts = found.__module__.removeprefix(f"{catalogue.package}.").split(".")
+    if entry_class.__module__.startswith(f"{catalogue.package}."):
+        parts = entry_class.__module__.removeprefix(f"{catalogue.package}.").split(".")
         return ".".join(parts[: catalogue.depth])
     for name, point in _entry_points(kind).items():
-        if point.value == f"{found.__module__}:{found.__qualname__}":
+        if point.value == f"{entry_class.__module__}:{entry_class.__qualname__}":
             return name
-    return address_of(found, folder)
+    return address_of(entry_class, folder)
 
 
 def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
@@ -113,16 +114,16 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 def _at_address(kind: str, address: str, base: type[Any], folder: Path | None) -> type[Any]:
     try:
-        found = resolve(address, folder)
-    except Exception as error:  # the user's own module is executed
+        value = resolve(address, folder)
+    except Exception as error:  # the user's module may raise anything
         raise BadExperiment(f"the {kind} {address!r} cannot be loaded: {said(error)}") from error
-    return _checked(kind, address, found, base)
+    return _checked(kind, address, value, base)
 
 
-def _checked(kind: str, name: str, found: Any, base: type[Any]) -> type[Any]:
-    if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):
+def _checked(kind: str, name: str, value: Any, base: type[Any]) -> type[Any]:
+    if not (inspect.isclass(value) and issubclass(value, base)) or inspect.isabstract(value):
         raise BadExperiment(
             f"the {kind} {name!r} must be a class that extends {base.__module__.split('.')[0]}."
-            f"{base.__name__} and defines all its abstract methods, got {found!r}"
+            f"{base.__name__} and defines all its abstract methods, got {value!r}"
         )
-    return cast(type[Any], found)
+    return cast(type[Any], value)

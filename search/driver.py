@@ -1,4 +1,4 @@
-"""The search itself: ask, evaluate, tell until the budget is spent; then confirm and report."""
+"""The search loop: evaluate points until the budget is spent, then confirm and report the front."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from search import run_folder
-from search.checks import informed, rehearsed, require_executable
+from search.checks import inspect_model, rehearse, require_executable
 from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
 from search.evaluation import confirm
 from search.executors import Executor
@@ -30,22 +30,22 @@ class Search:
     folder: Path
     executor: Executor
     tracker: Callable[[], Tracker]
-    """Called once there is something to write: importing MLflow takes seconds."""
+    """Creates the tracker; called when there is something to write, as importing MLflow is slow."""
     console: Console
     command: str
-    """What the user typed, to be repeated."""
+    """Command of the user, shown for repetition."""
 
     def run(self) -> Summary:
-        """Search until the budget is spent, confirm the front, and return what came out.
+        """Search until the budget is spent, confirm the front, and return the summary.
 
-        Where it cannot be confirmed it is reported as it was measured, marked as such. Raises
-        BadTask when a split, the loss or the score fails or the unchanged model cannot be
-        measured, BadExperiment when no point can be executed, NothingSucceeded when no trial
-        succeeded, Interrupted on a signal.
+        A front that cannot be confirmed is reported with its measurements from the search and
+        marked as unconfirmed. Raises BadTask if a split, the loss or the score fails or the
+        unchanged model cannot be measured, BadExperiment if no point can be executed,
+        NothingSucceeded if no trial succeeded, Interrupted on a signal.
         """
         self.executor.prepare()
-        experiment, model = informed(self.experiment)
-        rehearsed(experiment, model)
+        experiment, model = inspect_model(self.experiment)
+        rehearse(experiment, model)
         refuse = self._refuser(model)
         require_executable(experiment, refuse)
         run_folder.begin(self.folder, self.experiment, self.command)
@@ -57,30 +57,30 @@ class Search:
             try:
                 self._loop(study, signals)
                 return self._finish(study, signals)
-            except KeyboardInterrupt:  # Stopped, or what Ray raises in its place
+            except KeyboardInterrupt:  # Stopped, or Ray's replacement for it
                 raise self._interrupted(study, signals.number) from None
             except SearchError:
-                self._leave(study, "FAILED")
+                self._close_run(study, "FAILED")
                 raise
 
     def _loop(self, study: Study, signals: Signals) -> None:
-        def told(record: Record) -> None:
+        def record_stored(record: Record) -> None:
             run_folder.append_record(self.folder, record)
             summary = self.summary(study)
             self.console.trial(record, study, summary)
             if summary:
                 self.tracker().sync(summary)
-            self._give_up_early(study)
+            self._stop_without_baseline(study)
 
         queue = Queue(
             study,
             seconds=self.experiment.time,
-            told=told,
-            started=self.console.started,
+            on_record=record_stored,
+            on_start=self.console.started,
             progress=signals.checked(self.console.stage),
             check=signals.check,
         )
-        self._give_up_early(study)
+        self._stop_without_baseline(study)
         try:
             self.executor.run(queue)
         finally:
@@ -88,40 +88,38 @@ class Search:
         if queue.exhausted:
             self.console.say("Every point near the front is known; the search ends early.")
 
-    def _give_up_early(self, study: Study) -> None:
-        """Stop when no runtime can measure the unchanged model: nothing can be told without it.
+    def _stop_without_baseline(self, study: Study) -> None:
+        """Raise BadTask if no runtime can measure the unchanged model, on which all results depend.
 
-        With several workers other trials can succeed while it fails.
+        With several workers, other trials may succeed before that is known.
         """
-        if reason := study.without_baseline():
+        if reason := study.baseline_failure():
             raise BadTask(
                 f"the unchanged model cannot be measured: {reason}. When that is mended it is "
                 f"tried again by python -m search resume {self.folder}"
             )
 
     def _finish(self, study: Study, signals: Signals) -> Summary:
-        """Confirm the front until its members stay on it, then write and mirror the report."""
-        from search.reporting import (
-            html,  # a second of imports that the first trial need not wait for
-        )
+        """Confirm the front, write the report, and mirror both in the tracker."""
+        from search.reporting import html  # late: takes a second to import
 
         if study.baseline is None:
-            raise NothingSucceeded(_why_nothing(study.records))
+            raise NothingSucceeded(_first_reason(study.records))
         confirmed = self._confirmed(study, signals)
         summary = self.summary(study, confirmed=confirmed)
-        assert summary is not None  # a baseline that cannot be confirmed stays as it is
+        assert summary is not None  # an unconfirmed baseline keeps its measurements
         run_folder.store_records(self.folder, study.records)
-        if confirmed:  # else a later confirmation may bring others back
+        if confirmed:  # else a later confirmation may bring other trials back
             run_folder.discard_artifacts(self.folder, [*summary.front, *study.baselines()])
         html.write(self.folder, summary)
         tracker = self.tracker()
-        seen = tracker.finish(summary, self.folder)
-        run_folder.store_tracked(self.folder, tracker.address, tracker.location())
-        self.console.finish(summary, self.folder, tracker.address if seen else None)
+        mirrored = tracker.finish(summary, self.folder)
+        run_folder.store_tracking(self.folder, tracker.address, tracker.location())
+        self.console.finish(summary, self.folder, tracker.address if mirrored else None)
         return summary
 
     def _confirmed(self, study: Study, signals: Signals) -> bool:
-        """Measure the front again; return whether that was possible, and say so if not."""
+        """Measure the front again; return False, with a message on the console, if it cannot be."""
         try:
             self._confirm(study, signals)
         except BadEnvironment as error:
@@ -133,11 +131,11 @@ class Search:
         return True
 
     def _confirm(self, study: Study, signals: Signals) -> None:
-        """Measure the front again; where new values promote other trials, those as well.
+        """Measure members of the front again until all of them are confirmed.
 
-        Members that prove dominated leave the front, which may bring back trials that only a
-        lucky measurement had ruled out. They are confirmed in the next round; each is once, so
-        that this ends.
+        New values may show that members are dominated, and bring back trials that only a lucky
+        measurement had ruled out. Those are confirmed in the next round. The loop ends because each
+        trial is confirmed once.
         """
         listener = functools.partial(signals.checked(self.console.stage), None)
         while (baseline := study.baseline) is not None:
@@ -148,11 +146,11 @@ class Search:
             members = [baseline, *(r for r in pending if r.trial != baseline.trial)]
             self.console.confirming(len(members))
             answers = self.executor.confirm(members, listener)
-            asked = confirm.pending(members, baseline)
-            study.revise([confirm.revised(r, answers[str(r.trial)]) for r in asked])
+            unconfirmed = confirm.pending(members, baseline)
+            study.revise([confirm.revised(r, answers[str(r.trial)]) for r in unconfirmed])
 
     def summary(self, study: Study, *, confirmed: bool = False) -> Summary | None:
-        """Return what can be told of the study; None before a baseline has been measured."""
+        """Return a summary of the study; None before a baseline is measured."""
         if (baseline := study.baseline) is None:
             return None
         return summary_of(
@@ -166,7 +164,7 @@ class Search:
         )
 
     def _refuser(self, model: nn.Module) -> Callable[[Point], str | None]:
-        """Return what says why a point cannot be executed."""
+        """Return a function that returns the reason why a point cannot be executed, or None."""
         kinds = kinds_of(model)
         known: dict[Any, str | None] = {}
 
@@ -180,19 +178,19 @@ class Search:
         return refuse
 
     def _interrupted(self, study: Study, number: int) -> Interrupted:
-        self._leave(study, "KILLED")
+        self._close_run(study, "KILLED")
         return Interrupted(
             f"stopped, all measurements are kept; continue: python -m search resume {self.folder}",
             number,
         )
 
-    def _leave(self, study: Study, status: str) -> None:
-        """Close the study's run for reviewers: nothing goes on in it."""
+    def _close_run(self, study: Study, status: str) -> None:
+        """Close the study's run in the tracker."""
         if summary := self.summary(study):
             self.tracker().finish(summary, self.folder, status)
 
 
-def _why_nothing(records: Sequence[Record]) -> str:
+def _first_reason(records: Sequence[Record]) -> str:
     failed = next((r for r in records if r.reason), None)
-    why = f"the first reason is: {failed.reason}" if failed else "no trial was run"
-    return f"the search ended and no trial succeeded; {why}"
+    reason = f"the first reason is: {failed.reason}" if failed else "no trial was run"
+    return f"the search ended and no trial succeeded; {reason}"

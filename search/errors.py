@@ -1,4 +1,4 @@
-"""What a user can get wrong, or have happen to them; each prints as one line.
+"""Errors of users and of their environment, each printed as one line.
 
 SearchError                 exit code 2
 ├── UnknownName             a technique, objective, runtime, task or field that does not exist
@@ -10,31 +10,31 @@ SearchError                 exit code 2
 ├── NothingSucceeded        the search ended and no trial succeeded (3)
 └── Interrupted             stopped by SIGINT (130) or SIGTERM (143), resumable
 
-A front that could not be confirmed is printed all the same, and the exit code says so: RESUMABLE.
+A search whose front could not be confirmed prints it and exits with RESUMABLE.
 """
 
 import difflib
 from collections.abc import Iterable
 
 RESUMABLE = 75
-"""Exit code of a search that stopped before its front was confirmed; `resume` continues it."""
+"""Exit code of a search that ended before its front was confirmed; `resume` continues it."""
 
 
 class SearchError(Exception):
-    """Base of errors that print as one line: what is wrong, what was given, what to do."""
+    """Base class of errors printed as one line: the fault, the value given, and a remedy."""
 
     exit_code = 2
 
 
 class UnknownName(SearchError):
-    """A name that does not exist; the message suggests the nearest that does."""
+    """A name that does not exist; the message suggests the nearest existing one."""
 
-    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(known) or "none"
-        super().__init__(f"there is no {kind} {given!r}.{hint} Known: {listed}.")
+        super().__init__(f"there is no {kind} {name!r}.{hint} Known: {listed}.")
 
 
 class BadExperiment(SearchError):

@@ -1,4 +1,4 @@
-"""What came out of a search, for Python: the front, all records, and artifacts to take."""
+"""Result of a search: its front, all its records, and artifacts to export."""
 
 import dataclasses
 import os
@@ -26,13 +26,14 @@ class Member:
 
     @property
     def artifact(self) -> Path:
-        """Folder of the artifact in the run folder."""
+        """Folder of the artifact."""
         return self.folder / str(self.record.artifact)
 
     def export(self, to: str | Path) -> Path:
-        """Copy the artifact, checked, to a folder that does not exist or is empty; return it.
+        """Copy the artifact to a folder that is new or empty, and return that folder.
 
-        Raises BadRun when the folder is in use, BadArtifact when files were altered.
+        The files are checked before and after. Raises BadRun if the folder is not empty,
+        BadArtifact if files were altered, BadEnvironment if the folder cannot be written.
         """
         to = Path(to)
         if to.exists() and any(to.iterdir()):
@@ -55,7 +56,7 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What is known of a run."""
+    """Result of a search, finished or not."""
 
     summary: Summary
 
@@ -66,12 +67,12 @@ class Result:
 
     @property
     def front(self) -> tuple[Record, ...]:
-        """The non-dominated records within all limits, the fastest first."""
+        """Non-dominated records within all limits, the fastest first."""
         return self.summary.front
 
     @property
     def baseline(self) -> Record:
-        """The unchanged model in the neutral runtime: what gains are relative to."""
+        """Record of the unchanged model in the neutral runtime, to which gains are relative."""
         return self.summary.baseline
 
     @property
@@ -81,16 +82,16 @@ class Result:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the front was measured again, in turns with the baseline, after the search."""
+        """True if the front was measured again after the search, in turns with the baseline."""
         return self.summary.confirmed
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The objectives as the front sees them."""
+        """The objectives as axes of the front."""
         return self.summary.axes
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return all records as a data frame, one row each, units in the column names."""
+        """Return all records as a data frame, one row each, with units in the column names."""
         from search.reporting import frame
 
         return frame.trials_frame(self.summary, self.records)
@@ -98,7 +99,7 @@ class Result:
     def pick(self, how: str = "knee") -> Member:
         """Return one member: knee, fastest, smallest, most-accurate, an objective or trial=N.
 
-        Raises UnknownName for any other word, SearchError when the front is empty.
+        Raises UnknownName for any other word, SearchError if the front is empty.
         """
         record = pick(self.front, how, self.axes, self.baseline)
         return Member(record=record, folder=self.folder)
@@ -108,11 +109,11 @@ class Result:
         return self.summary.to_json() | {"run": self.summary.run_folder}
 
     def __str__(self) -> str:
-        """Return what came out in a few sentences."""
+        """Return the result in a few sentences."""
         return "\n".join(headline(self.summary))
 
     def _repr_html_(self) -> str:
-        """Return the report in a frame of its own, for notebooks."""
+        """Return the report as an HTML frame, for notebooks."""
         from html import escape
 
         from search.reporting import html
@@ -124,11 +125,11 @@ class Result:
         )
 
 
-def stored(folder: Path) -> Result:
-    """Return the result of a run folder, as far as its search has come.
+def load_result(folder: Path) -> Result:
+    """Return the result of a run folder, also of an unfinished search.
 
-    Before the front was confirmed it is that of the records so far. Raises BadRun where there is
-    no run, or none of its baselines has been measured.
+    Before the front is confirmed, the result is computed from the records so far. Raises BadRun if
+    the folder has no run, or no measured baseline.
     """
     experiment = run_folder.reopen(folder)
     records = run_folder.read_records(folder)

@@ -1,4 +1,4 @@
-"""The run folder: what is asked, what is known, who is writing."""
+"""Files of a run folder: experiment, environment, records and front, with one writer at a time."""
 
 import contextlib
 import fcntl
@@ -23,12 +23,12 @@ EXPERIMENT = "experiment.toml"
 ENVIRONMENT = "environment.json"
 RECORDS = "records.jsonl"
 FRONT = "front.json"
-TRACKED = "tracking.json"
+TRACKING = "tracking.json"
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for writing; raises BadRun when another process holds it."""
+    """Lock a run folder for writing; raises BadRun if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, experiment: Experiment, command: str) -> None:
-    """Write what was asked and on what it runs; a resumed search keeps what stands there."""
+    """Write the experiment and the environment, unless an earlier start of the search has."""
     if not (folder / EXPERIMENT).exists():
         write_text(folder / EXPERIMENT, experiment.text or tomli_w.dumps(experiment.to_json()))
     if not (folder / ENVIRONMENT).exists():
@@ -55,7 +55,7 @@ def begin(folder: Path, experiment: Experiment, command: str) -> None:
 
 
 def reopen(folder: Path) -> Experiment:
-    """Return the experiment of a run folder; raises BadRun when it is none."""
+    """Return the experiment of a run folder; raises BadRun if the folder is not one."""
     for name in (EXPERIMENT, ENVIRONMENT):
         if not (folder / name).is_file():
             raise BadRun(f"{folder} is not a run folder: it has no {name}; runs lie under runs/")
@@ -67,7 +67,7 @@ def reopen(folder: Path) -> Experiment:
 
 
 def environment(experiment: Experiment, command: str) -> dict[str, Any]:
-    """Return versions, processor, commit, seed and where the experiment came from."""
+    """Return versions, processor, commit, seed and origin of an experiment."""
     return {
         "command": command,
         "experiment_folder": str(experiment.folder),
@@ -83,18 +83,18 @@ def environment(experiment: Experiment, command: str) -> dict[str, Any]:
 
 
 def store_records(folder: Path, records: Sequence[Record]) -> None:
-    """Write one line a record; the study is the truth, this is for reading."""
+    """Write one line for each record. The file is for readers; the study holds the records."""
     write_text(folder / RECORDS, "".join(f"{record.line()}\n" for record in records))
 
 
 def append_record(folder: Path, record: Record) -> None:
-    """Add the line of one more record."""
+    """Append the line of one record."""
     with (folder / RECORDS).open("a") as file:
         file.write(f"{record.line()}\n")
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Return all records of a run, also of one that has not ended; raises BadRun."""
+    """Return all records of a run, also of an unfinished one; raises BadRun for an invalid line."""
     path = folder / RECORDS
     try:
         lines = path.read_text().splitlines() if path.is_file() else []
@@ -104,9 +104,9 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
-    """Return the baseline and the front of a run, and whether it was confirmed.
+    """Return the baseline of a run, its front, and True if the front is confirmed.
 
-    Raises BadRun when there is none.
+    Raises BadRun if the run has no front or an invalid one.
     """
     path = folder / FRONT
     if not path.is_file():
@@ -122,36 +122,39 @@ def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
         raise BadRun(f"{path} cannot be read: {error}") from error
 
 
-def store_tracked(folder: Path, store: str, location: tuple[str, str] | None) -> None:
-    """Write where the study is mirrored, so that its page can be opened from anywhere."""
+def store_tracking(folder: Path, store: str, location: tuple[str, str] | None) -> None:
+    """Write the address of the study's run in the tracker, from which `ui` opens its page."""
     if location is not None:
         experiment, run = location
-        write_json(folder / TRACKED, {"store": store, "experiment": experiment, "run": run})
+        write_json(folder / TRACKING, {"store": store, "experiment": experiment, "run": run})
 
 
-def tracked(folder: Path) -> dict[str, str]:
-    """Return where a run is mirrored, nothing when it never was; raises BadRun for no run."""
+def read_tracking(folder: Path) -> dict[str, str]:
+    """Return the address of a run in the tracker, or {} if it has none.
+
+    Raises BadRun if the folder is not a run folder.
+    """
     reopen(folder)
-    path = folder / TRACKED
-    known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-    if "***" in known.get("store", ""):  # a password is never written; the variable still has it
-        del known["store"]
-    return known
+    path = folder / TRACKING
+    address: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    if "***" in address.get("store", ""):  # redacted password: the environment has the full address
+        del address["store"]
+    return address
 
 
 def discard_artifacts(folder: Path, keep: Sequence[Record]) -> None:
-    """Delete the artifacts of all trials but those to keep, and what a killed trial left."""
-    kept = {Path(r.artifact).name for r in keep if r.artifact}
+    """Delete all artifacts except those of the records to keep, and remains of killed trials."""
+    names_to_keep = {Path(r.artifact).name for r in keep if r.artifact}
     root = folder / "artifacts"
     for path in root.iterdir() if root.is_dir() else ():
-        if path.name not in kept:
+        if path.name not in names_to_keep:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _commit(folder: Path) -> str | None:
-    """Return the commit of the user's experiment, where it is under version control."""
+    """Return the git commit of the experiment's folder, or None."""
     try:
-        answer = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -160,4 +163,4 @@ def _commit(folder: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return process.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Signals that end a search: nothing is lost, and none of them is missed."""
+"""SIGINT and SIGTERM as exceptions that end a search, even if Python drops the first one."""
 
 import signal
 from collections.abc import Callable
@@ -17,10 +17,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class Signals:
-    """SIGINT and SIGTERM as an exception: at once, or else at the next check.
+    """Context in which SIGINT and SIGTERM raise Stopped: at once, or else at the next check.
 
-    Python drops what a handler raises while an object is finalized or a weak reference ends,
-    as the database's listeners do all the time; the search would go on as if nobody had asked.
+    Python drops an exception that a handler raises in a finalizer or a weak reference's callback,
+    such as those of the database's listeners; without the check, the search would go on.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Signals:
 
     @property
     def number(self) -> int:
-        """Return the signal that has arrived, SIGINT before one has."""
+        """Signal that has arrived, SIGINT before one has."""
         return self._arrived or signal.SIGINT
 
     def check(self) -> None:
@@ -52,7 +52,7 @@ class Signals:
             raise Stopped(self._arrived)
 
     def checked(self, function: Callable[Parameters, None]) -> Callable[Parameters, None]:
-        """Return `function`, which checks before it does its work."""
+        """Return `function` with a check before each call."""
 
         def checking(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
             self.check()

@@ -1,12 +1,12 @@
-"""An experiment and its task, checked before the first trial."""
+"""Checks of an experiment and its task before the first trial."""
 
-from search.checks.check import informed
+from search.checks.check import inspect_model
 from search.checks.count_points import require_executable
-from search.checks.rehearsal import rehearsed
+from search.checks.rehearsal import rehearse
 
 __all__ = [
     "check",
-    "informed",
-    "rehearsed",
+    "inspect_model",
+    "rehearse",
     "require_executable",
 ]

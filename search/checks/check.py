@@ -1,4 +1,4 @@
-"""What is found out before any trial: whether an experiment and its task can be used."""
+"""Check an experiment and its task without a trial, and list the first points of its search."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from search.checks.count_points import counted
-from search.checks.rehearsal import rehearsed, tried
+from search.checks.count_points import point_counts
+from search.checks.rehearsal import rehearse, run_first_batch
 from search.errors import BadTask
 from search.experiment import Experiment, kinds_of, refusal_here
 from search.study import opening
@@ -16,18 +16,18 @@ from spaces.training import has_classes
 
 
 def check(experiment: Experiment) -> list[str]:
-    """Return what was found, a line each; raises BadTask or BadExperiment at the first fault."""
-    experiment, model = informed(experiment)
+    """Return findings about an experiment, one line each; raises BadTask or BadExperiment."""
+    experiment, model = inspect_model(experiment)
     lines = [f"task      {experiment.task.describe()['name']}: {_weights(model):,} weights"]
-    lines += rehearsed(experiment, model)
+    lines += rehearse(experiment, model)
     lines += _points(experiment, kinds_of(model))
     lines += [f"note      {notice}" for notice in experiment.notices]
     return [*lines, "ok"]
 
 
 def plan(experiment: Experiment) -> list[str]:
-    """Return what a search would do first, without running a trial."""
-    experiment, model = informed(experiment)
+    """Return the budget, the space and the first points of a search, without running a trial."""
+    experiment, model = inspect_model(experiment)
     kinds = kinds_of(model)
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
@@ -39,11 +39,11 @@ def plan(experiment: Experiment) -> list[str]:
     return [*lines, "then points where the sampler expects to extend the front"]
 
 
-def informed(experiment: Experiment) -> tuple[Experiment, nn.Module]:
-    """Return the experiment with what its model shows, and the model, in float32.
+def inspect_model(experiment: Experiment) -> tuple[Experiment, nn.Module]:
+    """Load the model of a task; return the experiment with the facts it needs of it, and the model.
 
-    Its space knows the outputs, so that no trial is spent on a dimension that is dead for them.
-    Whatever the user's code raises becomes one line.
+    The returned space knows the model's kind of outputs, so that no trial is spent on a dimension
+    without effect on them. The model is in float32. Raises BadTask if the user's code fails.
     """
     task = experiment.task
     try:
@@ -57,7 +57,7 @@ def informed(experiment: Experiment) -> tuple[Experiment, nn.Module]:
 
 
 def _precision(model: nn.Module) -> Iterator[str]:
-    """Yield the notice that a model is not deployed in the type that it comes in."""
+    """Yield a notice if the model is not in float32, the type in which it will be deployed."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
     if types:
         names = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
@@ -68,13 +68,15 @@ def _precision(model: nn.Module) -> Iterator[str]:
 
 
 def _outputs(experiment: Experiment, model: nn.Module) -> Outputs:
-    """Return what a batch shows of the outputs."""
-    _, outputs, _ = tried(experiment, model, "validation", experiment.target.batch_size)
+    """Return the kind of outputs, as the first batch of the validation split shows it."""
+    _, outputs, _ = run_first_batch(experiment, model, "validation", experiment.target.batch_size)
     return Outputs(classes=has_classes(outputs))
 
 
 def _points(experiment: Experiment, kinds: frozenset[str]) -> list[str]:
-    return counted(experiment, lambda p: refusal_here(experiment, experiment.space.plan(p), kinds))
+    return point_counts(
+        experiment, lambda p: refusal_here(experiment, experiment.space.plan(p), kinds)
+    )
 
 
 def _weights(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What the points of a space have to say before any of them is tried: how many can be executed."""
+"""Count the points of a space that can be executed, and the reasons why others cannot."""
 
 import itertools
 import json
@@ -13,50 +13,51 @@ from search.study import opening
 from spaces import Dimension, Interval, Point, Stage, Value, drawn
 
 COUNTED = 20_000
-"""Spaces up to this size are gone through point by point."""
+"""Largest size of a space whose points are all checked."""
 DRAWN = 2_000
-"""Points of larger spaces that are drawn instead."""
+"""Number of random points that are checked in larger spaces."""
 
 Refuse = Callable[[Point], str | None]
-"""Says why a point cannot be executed, None if it can."""
+"""Returns the reason why a point cannot be executed, or None if it can."""
 
 
 def require_executable(experiment: Experiment, refuse: Refuse) -> None:
-    """Raise BadExperiment when no point of the space can be executed.
+    """Raise BadExperiment if no point of the space can be executed.
 
-    What prunes has no say in that and stays neutral; all else is combined.
+    Techniques that edit the shape do not matter for that and stay neutral; all values of the other
+    dimensions are combined.
     """
-    reason = None
-    for point in itertools.chain(opening(experiment), _deciding(experiment)):
-        found = refuse(point)
-        if found is None:
+    first_reason = None
+    for point in itertools.chain(opening(experiment), _unshaped(experiment)):
+        reason = refuse(point)
+        if reason is None:
             return
-        reason = reason or found
-    raise BadExperiment(f"no point of the space can be executed: {reason}")
+        first_reason = first_reason or reason
+    raise BadExperiment(f"no point of the space can be executed: {first_reason}")
 
 
-def counted(experiment: Experiment, refuse: Refuse) -> list[str]:
-    """Return how many points there are, and why some cannot be executed.
+def point_counts(experiment: Experiment, refuse: Refuse) -> list[str]:
+    """Return the number of executable points and the reasons against others, one line each.
 
-    Raises BadExperiment when not even one point can be executed.
+    Raises BadExperiment if no point can be executed.
     """
     require_executable(experiment, refuse)
     size = experiment.space.size()
     extent = f"{size:,.0f} points" if math.isfinite(size) else "of which some are continuous"
     lines = [f"space     {len(experiment.space.dimensions())} dimensions, {extent}"]
-    whole = size <= COUNTED
+    exhaustive = size <= COUNTED
     reasons: Counter[str] = Counter()
-    different = set()
-    for point in _all(experiment) if whole else _drawn(experiment):
+    distinct = set()
+    for point in _all(experiment) if exhaustive else _drawn(experiment):
         if reason := refuse(point):
             reasons[reason] += 1
         else:
-            different.add(json.dumps(experiment.space.canonical(point), sort_keys=True))
-    if not whole:
+            distinct.add(json.dumps(experiment.space.canonical(point), sort_keys=True))
+    if not exhaustive:
         share = 1 - reasons.total() / DRAWN
         lines.append(f"          about {share:.0%} of them can be executed, of {DRAWN:,} drawn")
         return lines + [f"          {n / DRAWN:.1%} cannot: {r}" for r, n in reasons.most_common()]
-    lines.append(f"          {len(different):,} of them differ and can be executed")
+    lines.append(f"          {len(distinct):,} of them differ and can be executed")
     return lines + [f"          {n:,} cannot: {r}" for r, n in reasons.most_common()]
 
 
@@ -66,17 +67,17 @@ def _all(experiment: Experiment) -> Iterator[Point]:
 
 
 def _drawn(experiment: Experiment) -> Iterator[Point]:
-    draw = random.Random(experiment.seed)
+    generator = random.Random(experiment.seed)
     dimensions = experiment.space.dimensions()
     for _ in range(DRAWN):
-        yield {name: drawn(dimension, draw) for name, dimension in dimensions.items()}
+        yield {name: drawn(dimension, generator) for name, dimension in dimensions.items()}
 
 
-def _deciding(experiment: Experiment) -> Iterator[Point]:
-    """Yield combinations of what is not about the shape, up to COUNTED of them."""
+def _unshaped(experiment: Experiment) -> Iterator[Point]:
+    """Yield up to COUNTED combinations of all dimensions that do not edit the shape."""
     neutral = experiment.space.neutral()
     grids = {
-        f"{slot.name}.{field}": _marks(dimension)
+        f"{slot.name}.{field}": _values_or_ends(dimension)
         for slot in experiment.space.slots
         if slot.base.stage is not Stage.SHAPE
         for field, dimension in slot.ranges.items()
@@ -90,8 +91,8 @@ def _combined(grids: dict[str, tuple[Value, ...]]) -> Iterator[Point]:
         yield dict(zip(grids, values, strict=True))
 
 
-def _marks(dimension: Dimension) -> tuple[Value, ...]:
-    """Return the values of a dimension, of a continuous one its ends."""
+def _values_or_ends(dimension: Dimension) -> tuple[Value, ...]:
+    """Return the values of a dimension, or the ends of a continuous one."""
     if (grid := dimension.values()) is not None:
         return grid
     assert isinstance(dimension, Interval)

@@ -1,4 +1,4 @@
-"""What the model, the loss and the score make of the first samples: found out before any trial."""
+"""Run the model, the loss and the score on the first samples, to find faults before any trial."""
 
 import contextlib
 import math
@@ -16,21 +16,23 @@ from spaces import Split, Stage, Unsuited, said
 from spaces.modules import call, concatenate, flatten, length, plain, rows
 from spaces.training import BATCHES
 
-LESSON = BATCHES[0]
-"""Samples on which the loss is rehearsed: the smallest batch that training chooses by itself."""
+LOSS_SAMPLES = BATCHES[0]
+"""Samples on which the loss is run: the smallest batch that training chooses by itself."""
 SECONDS = 2.0
-"""Time for the samples on which the score is rehearsed, of which there are READ_BATCH at most."""
-CERTAIN = (Unsuited, TypeError, AttributeError, NameError, ImportError)
-"""Errors that are the code's whatever the samples are."""
+"""Seconds for running the model on samples for the score, of which there are READ_BATCH at most."""
+CODE_FAULTS = (Unsuited, TypeError, AttributeError, NameError, ImportError)
+"""Errors of the user's code that do not depend on the samples."""
 
 Pair = tuple[Any, Any]
 """Outputs and targets of the same samples."""
 
 
-def tried(experiment: Experiment, model: nn.Module, split: Split, size: int) -> tuple[Any, ...]:
-    """Return the inputs of a split's first batch, what the model makes of them, and the targets.
+def run_first_batch(
+    experiment: Experiment, model: nn.Module, split: Split, size: int
+) -> tuple[Any, ...]:
+    """Return inputs, outputs and targets of a split's first batch.
 
-    Raises BadTask when the split, asked for batches of `size` samples, or the model fails.
+    Raises BadTask if the model fails, or the split when asked for batches of `size` samples.
     """
     step = source = f'batches("{split}", {size})'
     try:
@@ -45,12 +47,12 @@ def tried(experiment: Experiment, model: nn.Module, split: Split, size: int) -> 
     return inputs, outputs, targets
 
 
-def rehearsed(experiment: Experiment, model: nn.Module) -> list[str]:
-    """Return, a line for each split, what its first samples become in the model.
+def rehearse(experiment: Experiment, model: nn.Module) -> list[str]:
+    """Return the shapes, loss and score of each split's first samples, one line for each split.
 
-    The loss is rehearsed on what is trained on and the score on what guides the search, both on
-    more samples than a small batch of the target has; `test` is not scored: that is for the front.
-    Raises BadTask at the first fault: found later, it would cost the trials before it.
+    The loss is computed on the training split and the score on the validation split, both on more
+    samples than a small target batch has. `test` is not scored, as it is reserved for the front.
+    Raises BadTask at the first fault, which would otherwise cost the trials before it.
     """
     with _threads(experiment.target.threads):
         return _lines(experiment, model)
@@ -58,7 +60,7 @@ def rehearsed(experiment: Experiment, model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let torch use no more threads: small batches on busy cores wait for the last of them."""
+    """Limit torch's threads: on busy cores, small batches wait for the slowest thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(count, before))
     try:
@@ -70,25 +72,25 @@ def _threads(count: int) -> Iterator[None]:
 def _lines(experiment: Experiment, model: nn.Module) -> list[str]:
     size = experiment.target.batch_size
     lines = []
-    given = {}
+    batches = {}
     for split in ("train", "validation", "test"):
-        inputs, outputs, targets = tried(experiment, model, split, size)
-        _sized(f'batches("{split}", {size})', split, length(inputs), size)
-        given[split] = (inputs, targets)
+        inputs, outputs, targets = run_first_batch(experiment, model, split, size)
+        _check_size(f'batches("{split}", {size})', split, length(inputs), size)
+        batches[split] = (inputs, targets)
         shapes = f"inputs {_shapes(inputs)} -> outputs {_shapes(outputs)}"
         if split == "train":
             shapes += f", {_loss(experiment, model)}"
         elif split == "validation" and any(g.objective.trained for g in experiment.objectives):
             shapes += f", {_score(experiment, model)}"
         lines.append(f"{split:<9} {shapes}")
-    _alike(size, given["validation"], given["test"])
+    _check_same_structure(size, batches["validation"], batches["test"])
     return lines
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:
-    """Return what the model makes of a batch, one row for each sample.
+    """Return the model's outputs of a batch, which must have one row for each sample.
 
-    Without gradients, but not in inference mode: a loss may have weights of its own.
+    Gradients are off, but inference mode is not used, as a loss may have weights of its own.
     """
     with torch.no_grad():
         outputs = call(model, inputs)
@@ -103,11 +105,11 @@ def _forward(model: nn.Module, inputs: Any) -> Any:
 
 
 def _loss(experiment: Experiment, model: nn.Module) -> str:
-    """Return the loss in words; one that a task without its own cannot have matters to training."""
+    """Return the loss as text; a task without a usable loss fails only if something is trained."""
     size = experiment.target.batch_size
     trains = any(slot.base.stage is Stage.TRAIN for slot in experiment.space.slots)
-    inputs, outputs, targets = tried(
-        experiment, model, "train", max(LESSON, size) if trains else size
+    inputs, outputs, targets = run_first_batch(
+        experiment, model, "train", max(LOSS_SAMPLES, size) if trains else size
     )
     try:
         with torch.no_grad():
@@ -126,26 +128,26 @@ def _loss(experiment: Experiment, model: nn.Module) -> str:
 
 
 def _score(experiment: Experiment, model: nn.Module) -> str:
-    """Return the score of the first validation samples in words.
+    """Return the score of the first validation samples as text.
 
-    It is promised a whole split, and some samples need not have a score: where the first have
-    none, as a correlation or an area under a curve of a single class, the whole split decides.
+    A score is only promised a whole split. If the first samples have none, such as a correlation or
+    an area under a curve of a single class, the whole split is scored.
     """
     stream = _pairs(experiment, model)
-    pairs = list(_first(stream))
+    pairs = list(_first_pairs(stream))
     try:
-        return _scored(experiment, pairs)
+        return _checked_score(experiment, pairs)
     except BadTask as error:
-        if isinstance(error.__cause__, CERTAIN):
+        if isinstance(error.__cause__, CODE_FAULTS):
             raise
         rest = list(stream)
         if not rest:
             raise
-    return _scored(experiment, pairs + rest)
+    return _checked_score(experiment, pairs + rest)
 
 
 def _pairs(experiment: Experiment, model: nn.Module) -> Iterator[Pair]:
-    """Yield outputs and targets of the validation split, a batch of the target at a time."""
+    """Yield outputs and targets of the validation split in batches of the target's size."""
     size, step = experiment.target.batch_size, f'batches("validation", {READ_BATCH})'
     try:
         for inputs, targets in experiment.task.batches("validation", READ_BATCH):
@@ -159,8 +161,8 @@ def _pairs(experiment: Experiment, model: nn.Module) -> Iterator[Pair]:
         raise BadTask(f"{step} failed: {said(error)}") from error
 
 
-def _first(stream: Iterator[Pair]) -> Iterator[Pair]:
-    """Yield as many as there is time for, two samples at least and READ_BATCH at most."""
+def _first_pairs(stream: Iterator[Pair]) -> Iterator[Pair]:
+    """Yield pairs until time is up: at least two samples, and about READ_BATCH at most."""
     end, seen = time.monotonic() + SECONDS, 0
     while seen < READ_BATCH and (seen < 2 or time.monotonic() < end):
         pair = next(stream, None)
@@ -170,7 +172,7 @@ def _first(stream: Iterator[Pair]) -> Iterator[Pair]:
         yield pair
 
 
-def _scored(experiment: Experiment, pairs: Sequence[Pair]) -> str:
+def _checked_score(experiment: Experiment, pairs: Sequence[Pair]) -> str:
     outputs = concatenate([outputs for outputs, _ in pairs])
     targets = plain(concatenate([targets for _, targets in pairs]))
     try:
@@ -184,34 +186,42 @@ def _scored(experiment: Experiment, pairs: Sequence[Pair]) -> str:
     return f"score {score:.3g} of {length(outputs)} samples"
 
 
-def _sized(source: str, split: Split, found: int, asked: int) -> None:
-    """Refuse batches of another size than asked; what is only scored may be fewer samples."""
-    if found > asked:
+def _check_size(source: str, split: Split, size: int, expected: int) -> None:
+    """Raise BadTask for a batch of the wrong size; the test split may have fewer samples."""
+    if size > expected:
         raise BadTask(
-            f"{source}: its first batch has {found} samples, which must be at most the {asked} "
+            f"{source}: its first batch has {size} samples, which must be at most the {expected} "
             "asked for"
         )
-    if found < asked and split != "test":
+    if size < expected and split != "test":
         raise BadTask(
-            f"{source}: its first batch has {found} samples, a batch of the target has {asked}; "
+            f"{source}: its first batch has {size} samples, a batch of the target has {expected}; "
             "yield full batches, give the split more samples, or lower target.batch_size"
         )
 
 
-def _alike(size: int, validation: Pair, test: Pair) -> None:
-    """Refuse a test split unlike validation: an artifact takes one structure, shape and type."""
-    for part, mine, theirs in zip(("inputs", "targets"), test, validation, strict=True):
+def _check_same_structure(size: int, validation: Pair, test: Pair) -> None:
+    """Raise BadTask if the test split differs from validation in structure, shape or type.
+
+    An artifact accepts one structure, shape and type of inputs.
+    """
+    for part, test_tree, validation_tree in zip(
+        ("inputs", "targets"), test, validation, strict=True
+    ):
         try:
-            (found, spec), (known, usual) = flatten(mine), flatten(theirs)
+            (tensors, structure), (expected_tensors, expected_structure) = (
+                flatten(test_tree),
+                flatten(validation_tree),
+            )
         except TypeError as error:
             raise BadTask(f'batches("test", {size}): {part}: {error}') from error
-        same = spec == usual
+        same = structure == expected_structure
         if part == "inputs":
-            same = same and [_sample(t) for t in found] == [_sample(t) for t in known]
+            same = same and [_sample(t) for t in tensors] == [_sample(t) for t in expected_tensors]
         if not same:
             raise BadTask(
-                f'batches("test", {size}) yields {part} {_shapes(mine)}, those of validation are '
-                f"{_shapes(theirs)}: both need the same structure, shapes and types"
+                f'batches("test", {size}) yields {part} {_shapes(test_tree)}, those of validation '
+                f"are {_shapes(validation_tree)}: both need the same structure, shapes and types"
             )
 
 

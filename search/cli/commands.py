@@ -1,4 +1,4 @@
-"""What the commands print, and the MLflow UI."""
+"""Output of the commands as text or JSON, and the MLflow UI."""
 
 import dataclasses
 import json
@@ -8,39 +8,39 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from search import catalogue, run_folder
-from search.measuring import Measured
+from search.measuring import ArtifactMeasurements
 from search.reporting import front_table
 from search.result import Member, Result
 from search.tracking import addresses
 from spaces import Dimension, Entries, Interval, Technique
 
 
-def shown(result: Result, *, as_json: bool) -> str:
+def format_front(result: Result, *, as_json: bool) -> str:
     """Return a front as a table or as JSON."""
     return _json(result.to_json()) if as_json else front_table(result.summary)
 
 
-def exported(member: Member, to: Path) -> str:
-    """Copy a member's artifact to a new folder; return as JSON what it is."""
+def export_member(member: Member, to: Path) -> str:
+    """Copy a member's artifact to a new folder; return its description as JSON."""
     record = member.record
     values = {name: m.to_json() for name, m in record.measurements.items()}
     content = {"trial": record.trial, "runtime": record.runtime, "point": record.point}
     return _json({"artifact": str(member.export(to)), **content, "measurements": values})
 
 
-def measured(measurement: Measured, split: str) -> str:
-    """Return what was measured of an artifact, as JSON."""
-    values = {name: m.to_json() for name, m in measurement.measurements.items()}
+def format_measurements(result: ArtifactMeasurements, split: str) -> str:
+    """Return the measurements of an artifact as JSON."""
+    values = {name: m.to_json() for name, m in result.measurements.items()}
     content: dict[str, Any] = {"split": split, "measurements": values}
-    if measurement.processes:
-        content["processes"] = measurement.processes
-    if measurement.placement:
-        content["placement"] = measurement.placement
+    if result.processes:
+        content["processes"] = result.processes
+    if result.placement:
+        content["placement"] = result.placement
     return _json(content)
 
 
-def listed(*, as_json: bool) -> str:
-    """Return all that an experiment can name, with dimensions, units and values."""
+def list_names(*, as_json: bool) -> str:
+    """Return all names that an experiment can use, with dimensions, units and values."""
     techniques: dict[str, Any] = {
         name: {
             f.name: {"values": _values(f.metadata["dimension"]), "unit": f.metadata["unit"]}
@@ -61,12 +61,12 @@ def listed(*, as_json: bool) -> str:
 
 
 def ui(folder: Path | None, port: int) -> NoReturn:
-    """Become the server of the MLflow UI, so that whatever ends this process ends it."""
-    known = run_folder.tracked(folder) if folder else {}
-    command = addresses.ui_command(known.get("store") or addresses.default_store(), port)
+    """Replace this process by the server of the MLflow UI, so that signals reach the server."""
+    address = run_folder.read_tracking(folder) if folder else {}
+    command = addresses.ui_command(address.get("store") or addresses.default_store(), port)
     page = server = f"http://127.0.0.1:{port}"
-    if "run" in known:
-        page = addresses.ui_page(server, known["experiment"], known["run"])
+    if "run" in address:
+        page = addresses.ui_page(server, address["experiment"], address["run"])
     print(f"{page}  (Ctrl+C ends it)", file=sys.stderr, flush=True)
     os.execve(command[0], command, addresses.ui_environment())
 

@@ -1,4 +1,4 @@
-"""What this machine offers: versions, the processor, and what each runtime can execute."""
+"""Report on this machine: versions, processor, accelerators, and encodings of each runtime."""
 
 import contextlib
 import json
@@ -30,20 +30,20 @@ ROOM = 2**30
 
 
 def report(*, as_json: bool) -> str:
-    """Return what was found, as text or as JSON."""
-    found = examine()
+    """Return the report as text or as JSON."""
+    report_data = examine()
     if as_json:
-        return json.dumps(found, indent=1)
-    lines = [f"{name:<14} {value}" for name, value in found["machine"].items()]
-    lines += [f"{name:<14} {value}" for name, value in found["versions"].items()]
-    for name, can in found["runtimes"].items():
+        return json.dumps(report_data, indent=1)
+    lines = [f"{name:<14} {value}" for name, value in report_data["machine"].items()]
+    lines += [f"{name:<14} {value}" for name, value in report_data["versions"].items()]
+    for name, encodings in report_data["runtimes"].items():
         lines.append(f"runtime {name}")
-        lines += [f"    {encoding:<14} {answer}" for encoding, answer in can.items()]
-    return "\n".join(lines + [f"warning: {w}" for w in found["warnings"]])
+        lines += [f"    {encoding:<14} {answer}" for encoding, answer in encodings.items()]
+    return "\n".join(lines + [f"warning: {w}" for w in report_data["warnings"]])
 
 
 def examine() -> dict[str, Any]:
-    """Return the machine, the versions, what runtimes can execute, and warnings."""
+    """Return the machine, the versions, the encodings that runtimes can execute, and warnings."""
     free = shutil.disk_usage(Path.cwd()).free
     warnings = []
     if free < ROOM:
@@ -60,7 +60,7 @@ def examine() -> dict[str, Any]:
         },
         "versions": versions(*_usable()) | {name: _version(name) for name in extra},
         "runtimes": {
-            f"{name} on {device.name}" if device.accelerator else name: _can(name, device)
+            f"{name} on {device.name}" if device.accelerator else name: _support(name, device)
             for device in all_devices()
             if device.available()
             for name in catalogue.names("runtime")
@@ -79,7 +79,7 @@ def _usable() -> list[Runtime]:
 
 
 def _accelerators() -> dict[str, str]:
-    """Return how many there are of each product, by what one is called."""
+    """Return the number of each accelerator product, by the kind of accelerator."""
     accelerators = {}
     for device in all_devices():
         if device.accelerator:
@@ -89,11 +89,11 @@ def _accelerators() -> dict[str, str]:
     return accelerators
 
 
-def _can(name: str, device: Device) -> dict[str, str]:
-    """Return for each encoding whether a runtime has real kernels for it, or why not.
+def _support(name: str, device: Device) -> dict[str, str]:
+    """Return "yes" for each encoding that a runtime has kernels for, else the reason against it.
 
-    Asked for convolutions and linear layers, on accelerators for linear ones: there 8-bit layers
-    are linear ones alone.
+    On a CPU that is for convolutions and linear layers, on accelerators for linear layers only,
+    which are the only ones with 8-bit kernels there.
     """
     kinds = frozenset({"Linear"} if device.accelerator else {"Conv2d", "Linear"})
     try:
@@ -101,8 +101,8 @@ def _can(name: str, device: Device) -> dict[str, str]:
     except SearchError as error:
         return {"unusable": str(error)}
     return {
-        encoding: runtime.refuses(asked, Target(device=device.name), kinds) or "yes"
-        for encoding, asked in ENCODINGS.items()
+        label: runtime.refuses(encoding, Target(device=device.name), kinds) or "yes"
+        for label, encoding in ENCODINGS.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m search COMMAND`. Data goes to stdout, everything else to stderr."""
+"""Parser of the command line: data goes to stdout, everything else to stderr."""
 
 import argparse
 import logging
@@ -46,9 +46,9 @@ EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 2 usage, configura
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a user's error prints one line."""
+    """Run one command and return its exit code; an error of the user prints one line."""
     parsed = vars(parser().parse_args(arguments))
-    # What libraries say to their own developers when user code imports them.
+    # These libraries log messages for their own developers when user code imports them.
     for name in ("torch.utils._pytree", "torchao"):
         logging.getLogger(name).setLevel(logging.ERROR)
     do: Callable[..., int] = parsed.pop("do")
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and suggest the nearest command."""
+    """Argument parser with errors of one line that suggest the nearest command."""
 
     commands: Iterable[str] | None = None
-    """Names of its commands; None in the parser of one command."""
+    """Names of the commands; None in the parser of one command."""
 
     def error(self, message: str) -> Any:
-        """Print the error and exit with 2."""
+        """Print the error and exit with code 2."""
         wrong = message.partition("invalid choice: '")[2].partition("'")[0]
         if wrong and self.commands:
             message = str(UnknownName("command", wrong, list(self.commands)))
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, do: Callable[..., int]) -> argparse.ArgumentParser:
-    """Add a command: its function's docstring is its help."""
+    """Add a command, with the docstring of its function as its help."""
     name = do.__name__.removesuffix("_")
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -158,11 +158,11 @@ def run(
 
     if dry_run:
         options.pop("out")
-        given = api.with_budget(api.asked(experiment, task), **options)
-        print("\n".join(checking.plan(given)))
+        chosen = api.with_budget(api.experiment_of(experiment, task), **options)
+        print("\n".join(checking.plan(chosen)))
         return 0
     result = api.run(experiment, task=task, **options)
-    print(commands.shown(result, as_json=json))
+    print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
 
 
@@ -172,7 +172,7 @@ def resume(folder: Path, json: bool, **options: Any) -> int:
     from search.cli import commands
 
     result = api.resume(folder, **options)
-    print(commands.shown(result, as_json=json))
+    print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
 
 
@@ -188,25 +188,25 @@ def names(json: bool) -> int:
     """List the techniques, objectives, runtimes and tasks that an experiment can name."""
     from search.cli import commands
 
-    print(commands.listed(as_json=json))
+    print(commands.list_names(as_json=json))
     return 0
 
 
 def front(folder: Path, json: bool) -> int:
-    """Print the front of a run; before it was confirmed, as it is so far."""
+    """Print the front of a run, also of an unfinished search."""
     from search import api
     from search.cli import commands
 
-    print(commands.shown(api.open(folder), as_json=json))
+    print(commands.format_front(api.open(folder), as_json=json))
     return 0
 
 
 def export(folder: Path, pick: str, to: Path) -> int:
-    """Copy the artifact of one member of the front, checked, to a folder."""
+    """Copy the artifact of one member of the front to a folder, and check its files."""
     from search import api
     from search.cli import commands
 
-    print(commands.exported(api.open(folder).pick(pick), to))
+    print(commands.export_member(api.open(folder).pick(pick), to))
     return 0
 
 
@@ -215,7 +215,7 @@ def measure(artifact: Path, split: Split, task: Path | None) -> int:
     from search import api
     from search.cli import commands
 
-    print(commands.measured(api.measure(artifact, split=split, task=task), split))
+    print(commands.format_measurements(api.measure(artifact, split=split, task=task), split))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""One point: built, exported and measured; and the front, measured again."""
+"""Evaluation of one point into a record, and confirmation of the front."""
 
 from search.evaluation.context import TrialContext
 from search.evaluation.trial import evaluate

@@ -1,4 +1,4 @@
-"""Layers timed alone, for techniques that settle a plan by measured times."""
+"""Times of single layers, for techniques that choose a plan by measured times."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,12 @@ from spaces import Alone, Encoding, Infeasible, Plan, Task, Time, Untimed, encod
 from spaces.devices import device_of
 
 Times = dict[str, dict[str, Any]]
-"""Times by encoding by layer, both as text; nothing for a layer on which encodings have no say."""
+"""Times by layer and encoding, both as JSON text; empty for a layer with the same time in all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Workbench:
-    """What a technique may use to settle the plan of a trial; it has the members of Tools."""
+class TrialTools:
+    """Tools with which a technique prepares the plan of one trial: implements spaces.Tools."""
 
     context: TrialContext
     cache: Cache
@@ -37,15 +37,15 @@ class Workbench:
     def time_alone(
         self, layers: Sequence[Alone], encodings: Sequence[Encoding]
     ) -> Mapping[Alone, Mapping[Encoding, Time]]:
-        """Return the times of layers alone with each encoding, as the plan's runtime runs them.
+        """Return the times of single layers with each encoding in the plan's runtime.
 
-        A layer is left out where no encoding can change its time. What the run's cache lacks is
-        measured and kept there. Raises Untimed.
+        Layers whose time no encoding can change are left out. Times come from the run's cache or
+        are measured and stored there. Raises Untimed if layers cannot be timed.
         """
-        if reason := untimed(self.context, self.plan):
+        if reason := untimed_reason(self.context, self.plan):
             raise Untimed(reason)
         try:
-            rows = self._known(layers, encodings)
+            rows = self._cached(layers, encodings)
         except Crashed as error:
             raise Untimed(f"layers could not be timed: {error}") from error
         return {
@@ -54,13 +54,13 @@ class Workbench:
             if rows[_text(layer)]
         }
 
-    def _known(self, layers: Sequence[Alone], encodings: Sequence[Encoding]) -> Times:
+    def _cached(self, layers: Sequence[Alone], encodings: Sequence[Encoding]) -> Times:
         names = [_text(encoding) for encoding in encodings]
-        place = self.cache.place(
+        path = self.cache.path(
             "layers", runtime=self.plan.runtime, encodings=names, machine=processor()
         )
-        file = place.with_suffix(".json")
-        with self.cache.alone(place):
+        file = path.with_suffix(".json")
+        with self.cache.locked(path):
             rows: Times = json.loads(file.read_text()) if file.is_file() else {}
             missing = [layer for layer in layers if _text(layer) not in rows]
             if missing:
@@ -69,42 +69,42 @@ class Workbench:
         return rows
 
     def _measured(self, layers: Sequence[Alone], encodings: Sequence[Encoding]) -> Times:
-        """Return the times of layers; of encodings that are unpacked alike one stands for all.
+        """Return the times of layers; encodings that the runtime unpacks share one measurement.
 
-        Where the runtime unpacks all encodings of the first layer of a type, it is taken to do so
-        for the others.
+        If the runtime unpacks all encodings of the first layer of a type, the other layers of this
+        type are assumed to be unpacked too, and are not measured.
         """
         exports: dict[Alone, dict[Encoding, Path]] = {}
-        plain: set[str] = set()  # types whose weights are unpacked with any encoding
+        unpacked_types: set[str] = set()
         with _removed_later(self.context.scratch("layers")) as folder:
             for number, layer in enumerate(layers):
-                if layer.type in plain:
+                if layer.type in unpacked_types:
                     continue
                 folders = {e: folder / f"{number}-{i}" for i, e in enumerate(encodings)}
                 unpacked = self._exported(layer, folders)
                 if unpacked is None:
                     continue
                 if len(unpacked) == len(encodings):
-                    plain.add(layer.type)
+                    unpacked_types.add(layer.type)
                     continue
                 exports[layer] = {
                     e: folders[unpacked[0] if e in unpacked else e] for e in encodings
                 }
-            tasks = {path: layer for layer, paths in exports.items() for path in paths.values()}
-            times = self.context.lane.layers(self.context.experiment, tasks) if tasks else {}
+            jobs = {path: layer for layer, paths in exports.items() for path in paths.values()}
+            times = self.context.server.layers(self.context.experiment, jobs) if jobs else {}
         rows: Times = {_text(layer): {} for layer in layers}
         for layer, paths in exports.items():
             rows[_text(layer)] = {_text(e): times[path] for e, path in paths.items()}
         return rows
 
     def _exported(self, layer: Alone, folders: Mapping[Encoding, Path]) -> list[Encoding] | None:
-        """Export a layer with each encoding; return those that the runtime unpacks.
+        """Export a layer with each encoding; return the encodings that the runtime unpacks.
 
-        None where the runtime cannot export a model of this layer alone.
+        Returns None if the runtime cannot export a model of this layer.
         """
         experiment = self.context.experiment
         model, inputs, unpacked = layer.model(), layer.inputs(), []
-        # a layer's inputs may have more rows than the target has samples
+        # The inputs of a layer may have more rows than a batch of the target has samples.
         target = dataclasses.replace(experiment.target, batch_size=len(inputs))
         for encoding, folder in folders.items():
             export = Export(
@@ -127,8 +127,8 @@ class Workbench:
         return unpacked
 
 
-def untimed(context: TrialContext, plan: Plan) -> str | None:
-    """Return why layers are not timed alone, None if they are."""
+def untimed_reason(context: TrialContext, plan: Plan) -> str | None:
+    """Return the reason why layers cannot be timed alone, or None if they can."""
     device = context.experiment.target.device
     if device_of(device).accelerator:
         return f"layers are timed alone on CPUs only, the target is {device}"

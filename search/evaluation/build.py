@@ -1,4 +1,4 @@
-"""The steps that build a candidate: reference, shape, trained weights, artifact."""
+"""Build a candidate step by step: reference, shape, trained weights, encoded export."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from objectives import Examples, Export, artifacts, cached, calibration
 from objectives.artifacts import signature_of
 from search.evaluation.cache import Cache
 from search.evaluation.context import TrialContext
-from search.evaluation.shape import left_whole, removed
+from search.evaluation.shape import collect_left, removal_facts
 from search.records import rungs
 from spaces import Encoding, Plan, Point, Recovery, Stage, Technique
 from spaces.devices import device_of
@@ -20,19 +20,19 @@ from spaces.quantization import encoded
 from spaces.training import recovery
 
 Facts = dict[str, Any]
-"""New facts about a trial, by the names of the fields of records.Facts."""
+"""New facts about a trial, named like the fields of records.Facts."""
 Judge = Callable[[str, nn.Module], None]
-"""Called with (rung, the model as it is) during training; raises what stops the trial."""
+"""Called with (rung, current model) during training; raises an exception to stop the trial."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Builder:
-    """The user's model and data in one trial, with the cache of what is made of them."""
+    """The steps that build a candidate from the user's model and data, with cached results."""
 
     context: TrialContext
     point: Point
     reference: nn.Module
-    """The user's model, in evaluation mode; not to be edited."""
+    """The user's model in evaluation mode; must not be edited."""
     validation: Examples
     cache: Cache
 
@@ -51,7 +51,7 @@ class Builder:
 
     @property
     def example(self) -> Any:
-        """Inputs of one batch of the target's size; raises ValueError where there is none."""
+        """Inputs of one batch of the target's size; raises ValueError if the split is smaller."""
         size = self.context.experiment.target.batch_size
         if len(self.validation) < size:
             raise ValueError(
@@ -62,43 +62,44 @@ class Builder:
 
     @property
     def shape_key(self) -> Mapping[str, Any]:
-        """The part of the point that decides the shape."""
+        """Part of the point that determines the shape."""
         return self.context.experiment.space.shape(self.point)
 
-    def shape(self, plan: Plan, begun: Callable[[str], None]) -> tuple[nn.Module, Facts]:
-        """Return a copy of the reference, edited by the techniques of stage SHAPE.
+    def shape(self, plan: Plan, on_edit: Callable[[str], None]) -> tuple[nn.Module, Facts]:
+        """Return an edited copy of the reference, and facts about it.
 
-        `begun` is called with the name of each technique before it edits.
+        The techniques of stage SHAPE edit it. `on_edit` is called with the name of each technique
+        before it edits the model.
         """
         space = self.context.experiment.space
         settings = [s for s in space.settings(self.point) if s.stage is Stage.SHAPE]
         if all(setting in (type(setting)(), self._base(setting)) for setting in settings):
             return self._copy(), {}
-        place = self.cache.place("shape", shape=self.shape_key)
-        with self.cache.alone(place):
-            model = self.cache.load(place, self._fresh())
+        path = self.cache.path("shape", shape=self.shape_key)
+        with self.cache.locked(path):
+            model = self.cache.load(path, self._fresh())
             if model is None:
-                model, left = self._edited(settings, begun)
-                self.cache.store(place, self.reference, model, {"left": left} if left else {})
-            facts = self.cache.facts(place)
-        return model.eval(), facts | self._what_went(model, plan)
+                model, left = self._edited(settings, on_edit)
+                self.cache.store(path, self.reference, model, {"left": left} if left else {})
+            facts = self.cache.facts(path)
+        return model.eval(), facts | self._shape_facts(model, plan)
 
     def _edited(
-        self, settings: Sequence[Technique], begun: Callable[[str], None]
+        self, settings: Sequence[Technique], on_edit: Callable[[str], None]
     ) -> tuple[nn.Module, list[str]]:
-        """Return the edited model, and what techniques left whole."""
+        """Return the edited model, and messages about parts that techniques could not change."""
         experiment = self.context.experiment
         device = workplace(self.reference, experiment.target.device)
         model = self._copy().to(device)
-        with device_of(device).exact(), left_whole() as left:
+        with device_of(device).exact(), collect_left() as left:
             for setting in settings:
-                begun(experiment.space.name_of(setting))
+                on_edit(experiment.space.name_of(setting))
                 model = setting.apply(model, placed(experiment.task, device))
         return model.cpu(), left
 
-    def _what_went(self, model: nn.Module, plan: Plan) -> Facts:
-        """Return what an edited model lacks, and whether its zeros save time."""
-        facts = removed(self.reference, model)
+    def _shape_facts(self, model: nn.Module, plan: Plan) -> Facts:
+        """Return facts about what an edited model lacks, and if its zeros save time."""
+        facts = removal_facts(self.reference, model)
         if (zeros := surgery.zeros(model)) > surgery.zeros(self.reference):
             total = sum(p.numel() for p in model.parameters())
             facts["weights_zero"] = round(zeros / total, 4)
@@ -108,36 +109,39 @@ class Builder:
         return facts
 
     def train(self, model: nn.Module, plan: Plan, judge: Judge) -> tuple[nn.Module, Facts]:
-        """Return the model after recovery training against the reference; `judge` may stop it."""
+        """Return the model after recovery training, and facts about it; `judge` may stop the trial.
+
+        The teacher is the reference.
+        """
         recipe = recovery.kept_to(model, self.context.experiment.task, plan.recovery)
-        # On how many devices it is trained changes a model by rounding alone.
-        alone = dataclasses.replace(recipe, devices=1, sharding="auto")
-        place = self.cache.place("train", shape=self.shape_key, recovery=alone)
-        with self.cache.alone(place):
-            known = self.cache.load(place, self._fresh())
-            if known is not None:
-                facts = self.cache.facts(place) | {"train": "from the cache of this run"}
-                return known.eval(), facts
+        # The number of devices is not in the key: it changes the weights by rounding errors only.
+        on_one_device = dataclasses.replace(recipe, devices=1, sharding="auto")
+        path = self.cache.path("train", shape=self.shape_key, recovery=on_one_device)
+        with self.cache.locked(path):
+            cached_model = self.cache.load(path, self._fresh())
+            if cached_model is not None:
+                facts = self.cache.facts(path) | {"train": "from the cache of this run"}
+                return cached_model.eval(), facts
             trained, facts = self._recovered(model, recipe, judge)
-            self.cache.store(place, self.reference, trained, facts)
+            self.cache.store(path, self.reference, trained, facts)
         return trained.eval(), facts
 
     def _recovered(
         self, model: nn.Module, recipe: Recovery, judge: Judge
     ) -> tuple[nn.Module, Facts]:
-        """Train, and be judged at the rungs of the training."""
+        """Train the model, calling `judge` at the rungs."""
         losses: list[float] = []
         facts: Facts = {}
-        # Several devices train in processes of their own, whose weights are not at hand here.
-        heights = rungs(recipe.steps) if recipe.devices == 1 else {}
+        # Several devices train in other processes, whose weights are not accessible here.
+        rung_names = rungs(recipe.steps) if recipe.devices == 1 else {}
 
         def step(done: int, of: int, loss: float) -> None:
             losses.append(loss)
             self.context.progress("train", done, of, f"loss {loss:.3f}")
-            if done in heights:
-                judge(heights[done], model)
+            if done in rung_names:
+                judge(rung_names[done], model)
 
-        def ended(outcome: recovery.Outcome) -> None:
+        def on_end(outcome: recovery.Outcome) -> None:
             facts["recovery"] = dataclasses.asdict(outcome) | {"kept": outcome.kept}
 
         experiment = self.context.experiment
@@ -149,23 +153,23 @@ class Builder:
             recipe,
             seed=experiment.seed,
             progress=step,
-            ended=ended,
+            ended=on_end,
         )
         if recipe.devices > 1:
             kind = next(model.parameters()).device.type
-            held = recovery.sharing(model, self.reference, recipe, kind)
-            facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(held)
+            sharing = recovery.sharing(model, self.reference, recipe, kind)
+            facts["training"] = {"devices": recipe.devices} | dataclasses.asdict(sharing)
         if losses:
             facts["loss"] = [round(losses[0], 4), round(losses[-1], 4)]
         return model.cpu(), facts
 
     def encode(self, model: nn.Module, plan: Plan) -> tuple[Export, Facts]:
-        """Return what the runtime is to export, its weights in codes where they have few bits."""
+        """Return the export request for a model, and facts; weights of few bits become codes."""
         experiment, encoding = self.context.experiment, plan.encoding
         target, facts, codes = experiment.target, {}, {}
         if encoding.packed:
-            whole = encoded(model, experiment.task, encoding, workplace(model, target.device))
-            model, codes, facts = whole.model, whole.codes, whole.facts()
+            result = encoded(model, experiment.task, encoding, workplace(model, target.device))
+            model, codes, facts = result.model, result.codes, result.facts()
         export = Export(
             model=model,
             reference=self.reference,
@@ -194,14 +198,14 @@ class Builder:
         return self.context.experiment.task.model().eval()
 
     def _copy(self) -> nn.Module:
-        """Return the user's model anew with the reference's weights: not every module copies."""
+        """Return a new model with the reference's weights: not every module can be deep-copied."""
         model = self._fresh()
         model.load_state_dict(self.reference.state_dict())
         return model
 
 
 def identity_and_remark(manifest: Mapping[str, Any]) -> Facts:
-    """Return what a manifest says of an artifact that its record should know."""
+    """Return the facts in a manifest: the artifact's identity and the runtime's remark."""
     facts: Facts = {"identity": artifacts.identity(manifest)}
     if remark := manifest["notes"].get("remark"):
         facts["remark"] = remark

@@ -1,4 +1,4 @@
-"""Results of a trial's stages by content, so that nothing is computed twice in a run."""
+"""Cache of the results of trial stages, keyed by content, so that a run computes each only once."""
 
 import contextlib
 import dataclasses
@@ -21,17 +21,17 @@ from spaces.modules import surgery
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """The stages' results of one run; only successes are in it."""
+    """Results of successful stages in one run."""
 
     folder: Path
     identity: Mapping[str, Any]
-    """What all stages depend on: the reference, the data, the seed, target and libraries."""
+    """Inputs of all stages: reference weights, data, seed, target and library versions."""
 
     @classmethod
     def of(
         cls, folder: Path, experiment: Experiment, reference: nn.Module, data: Examples
     ) -> "Cache":
-        """Return the cache of a run in `folder`."""
+        """Return the cache in `folder` for a reference, its data and an experiment."""
         identity = {
             "weights": _digest(reference),
             "data": fingerprint(data),
@@ -41,39 +41,39 @@ class Cache:
         }
         return cls(folder=folder, identity=identity)
 
-    def place(self, stage: str, **parts: Any) -> Path:
-        """Return where the result of a stage lies, or will; `parts` are the settings so far."""
+    def path(self, stage: str, **parts: Any) -> Path:
+        """Return the path for the result of a stage; `parts` are the settings that affect it."""
         content = {**self.identity, **{k: _plain(v) for k, v in parts.items()}}
         text = json.dumps(content, sort_keys=True, default=str)
         return self.folder / stage / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @contextlib.contextmanager
-    def alone(self, place: Path) -> Iterator[None]:
-        """Let other trials that need the same result wait for it rather than compute it too."""
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.with_suffix(".lock").open("a") as file:
+    def locked(self, path: Path) -> Iterator[None]:
+        """Lock a path, so that other trials that need the same result wait for it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def load(self, place: Path, reference_copy: nn.Module) -> nn.Module | None:
-        """Return the model stored at a place, made out of `reference_copy`; None if none is."""
-        return surgery.load(place, reference_copy) if (place / "done").is_file() else None
+    def load(self, path: Path, reference_copy: nn.Module) -> nn.Module | None:
+        """Return the model stored at a path, loaded into `reference_copy`, or None."""
+        return surgery.load(path, reference_copy) if (path / "done").is_file() else None
 
-    def facts(self, place: Path) -> dict[str, Any]:
-        """Return what was stored about the model at a place."""
-        return dict(json.loads((place / "done").read_text() or "{}"))
+    def facts(self, path: Path) -> dict[str, Any]:
+        """Return the facts stored with the model at a path."""
+        return dict(json.loads((path / "done").read_text() or "{}"))
 
     def store(
-        self, place: Path, reference: nn.Module, model: nn.Module, facts: Mapping[str, Any]
+        self, path: Path, reference: nn.Module, model: nn.Module, facts: Mapping[str, Any]
     ) -> None:
-        """Store a model at a place with what is known of it, whole or not at all."""
-        with new_folder(place) as draft:
+        """Store a model and its facts at a path, atomically."""
+        with new_folder(path) as draft:
             surgery.save(draft, reference, model)
             (draft / "done").write_text(json.dumps(facts))
 
 
 def _digest(model: nn.Module) -> str:
-    """Return a sha256 over a model's tensors."""
+    """Return the sha256 of a model's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,33 +1,33 @@
-"""Where a trial works, and what stops it on the way."""
+"""Context of a trial: experiment, folders, measurement server, and callbacks."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from search.experiment import Experiment
-from search.measuring import Lane
+from search.measuring import MeasurementServer
 from search.records import Rung
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, of, detail) while a trial runs; `of` is 0 where nothing is counted."""
+"""Called with (stage, done, of, detail) during a trial; `of` is 0 if the stage has no steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """Where a trial works, and what it may compare itself with."""
+    """Folders, measurement server and callbacks of one trial."""
 
     experiment: Experiment
     folder: Path
     """The run folder."""
     trial: int
-    lane: Lane
+    server: MeasurementServer
     progress: Progress
     judge: Callable[[Rung], str | None] = lambda rung: None
-    """Returns why the trial is to stop at a rung, None if it goes on."""
+    """Returns the reason to stop the trial at a rung, or None to let it go on."""
 
     @property
     def cache(self) -> Path:
-        """Folder of the stages' results, by content."""
+        """Folder of cached stage results."""
         return self.folder / "cache"
 
     @property
@@ -36,9 +36,9 @@ class TrialContext:
         return self.folder / "artifacts" / str(self.trial)
 
     def scratch(self, name: str) -> Path:
-        """Return a folder beside the artifact that the trial may make and has to remove."""
+        """Return the path of a temporary folder beside the artifact; the trial has to remove it."""
         return self.artifact.with_name(f"{self.trial}-{name}")
 
 
 class Pruned(Exception):
-    """A trial that was stopped because it cannot reach the front; the message says why."""
+    """A trial was stopped because it cannot reach the front; the message is the reason."""

@@ -1,4 +1,4 @@
-"""What a model in training would score if it were done: enough to rank it at a rung."""
+"""Estimate the score of a model in training, to rank it among others at a rung."""
 
 import dataclasses
 from pathlib import Path
@@ -13,17 +13,18 @@ from search.experiment import Experiment
 from spaces.modules import evaluating, rows, transform
 
 SAMPLES = 512
-"""Samples on which a model in training is judged."""
+"""Samples on which a model in training is scored."""
 BATCH = 64
 
 
-def estimated(
+def estimate_scores(
     experiment: Experiment, model: nn.Module, examples: Examples, folder: Path
 ) -> dict[str, Measurement]:
-    """Return what depends on training, as PyTorch computes it of `model` now.
+    """Return the objectives that depend on training, computed by PyTorch for `model` as it is now.
 
-    On samples spread over the split, in float32 and not encoded: good for a rank among others
-    that were judged alike, and never recorded. `folder` is the artifact's to be.
+    They are computed on samples spread over the split, in float32 and without encoding. This is
+    good enough to rank models estimated alike, and is never recorded. `folder` is the folder of the
+    future artifact.
     """
     examples = examples.thinned(SAMPLES)
     target = dataclasses.replace(experiment.target, batch_size=min(BATCH, len(examples)))

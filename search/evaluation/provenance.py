@@ -1,4 +1,4 @@
-"""Provenance: what an artifact's manifest says of where it comes from."""
+"""Provenance of an artifact: the entries of its manifest that describe its origin."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from spaces import Plan, Point
 def provenance(
     experiment: Experiment, trial: int, point: Point, plan: Plan, facts: Facts
 ) -> dict[str, Any]:
-    """Return the entries of a manifest that say where an artifact comes from."""
+    """Return the entries of a manifest that describe the origin of an artifact."""
     described = experiment.task.describe()
     return {
         "trial": trial,

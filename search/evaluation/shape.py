@@ -1,4 +1,4 @@
-"""Facts about a model whose shape was edited: what was removed, and what could not be."""
+"""Facts about a model with an edited shape: parts removed, and parts that could not be changed."""
 
 import contextlib
 import warnings
@@ -12,24 +12,24 @@ from spaces.modules import surgery
 
 
 @contextlib.contextmanager
-def left_whole() -> Iterator[list[str]]:
-    """Collect what techniques say that they left as it was, in whole sentences, until the end."""
-    left: list[str] = []
+def collect_left() -> Iterator[list[str]]:
+    """Collect the messages of Left warnings in a list, which is complete when the context ends."""
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Left)
-        yield left
+        yield messages
     for warning in caught:
-        told = str(warning.message)
+        message = str(warning.message)
         if not issubclass(warning.category, Left):
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-        elif told not in left:
-            left.append(told)
+        elif message not in messages:
+            messages.append(message)
 
 
-def removed(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
-    """Return, as facts, what `model` lacks of `reference`."""
+def removal_facts(reference: nn.Module, model: nn.Module) -> dict[str, Any]:
+    """Return the facts about weights and layers of `reference` that `model` lacks."""
     facts: dict[str, Any] = {"weights_removed": round(surgery.achieved(reference, model), 4)}
     if dropped := surgery.dropped(model):
         facts["layers_dropped"] = dropped

@@ -1,6 +1,6 @@
-"""The way of one point: shape, prepare, probe, train, encode, deploy, measure.
+"""Evaluate one point: shape, prepare, probe, train, encode, deploy, measure.
 
-It knows no study, no Ray and no MLflow: what it needs comes in, a Record comes out.
+Depends on no study, no Ray and no MLflow: a point and its context come in, a Record comes out.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from torch import nn
 from objectives import Measurement, artifacts
 from objectives.artifacts import versions
 from objectives.host import write_json
-from search.evaluation.alone import Workbench
+from search.evaluation.alone import TrialTools
 from search.evaluation.build import Builder, identity_and_remark
 from search.evaluation.context import Pruned, TrialContext
-from search.evaluation.estimate import estimated
+from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
 from search.experiment import kinds_of, refusal
-from search.measuring import PROCESSES, Measured
+from search.measuring import PROCESSES, ArtifactMeasurements
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
 from spaces import Infeasible, Point, Prepared, sentence
 from spaces.modules import placed, workplace
@@ -31,16 +31,16 @@ from spaces.training import recovery
 
 
 def evaluate(context: TrialContext, point: Point) -> Record:
-    """Build, export and measure the candidate at `point`; what stops it is in the record.
+    """Build, export and measure the candidate at `point`; return its record.
 
-    Only reasons that belong to the point become records; faults of the user's code or of the
-    machine are raised.
+    A reason that belongs to the point, such as an infeasible export, becomes a record. Faults of
+    the user's code or of the machine are raised.
     """
     trial = Trial(context, point)
     try:
         state, reason = trial.run()
     except Infeasible as error:
-        traceback.print_exception(error)  # into the log: the reason is one sentence
+        traceback.print_exception(error)  # the log gets the details, the record one sentence
         state, reason = "infeasible", sentence(str(error))
         trial.learn(
             impossible=Impossible(stage=trial.stage, technique=trial.editing, scope=error.scope)
@@ -53,7 +53,7 @@ def evaluate(context: TrialContext, point: Point) -> Record:
 
 
 class Trial:
-    """One trial under way: its stages in their order, and what is known so far."""
+    """One running trial: its stages in order, with the facts and measurements so far."""
 
     def __init__(self, context: TrialContext, point: Point) -> None:
         self.context, self.experiment, self.point = context, context.experiment, point
@@ -63,11 +63,11 @@ class Trial:
         self.clock: dict[str, float] = {}
         self.stage = ""
         self.editing: str | None = None
-        """The technique whose edit of the shape was begun last."""
-        self._untrained: Measured | None = None
+        """Technique whose edit of the shape began last."""
+        self._untrained: ArtifactMeasurements | None = None
 
     def run(self) -> tuple[State, str | None]:
-        """Return the state in which the trial ended, and why when it is not complete."""
+        """Run all stages; return the final state, and the reason if the trial is not complete."""
         builder: Builder = self._timed("reference", lambda: Builder.of(self.context, self.point))
         if reason := refusal(self.experiment, self.plan, kinds_of(builder.reference)):
             return "infeasible", reason
@@ -92,7 +92,7 @@ class Trial:
         return "complete", None
 
     def record(self, state: State, reason: str | None) -> Record:
-        """Return the record of the trial, which has ended in a state."""
+        """Return the record of the trial in its final state."""
         self.learn(seconds={stage: round(seconds, 3) for stage, seconds in self.clock.items()})
         known, number = self.measurements, self.context.trial
         return Record(
@@ -111,11 +111,11 @@ class Trial:
         )
 
     def learn(self, **facts: Any) -> None:
-        """Add facts, by the names of the fields of Facts."""
+        """Add facts, named like the fields of Facts."""
         self.facts = dataclasses.replace(self.facts, **facts)
 
     def _timed(self, stage: str, action: Callable[[], Any]) -> Any:
-        """Return what `action` returns, its wall time added to the stage's."""
+        """Return the result of `action`; its wall time is added to the stage's."""
         self.context.progress(stage, 0, 0, "")
         self.stage = stage
         start = time.perf_counter()
@@ -125,19 +125,19 @@ class Trial:
             self.clock[stage] = self.clock.get(stage, 0.0) + time.perf_counter() - start
 
     def _shape(self, builder: Builder) -> nn.Module:
-        def begun(technique: str) -> None:
+        def on_edit(technique: str) -> None:
             self.editing = technique
 
-        model, facts = builder.shape(self.plan, begun)
+        model, facts = builder.shape(self.plan, on_edit)
         self.learn(**facts)
         return model
 
     def _prepare(self, builder: Builder, model: nn.Module) -> None:
-        """Let each technique settle the plan in view of the shaped model."""
+        """Let each technique adapt the plan to the shaped model."""
         device = workplace(model, self.experiment.target.device)
-        decided: dict[str, Mapping[str, Any]] = {}
+        decisions: dict[str, Mapping[str, Any]] = {}
         for setting in self.experiment.space.settings(self.point):
-            tools = Workbench(
+            tools = TrialTools(
                 context=self.context,
                 cache=builder.cache,
                 plan=self.plan,
@@ -148,23 +148,23 @@ class Trial:
             prepared: Prepared = setting.prepare(model, self.plan, tools)
             self.plan = prepared.plan
             if prepared.facts:
-                decided[self.experiment.space.name_of(setting)] = prepared.facts
-        if decided:
-            self.learn(techniques=decided)
+                decisions[self.experiment.space.name_of(setting)] = prepared.facts
+        if decisions:
+            self.learn(techniques=decisions)
 
     def _probe(self, builder: Builder, model: nn.Module, *, final: bool) -> None:
-        """Measure what does not depend on training; raise Pruned when that rules the point out.
+        """Measure what does not depend on training; raise Pruned if that rules out the point.
 
-        `final` says that the model will not be trained: the export is then the artifact itself.
+        `final` means that the model is not trained, so that the export is the artifact itself.
         """
         runtime = self.experiment.runtime(self.plan.runtime)
-        place = builder.cache.place(
+        path = builder.cache.path(
             "probe", plan=self.plan, shape=builder.shape_key, versions=versions(runtime)
         )
-        file = place.with_suffix(".json")
+        file = path.with_suffix(".json")
         if not final and file.is_file():
-            known = json.loads(file.read_text())
-            self.measurements = {k: Measurement(**v) for k, v in known.items()}
+            measurements = json.loads(file.read_text())
+            self.measurements = {k: Measurement(**v) for k, v in measurements.items()}
             self.learn(probe="from the cache of this run")
         else:
             folder = self.context.artifact if final else self.context.scratch("probe")
@@ -177,10 +177,12 @@ class Trial:
         self._judge(PROBE, self.measurements)
 
     def _train(self, builder: Builder, model: nn.Module) -> nn.Module:
-        """Return the model after recovery training; raise Pruned where it falls behind."""
+        """Return the model after recovery training; raise Pruned if it falls behind at a rung."""
 
         def judge(rung: str, model: nn.Module) -> None:
-            scores = estimated(self.experiment, model, builder.validation, self.context.artifact)
+            scores = estimate_scores(
+                self.experiment, model, builder.validation, self.context.artifact
+            )
             self._judge(rung, self.measurements | scores)
 
         model, facts = builder.train(model, self.plan, judge)
@@ -193,7 +195,7 @@ class Trial:
             raise Pruned(reason)
 
     def _deploy(self, builder: Builder, model: nn.Module, folder: Path) -> None:
-        """Export the candidate into `folder`, encoded as the plan asks."""
+        """Export the candidate into `folder` with the plan's encoding."""
         export, facts = builder.encode(model, self.plan)
         self.learn(**facts)
         manifest = artifacts.write(
@@ -206,30 +208,30 @@ class Trial:
         self.learn(**identity_and_remark(manifest))
 
     def _measure(self, folder: Path, *, trained: bool) -> None:
-        """Measure the artifact in `folder` in fresh processes: what needs training, or the rest."""
+        """Measure the objectives that depend on training, or the others, in fresh processes."""
         names = [g.name for g in self.experiment.objectives if g.objective.trained is trained]
         if names:
-            # The last process comes after all others have been scored: see `_measure_again`.
+            # One process is left for `_measure_again`.
             measured = self._measured(folder, names, limit=PROCESSES - 1)
             self._untrained = self._untrained if trained else measured
 
     def _measure_again(self) -> None:
-        """Time the artifact once more: scoring and its processes lie between then and now."""
-        known = self._untrained
-        if known and not known.complete:
-            names = list(known.measurements)
-            self._measured(self.context.artifact, names, limit=PROCESSES, known=known)
+        """Time the artifact in one more process, separated in time from the others by scoring."""
+        untrained = self._untrained
+        if untrained and not untrained.complete:
+            names = list(untrained.measurements)
+            self._measured(self.context.artifact, names, limit=PROCESSES, known=untrained)
 
-    def _measured(self, folder: Path, names: Sequence[str], **how: Any) -> Measured:
-        """Return what the lane measures, and keep it."""
-        measured = self.context.lane.measure(
+    def _measured(self, folder: Path, names: Sequence[str], **options: Any) -> ArtifactMeasurements:
+        """Return the server's measurements of an artifact, and keep them."""
+        measured = self.context.server.measure(
             self.experiment,
             folder,
             names,
             split="validation",
             data=self.context.cache / "data",
             strategy=self.facts.strategy,
-            **how,
+            **options,
         )
         self.measurements |= measured.measurements
         if measured.processes:

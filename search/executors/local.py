@@ -1,4 +1,4 @@
-"""One trial at a time on this machine, each in a fresh process that can be killed."""
+"""Run one trial at a time on this machine, each in a fresh process that can be killed."""
 
 import dataclasses
 import functools
@@ -11,12 +11,12 @@ from search.errors import BadEnvironment
 from search.executors import Executor, Listener
 from search.experiment import refusal_here
 from search.records import Record, Rung
-from search.study import Asked, Queue
+from search.study import PendingTrial, Queue
 from search.trial_process import Failed, child, context_for, job
 from spaces import Plan
 
 Judge = Callable[[Rung], str | None]
-"""Returns why the trial under way is to stop, None if it goes on."""
+"""Returns the reason to stop the running trial, or None to let it go on."""
 CONFIRM_MINUTES = 60
 
 
@@ -27,37 +27,37 @@ class Local(Executor):
     quiet = True
 
     def prepare(self) -> None:
-        """Start importing the libraries now, beside whatever comes before the first trial."""
+        """Start importing the libraries of trials in the background."""
         context_for(self.experiment.target.threads)
 
     def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
-        """Return why this machine can never execute a plan, None if it can."""
+        """Return the reason why this machine can never execute a plan, or None if it can."""
         return refusal_here(self.experiment, plan, kinds)
 
     def run(self, queue: Queue) -> None:
-        """Evaluate one point after another until there is none."""
-        while asked := queue.ask():
-            judge = functools.partial(queue.judge, asked)
-            listener = functools.partial(queue.progress, asked)
-            queue.tell(asked, self.evaluate(asked, judge, listener))
+        """Evaluate one point after another until the queue has none."""
+        while pending := queue.ask():
+            judge = functools.partial(queue.judge, pending)
+            listener = functools.partial(queue.progress, pending)
+            queue.tell(pending, self.evaluate(pending, judge, listener))
 
-    def evaluate(self, asked: Asked, judge: Judge, listener: Listener) -> Record:
-        """Return the record of a trial; a crash, a hang or a lack of memory is a failed one."""
-        runtime = self.experiment.space.plan(asked.point).runtime
-        content = {"trial": asked.trial, "point": asked.point, "runtimes": [runtime]}
+    def evaluate(self, pending: PendingTrial, judge: Judge, listener: Listener) -> Record:
+        """Return the record of a trial; a crash, a timeout or a lack of memory makes it failed."""
+        runtime = self.experiment.space.plan(pending.point).runtime
+        content = {"trial": pending.trial, "point": pending.point, "runtimes": [runtime]}
         start = time.monotonic()
-        log = self.folder / "logs" / f"{asked.trial}.log"
+        log = self.folder / "logs" / f"{pending.trial}.log"
         try:
             limit = self.experiment.trial_time
             return Record.from_json(self._do("trial", content, log, limit, judge, listener))
         except Failed as error:
             seconds = time.monotonic() - start
-            return failed(asked, runtime, f"{error}; see {log}", seconds)
+            return failed(pending, runtime, f"{error}; see {log}", seconds)
 
     def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
-        """Return new measurements of records by trial (search.confirm.measure).
+        """Return new measurements of records, by trial number: see `evaluation.confirm.measure`.
 
-        Raises BadEnvironment when the process fails.
+        Raises BadEnvironment if the process fails.
         """
         content = {
             "runtimes": sorted({r.runtime for r in records}),
@@ -65,10 +65,10 @@ class Local(Executor):
         }
         log = self.folder / "logs" / "confirm.log"
         try:
-            found = self._do("confirm", content, log, 60 * CONFIRM_MINUTES, None, listener)
+            result = self._do("confirm", content, log, 60 * CONFIRM_MINUTES, None, listener)
         except Failed as error:
             raise BadEnvironment(f"the front could not be confirmed: {error}; see {log}") from error
-        return dict(found)
+        return dict(result)
 
     def _do(
         self,
@@ -79,7 +79,7 @@ class Local(Executor):
         judge: Judge | None,
         listener: Listener,
     ) -> Any:
-        """Return the result of a job done in a new process; raises Failed with the reason."""
+        """Run a job in a new process and return its result; raises Failed with the reason."""
         content = job(kind, self.experiment, self.folder, self.cores, **content)
         with child(content, log, limit, self.experiment.target.threads) as process:
             while "result" not in (message := process.receive()):
@@ -91,11 +91,11 @@ class Local(Executor):
             return message["result"]
 
 
-def failed(asked: Asked, runtime: str, reason: str, seconds: float) -> Record:
-    """Return the record of a trial that gave none."""
+def failed(pending: PendingTrial, runtime: str, reason: str, seconds: float) -> Record:
+    """Return the record of a trial that failed without one."""
     return Record(
-        trial=asked.trial,
-        point=asked.point,
+        trial=pending.trial,
+        point=pending.point,
         runtime=runtime,
         state="failed",
         reason=reason,

@@ -1,8 +1,8 @@
-"""What is asked: experiments, their objectives and limits, what can be executed."""
+"""Experiments: task, target, space, objectives and limits, and which points can be executed."""
 
 from search.experiment.experiment import Experiment, NamedEntry
 from search.experiment.feasibility import kinds_of, refusal, refusal_here
-from search.experiment.fields import built, fields_of
+from search.experiment.fields import fields_of, instantiate
 from search.experiment.from_task import default_for
 from search.experiment.goals import Goal, timed
 from search.experiment.reading import duration
@@ -11,10 +11,10 @@ __all__ = [
     "Experiment",
     "Goal",
     "NamedEntry",
-    "built",
     "default_for",
     "duration",
     "fields_of",
+    "instantiate",
     "kinds_of",
     "refusal",
     "refusal_here",

@@ -1,4 +1,4 @@
-"""The experiment: what is asked, checked in one place, whether it is written in TOML or in code."""
+"""The experiment: everything that defines one search, read from TOML or built in code."""
 
 import dataclasses
 import hashlib
@@ -17,37 +17,37 @@ from spaces import Dimension, Interval, Slot, Space, Task, Unreachable
 
 MAX_TRIALS = 100_000
 BUDGET = ("name", "trials", "time", "trial_time", "executor")
-"""Keys that may change while a run goes on: they do not decide what a record means."""
+"""Keys that may change when a run is resumed: they do not change the meaning of a record."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedEntry:
-    """An entry of a catalogue with settings; its class is found where it is used."""
+    """Name and settings of a catalogue entry; its class is looked up where it is used."""
 
     name: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, key: str, given: Any) -> "NamedEntry":
-        """Return what "tpe" or {"tpe": {...}} names; raises BadExperiment."""
-        if isinstance(given, NamedEntry):
-            return given
-        if isinstance(given, str):
-            return cls(given)
-        if isinstance(given, Mapping) and len(given) == 1:
-            ((name, settings),) = given.items()
+    def of(cls, key: str, value: Any) -> "NamedEntry":
+        """Return the entry of "tpe" or {"tpe": {...}}; raises BadExperiment for any other form."""
+        if isinstance(value, NamedEntry):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping) and len(value) == 1:
+            ((name, settings),) = value.items()
             if isinstance(settings, Mapping):
                 return cls(name, dict(settings))
-        raise BadExperiment(f"{key} must be a name or one table [{key}.NAME], got {given!r}")
+        raise BadExperiment(f"{key} must be a name or one table [{key}.NAME], got {value!r}")
 
     def to_json(self) -> Any:
-        """Return what `of` takes."""
+        """Return the form that `of` accepts."""
         return {self.name: dict(self.settings)} if self.settings else self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, init=False)
 class Experiment:
-    """Everything that one search needs to know."""
+    """Everything that defines one search."""
 
     task: Task
     target: Target
@@ -57,18 +57,18 @@ class Experiment:
     seed: int
     trials: int
     time: float | None
-    """Seconds after which no trial is started; None is without a limit."""
+    """Seconds after which no trial is started; None for no limit."""
     trial_time: float
     """Seconds after which a trial is killed."""
     sampler: NamedEntry
     executor: NamedEntry | None
-    """Where trials run; None is this machine, one at a time."""
+    """Where trials run; None runs one at a time on this machine."""
     folder: Path
-    """The folder to which relative paths refer."""
+    """Folder at which relative paths start."""
     notices: tuple[str, ...] = dataclasses.field(compare=False)
-    """What was added to what the user wrote, one line each."""
+    """Lines about values that were added to those of the user."""
     text: str | None = dataclasses.field(compare=False)
-    """The TOML in which it was written, for whoever reads the run folder."""
+    """The TOML from which it was read, if any, to be copied into the run folder."""
 
     def __init__(
         self,
@@ -88,10 +88,10 @@ class Experiment:
         notices: Sequence[str] = (),
         text: str | None = None,
     ) -> None:
-        """Check the parts, each given as it is or as a table; raises SearchError in one line.
+        """Check the parts, each an object or a table; raises SearchError for a wrong one.
 
-        A table has the form that it has in TOML: `{"prune.channels": {"ratio": [0, 0.3, 0.6]}}`
-        is a space, `{"accuracy": {"within": "2%"}, "latency": {}}` are objectives.
+        Tables have the same form as in TOML: `{"prune.channels": {"ratio": [0, 0.3, 0.6]}}` is a
+        space, `{"accuracy": {"within": "2%"}, "latency": {}}` are objectives.
         """
         folder = (folder or Path()).resolve()
         if not isinstance(space, Space):
@@ -99,7 +99,7 @@ class Experiment:
             notices = (*notices, *added)
         goals = objectives
         if isinstance(goals, Mapping):
-            goals = goals_of(reading.table("objectives", goals), folder)
+            goals = goals_of(reading.required_table("objectives", goals), folder)
         parts = {
             "task": task if isinstance(task, Task) else reading.task_from(task, folder),
             "target": target if isinstance(target, Target) else reading.target_from(target or {}),
@@ -121,7 +121,7 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> "Experiment":
-        """Read and check an experiment file; raises SearchError in one line."""
+        """Read and check an experiment file; raises SearchError if it is wrong."""
         if not path.is_file():
             raise BadExperiment(
                 f"no experiment at {path}; give the path of a TOML file, or --task task.py"
@@ -130,7 +130,7 @@ class Experiment:
 
     @classmethod
     def parse(cls, text: str, folder: Path, default_name: str = "experiment") -> "Experiment":
-        """Check the text of an experiment; raises SearchError in one line."""
+        """Check the text of an experiment; raises SearchError if it is wrong."""
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -141,22 +141,22 @@ class Experiment:
     def of(
         cls, content: Mapping[str, Any], folder: Path, *, text: str | None = None
     ) -> "Experiment":
-        """Return the experiment of a plain table, such as `to_json` returns.
+        """Return the experiment of a plain table, such as one from `to_json`.
 
-        Relative paths start at `folder`. Raises SearchError in one line.
+        Relative paths start at `folder`. Raises SearchError if the table is wrong.
         """
         known = [f.name for f in dataclasses.fields(cls) if f.name not in _HIDDEN]
         for key in content:
             if key not in known:
                 raise UnknownName("key of an experiment", key, known)
         for key in ("task", "space", "objectives"):
-            reading.table(key, content.get(key))
+            reading.required_table(key, content.get(key))
         return cls(**content, folder=folder, text=text)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the experiment as plain data, paths inside of its folder relative to it.
+        """Return the experiment as plain data; paths inside its folder are relative to it.
 
-        Raises BadExperiment where another process could not import a class of the user's.
+        Raises BadExperiment if another process could not import one of the user's classes.
         """
         try:
             return {
@@ -177,17 +177,17 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """A short hash of what decides the meaning of a record: all but budget and name."""
+        """Short hash of all parts that affect a record; budget and name do not."""
         content = {k: v for k, v in self.to_json().items() if k not in BUDGET}
         text = json.dumps([content, str(self.folder)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def runtime(self, name: str) -> Runtime:
-        """Return the runtime of a name."""
+        """Return the runtime with a name; raises SearchError if there is none."""
         return catalogue.find("runtime", name, Runtime, self.folder)()
 
     def runtime_names(self) -> tuple[str, ...]:
-        """Return the runtimes that a point may name, the neutral one first."""
+        """Return the names of all runtimes in the space, the neutral one first."""
         neutral = self.space.plan(self.space.neutral()).runtime
         dimension = self.space.dimensions().get(self.space.named("runtime") or "")
         values = dimension.values() if dimension else None
@@ -195,7 +195,7 @@ class Experiment:
         return (neutral, *others)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what a manifest says of the task and the objectives, with absolute paths."""
+        """Return the task and the objectives as a manifest stores them, with absolute paths."""
         ((name, settings),) = self._task(None).items()
         return {
             "task": {"name": name, "settings": settings},
@@ -214,9 +214,9 @@ _HIDDEN = ("folder", "notices", "text")
 
 
 def _slot(slot: Slot, folder: Path) -> dict[str, Any]:
-    """Return a technique's table: its searched fields with their values, and what is fixed."""
-    usual = settings_of(type(slot.base)(), folder)
-    fixed = {k: v for k, v in settings_of(slot.base, folder).items() if v != usual[k]}
+    """Return a technique's table: the values of searched fields, and fixed settings."""
+    defaults = settings_of(type(slot.base)(), folder)
+    fixed = {k: v for k, v in settings_of(slot.base, folder).items() if v != defaults[k]}
     return fixed | {field: _values(dimension) for field, dimension in slot.ranges.items()}
 
 

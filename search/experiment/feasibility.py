@@ -1,4 +1,4 @@
-"""Whether a point can be executed, asked before anything is paid for it."""
+"""Decide if a point can be executed, before anything is computed for it."""
 
 from torch import nn
 
@@ -9,14 +9,14 @@ from spaces.modules import Convolution
 from spaces.training import refusal as untrainable
 
 MINOR = 0.02
-"""Share of the weights below which convolutions do not speak for a model."""
+"""Share of a model's weights below which its convolutions are ignored."""
 
 
 def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
-    """Return why a plan cannot be executed, before anything is paid for it; None if it can.
+    """Return the reason why a plan cannot be executed, or None if it can.
 
-    Whether there are as many devices as it asks for is the executor's to say. What has kernels is
-    asked of the machine that this is called on.
+    Kernels are looked up on the current machine. The number of devices is not checked: that is up
+    to the executor.
     """
     runtime, target = experiment.runtime(plan.runtime), experiment.target
     return (
@@ -29,15 +29,16 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
 
 
 def refusal_here(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:
-    """Return why a plan cannot be executed on this host, which no cluster then helps out."""
+    """Return the reason why this machine, with its devices, cannot execute a plan, or None."""
     return refusal(experiment, plan, kinds) or limits.lacks(experiment.target, plan.placement)
 
 
 def kinds_of(model: nn.Module) -> frozenset[str]:
     """Return the class names of a model's layers.
 
-    Convolutions with hardly any of the weights are left out, as a vision transformer's patches: a
-    runtime that computes the other layers in integers computes the model in integers.
+    Convolutions with hardly any of the weights, such as the patch embedding of a vision
+    transformer, are left out: a runtime that computes the other layers in integers counts as
+    computing the model in integers.
     """
     minor = MINOR * sum(p.numel() for p in model.parameters())
     few = sum(m.weight.numel() for m in model.modules() if isinstance(m, Convolution)) < minor

@@ -1,4 +1,4 @@
-"""The experiment that a task alone gets: a space for the hardware found, no TOML needed."""
+"""The default experiment of a task: a search space for the hardware of this machine."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ ONE_THREAD = (
 
 
 def default_for(task: Path) -> Experiment:
-    """Return an experiment for a task alone: usual techniques, and the hardware found here.
+    """Return an experiment for a task: the usual techniques, and the hardware of this machine.
 
-    The target is an accelerator where there is one, and one thread of the processor otherwise:
-    with one sample at a time all cores are often slower, and on a machine that is shared by far
-    (15 ms on one thread were 256 on all), so that what is slow by itself would look like a
-    speed-up. Raises BadExperiment without a task.
+    The target is an accelerator if there is one, else one thread of the processor. All cores are
+    often slower with one sample at a time, and much slower on a busy machine (15 ms on one thread,
+    256 ms on all): against such a baseline, slow candidates would look like speed-ups. Raises
+    BadExperiment if the task file does not exist.
     """
     if not task.is_file():
         raise BadExperiment(f"no task at {task}; write one with model() and batches()")
@@ -48,7 +48,7 @@ def _space(target: Target, accelerators: int) -> dict[str, Any]:
         "quantize.integer": {"weight_bits": [32, 8, 4], "activation_bits": [32, 8]},
         "precision.compute": {"dtype": types},
     }
-    if accelerators:  # what comes first is tried together with pruning first
+    if accelerators:  # the opening combines pruning with the first of them only
         encodings = dict(reversed(encodings.items()))
     space = {
         "prune.channels": {"ratio": {"low": 0.0, "high": 0.7, "step": 0.1}},
@@ -63,16 +63,17 @@ def _space(target: Target, accelerators: int) -> dict[str, Any]:
 
 
 def _objectives(accelerators: int) -> dict[str, Any]:
-    """Return accuracy, latency and size; a number of accelerators needs an objective that sees it.
+    """Return accuracy, latency and size; with several accelerators also throughput.
 
-    0.05 of a score from 0 to 1 may be lost; of any other, 5 % of its magnitude.
+    Throughput benefits from their number. The accuracy may fall by 0.05 for a score from 0 to 1,
+    else by 5 % of its magnitude.
     """
     objectives: dict[str, Any] = {"accuracy": {"within": "5%"}, "latency": {}, "size": {}}
     return objectives | ({"throughput": {}} if accelerators > 1 else {})
 
 
 def _runtimes(target: Target) -> list[str]:
-    """Return the usual runtimes that execute plain models at the target."""
+    """Return the usual runtimes that execute unencoded models at the target."""
     usable = []
     for name in catalogue.names("runtime"):
         try:
@@ -85,12 +86,12 @@ def _runtimes(target: Target) -> list[str]:
 
 
 def _name(folder: str) -> str:
-    """Return what an experiment may be called after a folder of any name."""
+    """Return a folder's name reduced to the characters of an experiment's name."""
     plain = re.sub(r"[^\w.-]+", "-", folder, flags=re.ASCII)
     return plain.strip(".-_")[:64] or "task"
 
 
 def _device() -> Device:
-    """Return the kind of an accelerator that this machine has, the processor without one."""
+    """Return the device of the first accelerator of this machine, or the processor without one."""
     accelerators = (device for device in all_devices() if device.accelerator)
     return next((device for device in accelerators if device.available()), device_of(HOST))

@@ -1,4 +1,4 @@
-"""What an experiment asks of each objective: its settings and its limits."""
+"""Goals of an experiment: each objective with its settings and limits."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from objectives import Direction, Objective, TimedObjective
 from search import catalogue
 from search.errors import BadExperiment
-from search.experiment.fields import built, fields_of, require
+from search.experiment.fields import fields_of, instantiate, require
 from spaces import encode
 
 BOUNDS = ("within", "at_least", "at_most")
@@ -17,24 +17,25 @@ BOUNDS = ("within", "at_least", "at_most")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One objective with the limits that this experiment sets on it."""
+    """One objective with the limits that an experiment sets on it."""
 
     name: str
     objective: Objective
     within: float | None = None
-    """At most this much worse than the baseline, in the objective's unit."""
+    """Largest loss against the baseline, in the objective's unit."""
     within_share: float | None = None
-    """The same as a share of the baseline's size, which for a score from 0 to 1 is the whole 1."""
+    """Largest loss against the baseline as a share of its magnitude, or of 1 for a score from 0 to
+    1."""
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def timed(self) -> bool:
-        """Whether the value is a median of observations over time."""
+        """True if the objective is a median of observations over time."""
         return isinstance(self.objective, TimedObjective)
 
     def to_json(self, folder: Path | None = None) -> dict[str, Any]:
-        """Return settings and limits as an experiment names them; paths relative to `folder`."""
+        """Return settings and limits as an experiment's table; paths are relative to `folder`."""
         table: dict[str, Any] = settings_of(self.objective, folder)
         bounds = {bound: getattr(self, bound) for bound in BOUNDS}
         if self.within_share is not None:
@@ -42,73 +43,73 @@ class Goal:
         return table | {bound: value for bound, value in bounds.items() if value is not None}
 
     def violations(self, value: float, baseline: float) -> dict[str, float]:
-        """Return how far each limit is overstepped; zero and below is satisfied."""
-        found = {}
+        """Return by how much each limit is exceeded, by its name; at most 0 is satisfied."""
+        violations = {}
         if (allowed := self.allowed(baseline)) is not None:
             worse = baseline - value if self.rising else value - baseline
-            found["within"] = worse - allowed
+            violations["within"] = worse - allowed
         if self.at_least is not None:
-            found["at_least"] = self.at_least - value
+            violations["at_least"] = self.at_least - value
         if self.at_most is not None:
-            found["at_most"] = value - self.at_most
-        return {f"{self.name}.{bound}": violation for bound, violation in found.items()}
+            violations["at_most"] = value - self.at_most
+        return {f"{self.name}.{bound}": violation for bound, violation in violations.items()}
 
     def allowed(self, baseline: float) -> float | None:
-        """Return how much worse than the baseline is allowed; None is without a limit."""
+        """Return the largest allowed loss against the baseline; None without a limit."""
         if self.within_share is None:
             return self.within
         return self.within_share * (1.0 if self.scored(baseline) else abs(baseline))
 
     def scored(self, baseline: float) -> bool:
-        """Whether values are scores from 0 to 1, of which a share is meant in points.
+        """True if the baseline is a score from 0 to 1, of which a share is an absolute difference.
 
-        5 % below 0.90 is then 0.85. Scores outside of that, such as errors with their sign turned,
-        and quantities have no such scale.
+        5 % below 0.90 is then 0.85. For quantities and for other scores, such as negated errors, a
+        share is relative to the baseline.
         """
         return not self.objective.positive and 0 <= baseline <= 1
 
     @property
     def rising(self) -> bool:
-        """Whether more is better."""
+        """True if higher values are better."""
         return self.objective.direction is Direction.MAXIMIZE
 
 
 def timed(goals: Iterable[Goal]) -> dict[str, TimedObjective]:
-    """Return those of the objectives that are medians of observations over time, by name."""
+    """Return the timed objectives among the goals, by name."""
     return {g.name: g.objective for g in goals if isinstance(g.objective, TimedObjective)}
 
 
 def settings_of(instance: Any, folder: Path | None = None) -> dict[str, Any]:
-    """Return the fields of a catalogue's entry as plain data, paths relative to `folder`."""
+    """Return the fields of a catalogue entry as plain data; paths are relative to `folder`."""
     fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
     return {f.name: encode(getattr(instance, f.name), folder) for f in fields if f.init}
 
 
 def goals_of(table: Mapping[str, Any], folder: Path) -> tuple[Goal, ...]:
-    """Return the goals of the table `objectives`; raises SearchError in one line."""
+    """Return the goals of the table `objectives`; raises SearchError for a wrong entry."""
     goals = []
-    for name, given in table.items():
+    for name, settings in table.items():
         kind = catalogue.find("objective", name, Objective, folder)
-        bounds = _bounds(f"objectives.{name}", given)
-        rest = given
-        if isinstance(given, Mapping):
-            rest = {k: v for k, v in given.items() if k not in BOUNDS}
-        fields = fields_of(kind, f"objectives.{name}", rest, extra=BOUNDS)
-        objective = built(kind, f"objectives.{name}", fields, folder)
+        bounds = _bounds(f"objectives.{name}", settings)
+        fields_given = settings
+        if isinstance(settings, Mapping):
+            fields_given = {k: v for k, v in settings.items() if k not in BOUNDS}
+        fields = fields_of(kind, f"objectives.{name}", fields_given, extra=BOUNDS)
+        objective = instantiate(kind, f"objectives.{name}", fields, folder)
         goals.append(Goal(name=name, objective=objective, **bounds))
     return tuple(goals)
 
 
-def _bounds(where: str, given: Any) -> dict[str, Any]:
-    """Return the limits of an objective as fields of a Goal."""
-    found: dict[str, Any] = {}
-    for bound in BOUNDS if isinstance(given, Mapping) else ():
-        if bound not in given:
+def _bounds(where: str, table: Any) -> dict[str, Any]:
+    """Return the limits in an objective's table as fields of a Goal."""
+    limits: dict[str, Any] = {}
+    for bound in BOUNDS if isinstance(table, Mapping) else ():
+        if bound not in table:
             continue
-        value = given[bound]
+        value = table[bound]
         share = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value) if isinstance(value, str) else None
         if bound == "within" and share:
-            found["within_share"] = float(share[1]) / 100
+            limits["within_share"] = float(share[1]) / 100
             continue
         if bound == "within" and isinstance(value, str):
             raise BadExperiment(
@@ -120,5 +121,5 @@ def _bounds(where: str, given: Any) -> dict[str, Any]:
                 f"{where}.within must be 0 or more, got {value}: it is how much worse than the "
                 "unchanged model is allowed"
             )
-        found[bound] = value
-    return found
+        limits[bound] = value
+    return limits

@@ -1,4 +1,4 @@
-"""Plain tables, as TOML or Python gives them, read as the parts of an experiment."""
+"""Parse the tables of an experiment, as TOML or Python yields them, into its parts."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from objectives import Runtime, Target
 from search import catalogue
 from search.errors import BadExperiment, UnknownName
-from search.experiment.fields import built, declared, fields_of, require
+from search.experiment.fields import declared_type, fields_of, instantiate, require
 from spaces import (
     Choice,
     Dimension,
@@ -26,55 +26,55 @@ from spaces.devices import device_names
 RANGE = ("low", "high", "step", "log")
 
 
-def duration(given: Any) -> float:
-    """Return the seconds of 90, "90s", "20m" or "1.5h"; raises BadExperiment."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(given))
-    if not match or float(match[1]) <= 0 or isinstance(given, bool):
-        raise BadExperiment(f"a time is written as 90s, 20m or 1.5h, got {given!r}")
+def duration(value: Any) -> float:
+    """Return the seconds of 90, "90s", "20m" or "1.5h"; raises BadExperiment for any other form."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(value))
+    if not match or float(match[1]) <= 0 or isinstance(value, bool):
+        raise BadExperiment(f"a time is written as 90s, 20m or 1.5h, got {value!r}")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def name_from(given: Any) -> str:
-    """Return the name of an experiment; raises BadExperiment where it cannot name a folder."""
-    if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", given):
+def name_from(value: Any) -> str:
+    """Return the name of an experiment; raises BadExperiment if it cannot name a folder."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", value):
         raise BadExperiment(
             f"name must be up to 64 letters, digits, '-', '_' or '.', starting with a letter or "
-            f"digit, got {given!r}: it names the run's folder"
+            f"digit, got {value!r}: it names the run's folder"
         )
-    return given
+    return value
 
 
 def integer(key: str, value: Any, *, low: int, high: int = 2**31) -> int:
-    """Return a whole number within bounds; raises BadExperiment."""
+    """Return an integer from `low` to `high`; raises BadExperiment for any other value."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise BadExperiment(f"{key} must be an integer from {low} to {high}, got {value!r}")
     return value
 
 
-def table(key: str, given: Any) -> Mapping[str, Any]:
-    """Return a table that must have entries; raises BadExperiment."""
-    if not isinstance(given, Mapping) or not given:
+def required_table(key: str, value: Any) -> Mapping[str, Any]:
+    """Return a table of an experiment; raises BadExperiment if it is missing or empty."""
+    if not isinstance(value, Mapping) or not value:
         example = {"task": "[task.python]", "space": "[space.prune.channels]"}
         heading = example.get(key, "[objectives.accuracy]")
         raise BadExperiment(f"the experiment has no {key}: add a table such as {heading}")
-    return given
+    return value
 
 
-def task_from(given: Any, folder: Path) -> Task:
+def task_from(table: Any, folder: Path) -> Task:
     """Return the task of `{"python": {"file": "task.py"}}`."""
-    entries = table("task", given)
+    entries = required_table("task", table)
     if len(entries) != 1:
         raise BadExperiment(f"an experiment has exactly one task, got {', '.join(entries)}")
     ((name, settings),) = entries.items()
     kind = catalogue.find("task", name, Task, folder)
     fields = fields_of(kind, f"task.{name}", settings)
-    task: Task = built(kind, f"task.{name}", fields, folder)
+    task: Task = instantiate(kind, f"task.{name}", fields, folder)
     return task
 
 
-def target_from(given: Any) -> Target:
+def target_from(table: Any) -> Target:
     """Return the target of `{"device": "cpu", "threads": 1}`."""
-    target: Target = built(Target, "target", fields_of(Target, "target", given))
+    target: Target = instantiate(Target, "target", fields_of(Target, "target", table))
     for name in ("threads", "batch_size"):
         value = getattr(target, name)
         if value < 1:
@@ -85,14 +85,14 @@ def target_from(given: Any) -> Target:
     return target
 
 
-def space_from(given: Any, folder: Path) -> tuple[Space, list[str]]:
+def space_from(table: Any, folder: Path) -> tuple[Space, list[str]]:
     """Return the space of a table, and a notice for each neutral value that was added.
 
     Techniques stand in tables of their families, `{"prune": {"channels": {...}}}`, or under their
-    whole names, `{"prune.channels": {...}}`.
+    full names, `{"prune.channels": {...}}`.
     """
     slots, notices = [], []
-    for name, fields in _techniques(table("space", given)):
+    for name, fields in _techniques(required_table("space", table)):
         slot, added = slot_from(name, fields, folder)
         slots.append(slot)
         notices += added
@@ -107,16 +107,16 @@ def _techniques(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if "." in name or ":" in name:
             techniques.append((name, fields))
         elif isinstance(fields, Mapping):
-            techniques += [(f"{name}.{short}", own) for short, own in fields.items()]
+            techniques += [(f"{name}.{short}", settings) for short, settings in fields.items()]
         else:
             raise BadExperiment(f"space.{name} must be a table such as [space.prune.channels]")
     return techniques
 
 
-def slot_from(name: str, given: Any, folder: Path) -> tuple[Slot, list[str]]:
+def slot_from(name: str, table: Any, folder: Path) -> tuple[Slot, list[str]]:
     """Return a technique with its ranges, and a notice for each neutral value that was added."""
     kind = catalogue.find("technique", name, Technique, folder)
-    fields = fields_of(kind, f"space.{name}", given)
+    fields = fields_of(kind, f"space.{name}", table)
     declarations = {f.name: f for f in dataclasses.fields(kind)}
     searchable = {n: f for n, f in declarations.items() if "dimension" in f.metadata}
     ranges: dict[str, Dimension] = {}
@@ -130,10 +130,10 @@ def slot_from(name: str, given: Any, folder: Path) -> tuple[Slot, list[str]]:
             ranges[field] = _dimension(f"space.{name}.{field}", [value])
         else:
             fixed[field] = value
-    usual = {n: f for n, f in searchable.items() if not f.metadata["on_request"]}
-    if not fields.keys() & usual.keys():
-        ranges |= {n: _listed(f.metadata["dimension"]) for n, f in usual.items()}
-    base = built(kind, f"space.{name}", fixed, folder)
+    default_fields = {n: f for n, f in searchable.items() if not f.metadata["on_request"]}
+    if not fields.keys() & default_fields.keys():
+        ranges |= {n: _listed(f.metadata["dimension"]) for n, f in default_fields.items()}
+    base = instantiate(kind, f"space.{name}", fixed, folder)
     notices = []
     for field, dimension in ranges.items():
         where = f"space.{name}.{field}"
@@ -148,7 +148,7 @@ def slot_from(name: str, given: Any, folder: Path) -> tuple[Slot, list[str]]:
 
 
 def _listed(dimension: Dimension) -> Dimension:
-    """Return a dimension with the usual entries of a catalogue in place of its name."""
+    """Return a dimension in which a catalogue is replaced by its usual entries."""
     if not isinstance(dimension, Entries):
         return dimension
     entries = {n: catalogue.entry(dimension.kind, n) for n in catalogue.names(dimension.kind)}
@@ -156,42 +156,42 @@ def _listed(dimension: Dimension) -> Dimension:
 
 
 def _usual(entry: type) -> bool:
-    """Whether an entry is searched where an experiment names none."""
+    """True if an entry is searched when an experiment lists none."""
     return not issubclass(entry, Runtime) or entry.usual
 
 
-def _dimension(where: str, given: Any) -> Dimension:
+def _dimension(where: str, value: Any) -> Dimension:
     """Return the dimension of [8, 32] or { low = 0.0, high = 0.7, step = 0.1 }."""
     try:
-        if isinstance(given, Mapping):
-            for key in given:
+        if isinstance(value, Mapping):
+            for key in value:
                 if key not in RANGE:
                     raise UnknownName(f"key of the range {where}", key, RANGE)
-            return _interval(where, given)
-        if not all(isinstance(v, int | float | str) for v in given):
-            raise ValueError(f"its values must be numbers or strings, got {given}")
-        return Choice(tuple(given))
+            return _interval(where, value)
+        if not all(isinstance(v, int | float | str) for v in value):
+            raise ValueError(f"its values must be numbers or strings, got {value}")
+        return Choice(tuple(value))
     except (TypeError, ValueError) as error:
         raise BadExperiment(f"{where}: {error}") from error
 
 
-def _interval(where: str, given: Mapping[str, Any]) -> Interval:
-    if not {"low", "high"} <= given.keys():
+def _interval(where: str, table: Mapping[str, Any]) -> Interval:
+    if not {"low", "high"} <= table.keys():
         raise BadExperiment(
             f"{where}: a range has low and high, as {{ low = 0.0, high = 0.7, step = 0.1 }}, "
-            f"got {dict(given)}"
+            f"got {dict(table)}"
         )
-    for key, value in given.items():
+    for key, value in table.items():
         require(bool if key == "log" else float, f"{where}.{key}", value)
-    return Interval(**given)
+    return Interval(**table)
 
 
 def _check_values(
     base: Technique, where: str, field: str, dimension: Dimension, folder: Path
 ) -> None:
-    """Build the technique at every value, so that a wrong one is refused before the search."""
+    """Build the technique at every value, so that a wrong value fails before the search."""
     grid = dimension.values()
-    kind = declared(type(base), field)
+    kind = declared_type(type(base), field)
     if grid is None:
         assert isinstance(dimension, Interval)
         if kind is int:
@@ -208,4 +208,4 @@ def _check_values(
         if isinstance(allowed, Entries):
             catalogue.entry(allowed.kind, str(value), folder)
         settings = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-        built(type(base), where, settings | {field: value}, folder)
+        instantiate(type(base), where, settings | {field: value}, folder)

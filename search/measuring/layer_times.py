@@ -1,4 +1,4 @@
-"""Layers alone, each in an artifact of its own, timed in turns in one fresh process."""
+"""Time single layers, each exported as an artifact, in turns in one process."""
 
 import contextlib
 import random
@@ -16,25 +16,26 @@ from search.measuring.subject import Subject, runtime_of
 from spaces import Alone
 
 ROUNDS = (40, 120)
-"""Least and most rounds in which every layer is run once."""
+"""Fewest and most rounds in which every layer is run once."""
 SECONDS = 4.0
-"""Time after which no round is begun once the least are done."""
+"""Seconds after which no further round starts, once the fewest are done."""
 WARM = 3
-"""Rounds that are not counted: the first runs allocate memory."""
+"""First rounds that are not counted, as they allocate memory."""
 BEST = 4
-"""Rounds of which the fastest counts: beside busy neighbours most runs may be disturbed."""
+"""Rounds in a group of which the fastest counts: on a busy machine most runs may be disturbed."""
 
 
 def timed(
     artifacts: Sequence[Path], layers: Sequence[Alone], subject: Subject
 ) -> list[dict[str, float]]:
-    """Return the milliseconds of each artifact with their interval, the lane held meanwhile.
+    """Return the milliseconds of each artifact with a 95 % interval, in the host's exclusive lane.
 
-    The median, over groups of BEST rounds, of the fastest run: what disturbs a run adds time,
-    and here differences between widths count. (On a busy machine the medians of a layer were 1.2
-    to 3.9 ms in no order; so measured, 0.21 with kernels and 0.49 without, twice in a row.)
-    Layers take turns run by run, in another order every round: a disturbance meets all alike, and
-    a layer finds the caches as it does in a model, full of other layers' weights.
+    The value is the median, over groups of BEST rounds, of the fastest run in the group: a
+    disturbance only adds time, and here the differences between bit widths count. (On a busy
+    machine the plain medians of one layer ranged from 1.2 to 3.9 ms without order, while this
+    statistic gave 0.21 with kernels and 0.49 without, twice in a row.) Layers take turns run by
+    run, in another order every round, so that a disturbance affects all alike and each layer finds
+    the caches full of other layers' weights, as in a model.
     """
     with contextlib.ExitStack() as stack:
         programs = []
@@ -43,13 +44,13 @@ def timed(
             program = stack.enter_context(load(artifact, runtime, layer))
             programs.append((program, program.feed([layer.inputs()])))
         stack.enter_context(exclusive(subject.target.device))
-        seen = _observed(programs)
-    return [_summary(times) for times in seen]
+        observations = _observed(programs)
+    return [_summary(times) for times in observations]
 
 
 def _observed(programs: Sequence[tuple[Program, Any]]) -> list[list[float]]:
-    """Return the milliseconds of each program's runs."""
-    seen: list[list[float]] = [[] for _ in programs]
+    """Return the milliseconds of each program's runs, shape (programs, rounds)."""
+    observations: list[list[float]] = [[] for _ in programs]
     order, shuffle = list(range(len(programs))), random.Random(0)
     least, most = ROUNDS
     end = time.perf_counter() + SECONDS
@@ -59,14 +60,15 @@ def _observed(programs: Sequence[tuple[Program, Any]]) -> list[list[float]]:
         shuffle.shuffle(order)
         for index in order:
             program, feed = programs[index]
-            seen[index].append(1e3 * program.seconds(feed))
-    return [times[WARM:] for times in seen]
+            observations[index].append(1e3 * program.seconds(feed))
+    return [times[WARM:] for times in observations]
 
 
 def _summary(times: Sequence[float]) -> dict[str, float]:
+    """Return the median of the fastest runs with its 95 % interval, in milliseconds."""
     starts = range(0, len(times) - BEST + 1, BEST)
     best = [min(times[start : start + BEST]) for start in starts]
     value = float(np.median(best))
-    # all in one process and in turns: what differs between processes does not count here
-    reach = 1.96 * error_of_median(best, value) * value
-    return {"value": value, "low": value - reach, "high": value + reach}
+    # Differences between processes do not matter: all layers were timed in one process.
+    half_width = 1.96 * error_of_median(best, value) * value
+    return {"value": value, "low": value - half_width, "high": value + half_width}

@@ -1,7 +1,7 @@
-"""Measuring in a fresh process: forked from one that has imported libraries and done no more.
+"""Server that measures artifacts in fresh processes, forked from one that has imported libraries.
 
-A forked process has no model, no thread pool and no warmed-up cache of the trial's, yet need not
-import anything: importing torch takes longer than most measurements.
+A forked process has no model, no thread pool and no warm cache of the trial, and need not import
+anything: importing torch takes longer than most measurements.
 """
 
 import dataclasses
@@ -24,50 +24,52 @@ Job = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What measuring processes found out about an artifact."""
+class ArtifactMeasurements:
+    """Measurements of an artifact, from one or more processes."""
 
     measurements: dict[str, Measurement]
     placement: dict[str, Any]
-    """How several devices shared the work, and why; empty with one."""
+    """Strategy by which several devices shared the work, and the reason for it; empty with one."""
     conditions: dict[str, Any]
-    """What the GPU was and did: name, clocks, other processes; of a CPU, how busy others had it."""
+    """State of the target's device: name, clocks and other processes of a GPU; load by others of a
+    CPU."""
     times: dict[str, tuple[list[float], ...]]
-    """What is timed, by objective: the observations of each process."""
-    share: int
-    """In how many processes it is to be timed; the first one decides, by how long it loads."""
+    """Observations of each process, by timed objective."""
+    planned_processes: int
+    """Number of processes that are to time the artifact, decided by the first one's time of
+    loading."""
 
     @property
     def processes(self) -> int:
-        """How many processes timed the artifact; 0 where nothing is timed."""
+        """Number of processes that have timed the artifact; 0 if nothing is timed."""
         return max(map(len, self.times.values()), default=0)
 
     @property
     def complete(self) -> bool:
-        """Whether all processes that share what is timed have done their parts."""
-        return not self.times or self.processes >= self.share
+        """True if all planned processes have timed the artifact."""
+        return not self.times or self.processes >= self.planned_processes
 
 
 class Crashed(Exception):
-    """A measuring process ended without an answer, or could not measure; the message says why."""
+    """A measuring process ended without an answer, or failed; the message is the reason."""
 
 
-class Lane:
-    """A server that measures artifacts, one at a time, each in a process of its own."""
+class MeasurementServer:
+    """A server process that measures artifacts one at a time, each in a process of its own."""
 
-    def __init__(self, *, traces: bool = True) -> None:
-        """`traces` says that stderr is a log, which gets the traces of what fails."""
-        self._traces = traces
+    def __init__(self, *, print_traces: bool = True) -> None:
+        """Start the server; with `print_traces`, tracebacks of failures go to stderr."""
+        self._print_traces = print_traces
         kind = "fork" if sys.platform == "linux" else "spawn"
         self._context = _context(kind)
         self._connection, theirs = self._context.Pipe()
         with warnings.catch_warnings():
-            # NumPy's idle threads: they survive a fork by NumPy's own handlers.
+            # It warns of NumPy's idle threads, which NumPy's own handlers make safe to fork.
             warnings.filterwarnings(
                 "ignore", "This process .* is multi-threaded", DeprecationWarning
             )
             self._server = self._context.Process(
-                target=_serve, args=(theirs, kind), daemon=False, name="lane"
+                target=_serve, args=(theirs, kind), daemon=False, name="server"
             )
             self._server.start()
         theirs.close()
@@ -82,14 +84,14 @@ class Lane:
         data: Path,
         strategy: str | None = None,
         limit: int = worker.PROCESSES,
-        known: Measured | None = None,
-    ) -> Measured:
+        known: ArtifactMeasurements | None = None,
+    ) -> ArtifactMeasurements:
         """Return the measurements of an artifact, loaded afresh.
 
-        It is timed in up to `limit` fresh processes, run one after another. Processes in
-        `known` count towards that limit, and their times are kept. `strategy` is how its devices
-        share the work best, where that is known. Raises Crashed, and Infeasible when its devices
-        cannot share it.
+        It is timed in up to `limit` fresh processes, run one after another. Processes in `known`
+        count towards that limit, and their times are kept. `strategy` is the best strategy for its
+        devices to share the work, if known. Raises Crashed, or Infeasible if its devices cannot
+        share it.
         """
         request = {
             "job": "measure",
@@ -101,12 +103,14 @@ class Lane:
             "data": str(data),
         }
         goals = [g for g in experiment.objectives if g.name in names]
-        return self._repeated(request, goals, limit, known)
+        return self._measure_in_processes(request, goals, limit, known)
 
-    def recorded(self, artifact: Path, task: Path | None, *, split: str, data: Path) -> Measured:
-        """Return the measurements that an artifact's manifest names; `task` is the task's file.
+    def recorded(
+        self, artifact: Path, task: Path | None, *, split: str, data: Path
+    ) -> ArtifactMeasurements:
+        """Return measurements of the objectives in an artifact's manifest.
 
-        Raises what `measure` raises.
+        `task` is the task's file, if it was moved. Raises the errors of `measure`.
         """
         goals = Subject.recorded(artifact, task).objectives
         request = {
@@ -118,22 +122,28 @@ class Lane:
             "split": split,
             "data": str(data),
         }
-        return self._repeated(request, goals, worker.PROCESSES, None)
+        return self._measure_in_processes(request, goals, worker.PROCESSES, None)
 
-    def _repeated(
-        self, request: dict[str, Any], goals: Sequence[Goal], limit: int, known: Measured | None
-    ) -> Measured:
-        """Return what one process finds, with the times of further ones as long as they load fast.
+    def _measure_in_processes(
+        self,
+        request: dict[str, Any],
+        goals: Sequence[Goal],
+        limit: int,
+        known: ArtifactMeasurements | None,
+    ) -> ArtifactMeasurements:
+        """Return the measurements of one process, with times from further ones if they load fast.
 
-        Only times are taken again: what a file or a score is does not depend on the process.
+        Only times are measured again, as sizes and scores do not depend on the process.
         """
-        measured = known or _joined(goals, None, self._ask(**request | {"share": None}))
+        measured = known or _add_process(
+            goals, None, self._call(**request | {"planned_processes": None})
+        )
         if names := list(timed(goals)):
             if strategy := measured.placement.get("strategy"):
                 request["strategies"] = dict.fromkeys(request["artifacts"], strategy)
-            further = request | {"names": names, "share": measured.share}
+            further = request | {"names": names, "planned_processes": measured.planned_processes}
             while measured.processes < limit and not measured.complete:
-                measured = _joined(goals, measured, self._ask(**further))
+                measured = _add_process(goals, measured, self._call(**further))
         return measured
 
     def interleave(
@@ -144,30 +154,30 @@ class Lane:
         rounds: int,
         data: Path,
     ) -> tuple[dict[str, dict[str, Measurement]], int]:
-        """Return new times of artifacts measured in turns, and in how many processes.
+        """Return times of artifacts measured in turns, and the number of processes.
 
-        Each process loads all of them and does its part of the rounds. `artifacts` come with the
-        strategies that their devices use, None where there is none.
+        Each process loads all artifacts and does its part of the rounds. `artifacts` maps each path
+        to the strategy of its devices, or None. Raises Crashed or Infeasible.
         """
         objectives = timed(experiment.objectives)
         if not objectives:
             return {str(a): {} for a in artifacts}, 0
         answers: list[dict[str, Any]] = []
-        share = None
-        while share is None or len(answers) < share:
+        planned_processes = None
+        while planned_processes is None or len(answers) < planned_processes:
             answers.append(
-                self._ask(
+                self._call(
                     job="interleave",
                     source=_source(experiment),
                     artifacts=[str(a) for a in artifacts],
                     strategies={str(a): s for a, s in artifacts.items() if s},
                     process=len(answers),
-                    share=share,
+                    planned_processes=planned_processes,
                     rounds=rounds,
                     data=str(data),
                 )
             )
-            share = int(answers[0]["share"])
+            planned_processes = int(answers[0]["planned_processes"])
         device = experiment.target.device
         values = {
             str(a): {
@@ -181,11 +191,11 @@ class Lane:
     def layers(
         self, experiment: Experiment, artifacts: Mapping[Path, Alone]
     ) -> dict[Path, dict[str, float]]:
-        """Return the milliseconds of artifacts of one layer each, timed in turns: layer_times.
+        """Return the milliseconds of artifacts of single layers, timed in turns: see `layer_times`.
 
-        Raises Crashed when they cannot be measured.
+        Raises Crashed if they cannot be measured.
         """
-        answer = self._ask(
+        answer = self._call(
             job="layers",
             artifacts=[str(a) for a in artifacts],
             layers=[encode(layer) for layer in artifacts.values()],
@@ -196,10 +206,10 @@ class Lane:
     def close(self) -> None:
         """End the server."""
         self._connection.close()
-        self._server.kill()  # it holds a copy of our end, so that it would wait for ever
+        self._server.kill()  # it has a copy of our end of the pipe, and would wait forever
         self._server.join()
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
+    def _call(self, **request: Any) -> dict[str, Any]:
         processes.send(self._connection, request)
         try:
             answer = processes.receive(self._connection)
@@ -208,7 +218,7 @@ class Lane:
         if "infeasible" in answer:
             raise Infeasible(answer["infeasible"])
         if "error" in answer:
-            if self._traces:
+            if self._print_traces:
                 print(answer.get("trace", ""), file=sys.stderr)
             raise Crashed(answer["error"])
         return dict(answer["result"])
@@ -218,8 +228,10 @@ def _source(experiment: Experiment) -> dict[str, Any]:
     return {"experiment": experiment.to_json(), "folder": str(experiment.folder)}
 
 
-def _joined(goals: Sequence[Goal], known: Measured | None, answer: dict[str, Any]) -> Measured:
-    """Return what is known with one more process' answer; times are summarised anew."""
+def _add_process(
+    goals: Sequence[Goal], known: ArtifactMeasurements | None, answer: dict[str, Any]
+) -> ArtifactMeasurements:
+    """Return the known measurements with one more process' answer; times are summarised anew."""
     measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
     times = {k: ((*known.times[k], v) if known else (v,)) for k, v in answer["times"].items()}
     measurements |= {
@@ -229,17 +241,17 @@ def _joined(goals: Sequence[Goal], known: Measured | None, answer: dict[str, Any
     }
     if known:
         measurements = known.measurements | measurements
-    return Measured(
+    return ArtifactMeasurements(
         measurements={g.name: measurements[g.name] for g in goals},
         placement=known.placement if known else answer["placement"],
         conditions=answer["conditions"],
         times=times,
-        share=known.share if known else answer["share"],
+        planned_processes=known.planned_processes if known else answer["planned_processes"],
     )
 
 
 def _serve(connection: Connection, kind: str) -> None:
-    """Answer requests until the other end closes; a crash costs one answer."""
+    """Answer requests until the other end of the pipe closes; a crash costs one answer."""
     processes.die_with_parent()
     context = _context(kind)
     while True:
@@ -259,17 +271,17 @@ def _serve(connection: Connection, kind: str) -> None:
             answer = processes.receive(ours)
         except EOFError:
             process.join()
-            how = processes.ending(process.exitcode)
-            answer = {"error": f"the runtime crashed while measuring: its process {how}"}
+            ending = processes.ending(process.exitcode)
+            answer = {"error": f"the runtime crashed while measuring: its process {ending}"}
         process.join()
         processes.send(connection, answer)
 
 
 def _work(connection: Connection, request: dict[str, Any]) -> None:
-    """Do one measurement and send the answer: the boundary where a measurement fails."""
+    """Do one measurement and send the answer; this is where any failure of it becomes an answer."""
     processes.die_with_parent()
     try:
-        answer: dict[str, Any] = {"result": worker.do(request)}
+        answer: dict[str, Any] = {"result": worker.handle(request)}
     except Infeasible as error:
         answer = {"infeasible": str(error)}
     except Exception as error:

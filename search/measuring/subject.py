@@ -1,4 +1,4 @@
-"""What an artifact is measured for: which task, on which target, by which objectives."""
+"""Subject of a measurement: the task, target and objectives, from an experiment or a manifest."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,39 +9,43 @@ from objectives import Objective, Runtime, Target
 from objectives.artifacts import MANIFEST, Altered, manifest_of
 from search import catalogue
 from search.errors import BadArtifact, BadTask
-from search.experiment import Experiment, Goal, built
+from search.experiment import Experiment, Goal, instantiate
 from spaces import Task, decode, said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What artifacts are measured for, by an experiment or by the manifest of one of them."""
+    """Task, target and objectives for which artifacts are measured."""
 
     task: Task
     target: Target
     objectives: tuple[Goal, ...]
     folder: Path
-    """Where paths of the user's own entries start."""
+    """Folder at which paths of the user's own entries start."""
     seed: int = 0
 
     @classmethod
     def of(cls, source: Mapping[str, Any]) -> Self:
-        """Return the subject of an experiment, or of an artifact and its task's file."""
+        """Return the subject of an experiment, or of an artifact and optionally its task's file."""
         if "artifact" in source:
             file = Path(source["task"]) if "task" in source else None
             return cls.recorded(Path(source["artifact"]), file)
-        given = Experiment.of(source["experiment"], Path(source["folder"]))
+        experiment = Experiment.of(source["experiment"], Path(source["folder"]))
         return cls(
-            task=given.task,
-            target=given.target,
-            objectives=given.objectives,
-            folder=given.folder,
-            seed=given.seed,
+            task=experiment.task,
+            target=experiment.target,
+            objectives=experiment.objectives,
+            folder=experiment.folder,
+            seed=experiment.seed,
         )
 
     @classmethod
     def recorded(cls, artifact: Path, file: Path | None) -> Self:
-        """Return what a manifest says; raises BadTask, BadArtifact when it cannot be had."""
+        """Return the subject in an artifact's manifest; `file` is the task's file, if it was moved.
+
+        Raises BadArtifact if the artifact was altered or its manifest is invalid, BadTask if the
+        task's file is missing.
+        """
         manifest = checked(artifact)
         try:
             folder = Path(manifest.get("folder", ""))
@@ -65,15 +69,15 @@ class Subject:
 
 
 def runtime_of(artifact: Path, folder: Path) -> Runtime:
-    """Return the runtime of an artifact, paths in its name starting at `folder`.
+    """Return the runtime of an artifact; paths in its name start at `folder`.
 
-    Raises BadArtifact when the artifact was altered.
+    Raises BadArtifact if the artifact was altered.
     """
     return catalogue.find("runtime", checked(artifact)["runtime"], Runtime, folder)()
 
 
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
-    """Return the task that an artifact was made from, or the same at another place."""
+    """Return the task from which an artifact was made, in `file` if given."""
     name, settings = manifest["task"]["name"], dict(manifest["task"]["settings"])
     if file is not None:
         settings["file"] = str(file.resolve())
@@ -81,12 +85,12 @@ def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
     if place is not None and not Path(place).is_file():
         raise BadTask(f"the artifact's task is not at {place}; say where with --task FILE")
     kind = catalogue.find("task", name, Task)
-    task: Task = built(kind, f"task.{name}", settings)
+    task: Task = instantiate(kind, f"task.{name}", settings)
     return task
 
 
 def checked(artifact: Path) -> dict[str, Any]:
-    """Return an artifact's manifest; raises BadArtifact when its files were altered."""
+    """Return an artifact's manifest; raises BadArtifact if its files were altered."""
     try:
         return manifest_of(artifact)
     except Altered as error:

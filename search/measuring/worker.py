@@ -1,4 +1,4 @@
-"""What a measuring process does: load artifacts by their runtimes and measure them."""
+"""Measure artifacts in the current process, which the server has forked for it."""
 
 import contextlib
 import dataclasses
@@ -30,18 +30,19 @@ from spaces import Placement, decode
 from spaces.devices import device_of
 
 PROCESSES = 3
-"""Processes in which an artifact is timed at most: see `shared`."""
+"""Most processes in which an artifact is timed: see `num_processes`."""
 LOADING = 2.0
-"""Seconds of loading an artifact, all processes together, after which it is in no further one."""
+"""Seconds of loading an artifact, summed over processes, after which no further process loads
+it."""
 ROUND_SECONDS = 0.2
-"""Timed runs of one artifact before it is the next one's turn."""
+"""Seconds for which one artifact is timed before the next one's turn."""
 
 
-def do(request: dict[str, Any]) -> dict[str, Any]:
-    """Answer a request of the lane; everything in and out is plain data."""
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request of the server; request and answer are plain data."""
     subject = Subject.of(request["source"])
     artifacts = [Path(a) for a in request["artifacts"]]
-    settle(subject.target, max(placement(a).count for a in artifacts))
+    use_target_cores(subject.target, max(placement(a).count for a in artifacts))
     if request["job"] == "layers":
         layers = [decode(layer) for layer in request["layers"]]
         return {"times": layer_times.timed(artifacts, layers, subject)}
@@ -50,36 +51,38 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
     if request["job"] == "interleave":
         examples = cached(subject.task, "validation", data)
         shuffle = random.Random(f"{subject.seed} {request['process']}")
-        rounds, share = request["rounds"], request["share"]
-        return interleaved(subject, artifacts, examples, rounds, strategies, shuffle, share)
+        rounds, planned = request["rounds"], request["planned_processes"]
+        return measure_in_turns(subject, artifacts, examples, rounds, strategies, shuffle, planned)
     examples = cached(subject.task, request["split"], data)
     goals = [g for g in subject.objectives if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
-    beside = load_beside(subject.target, goals)
-    found = measured(artifacts[0], subject, goals, examples, strategy, request["share"])
+    load = load_of_others(subject.target, goals)
+    result = measure_artifact(
+        artifacts[0], subject, goals, examples, strategy, request["planned_processes"]
+    )
     return {
-        "measurements": {k: m.to_json() for k, m in found.measurements.items()},
-        "times": found.times,
-        "share": found.share,
+        "measurements": {k: m.to_json() for k, m in result.measurements.items()},
+        "times": result.times,
+        "planned_processes": result.planned_processes,
         "device": subject.target.device,
-        "placement": found.placement,
-        "conditions": device_of(subject.target.device).conditions() | beside | found.execution,
+        "placement": result.placement,
+        "conditions": device_of(subject.target.device).conditions() | load | result.execution,
     }
 
 
-def load_beside(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
-    """Return how busy a CPU is with others, where something is about to be timed on it."""
+def load_of_others(target: Target, goals: Sequence[Goal]) -> dict[str, float]:
+    """Return the share of a CPU that other processes use, if anything is timed on it."""
     if device_of(target.device).accelerator or not timed(goals):
         return {}
     with exclusive():
         return {"others": round(others(), 2)}
 
 
-def settle(target: Target, devices: int) -> None:
-    """Give this process the cores and threads of the target, before a runtime starts its own.
+def use_target_cores(target: Target, devices: int) -> None:
+    """Restrict this process to the target's cores and threads, before a runtime starts threads.
 
-    Processes that it starts for several devices have those cores between them. Where accelerators
-    compute, their clocks are read, and whatever cores there are prepare the work.
+    The processes of several devices share these cores. Does nothing for accelerators, which are
+    timed by their own clocks and may use any cores to prepare their work.
     """
     if device_of(target.device).accelerator:
         return
@@ -88,150 +91,162 @@ def settle(target: Target, devices: int) -> None:
 
 
 def placement(artifact: Path) -> Placement:
-    """Return on how many devices an artifact runs; raises BadArtifact when it is none."""
+    """Return the devices of an artifact; raises BadArtifact if it was altered."""
     try:
         return placement_of(artifact)
     except Altered as error:
         raise BadArtifact(str(error)) from error
 
 
-def opened(
-    artifact: Path, subject: Subject, *, apart: bool = False, strategy: str | None = None
+def open_program(
+    artifact: Path, subject: Subject, *, separate: bool = False, strategy: str | None = None
 ) -> Program:
-    """Return an artifact loaded by its runtime; raises BadArtifact when it was altered.
+    """Return an artifact loaded by its runtime; raises BadArtifact if it was altered.
 
-    Where devices first try how to share the work they have the host's lane to themselves.
+    `separate` loads it in processes of its own. Devices that first try strategies to share the work
+    have the host's exclusive lane meanwhile.
     """
     runtime = runtime_of(artifact, subject.folder)
-    asked = placement(artifact)
-    tries = asked.count > 1 and (strategy or asked.strategy) == "auto"
+    requested = placement(artifact)
+    chooses_strategy = requested.count > 1 and (strategy or requested.strategy) == "auto"
     device = Target(**checked(artifact)["target"]).device
-    with exclusive(device) if tries else contextlib.nullcontext():
-        return artifacts.load(artifact, runtime, subject.task, apart=apart, strategy=strategy)
+    with exclusive(device) if chooses_strategy else contextlib.nullcontext():
+        return artifacts.load(artifact, runtime, subject.task, apart=separate, strategy=strategy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Taken:
-    """What one process found out about an artifact."""
+class ProcessResult:
+    """Result of one measuring process."""
 
     measurements: dict[str, Measurement]
     times: dict[str, list[float]]
-    """Observations of what is timed, in the objectives' units: not yet measurements."""
-    share: int
-    """In how many processes it is to be timed, this one included."""
+    """Observations of the timed objectives in their units, which are not summarised yet."""
+    planned_processes: int
+    """Number of processes that are to time the artifact, including this one."""
     placement: dict[str, Any]
     execution: dict[str, str]
-    """How it was executed where loading decides that: as a CUDA graph, or why not."""
+    """Execution mode of the artifact if loading decides it: as a CUDA graph, or the reason
+    against."""
 
 
-def measured(
+def measure_artifact(
     artifact: Path,
     subject: Subject,
     goals: Sequence[Goal],
     examples: Examples,
     strategy: str | None = None,
-    share: int | None = None,
-) -> Taken:
-    """Return the goals' measurements, observations of what is timed, and how devices shared it.
+    planned_processes: int | None = None,
+) -> ProcessResult:
+    """Return measurements of the goals, with observations of the timed ones.
 
-    Of the timed runs one process does its part: `share` says of how many, None in the first one.
-    What is measured in a process of its own comes first: as long as this one has no threads
-    it can fork. Raises ValueError where a value is impossible.
+    `planned_processes` is the number of processes that split the timed runs; None in the first
+    process, which decides it. Objectives that need processes of their own are measured first, while
+    this process has no threads and can still fork. Raises ValueError for an impossible value.
     """
-    found: dict[str, Measurement] = {}
+    measurements: dict[str, Measurement] = {}
     times: dict[str, list[float]] = {}
-    placed: dict[str, Any] = {}
+    sharing: dict[str, Any] = {}
     execution: dict[str, str] = {}
     several = placement(artifact).count > 1
-    for apart in (True, False):
-        chosen = [g for g in goals if (g.objective.apart or several) is apart]
-        if chosen:
+    for separate in (True, False):
+        group = [g for g in goals if (g.objective.apart or several) is separate]
+        if group:
             start = time.perf_counter()
-            with opened(artifact, subject, apart=apart, strategy=strategy) as program:
-                taken = time.perf_counter() - start
-                share = share or shared(_charged(taken, program.target))
-                for name, objective in timed(chosen).items():
-                    times[name] = _times(program, objective, examples, 1 / share)
-                found |= {g.name: _value(program, g, examples) for g in chosen if not g.timed}
-                placed = program.placement() if several else {}
-                if how := program.execution():
-                    execution = {"execution": how}
-    return Taken(
-        measurements=found,
+            with open_program(artifact, subject, separate=separate, strategy=strategy) as program:
+                loading = time.perf_counter() - start
+                planned_processes = planned_processes or num_processes(
+                    _loading_time(loading, program.target)
+                )
+                for name, objective in timed(group).items():
+                    times[name] = _observe(program, objective, examples, 1 / planned_processes)
+                measurements |= {
+                    g.name: _measure(program, g, examples) for g in group if not g.timed
+                }
+                sharing = program.placement() if several else {}
+                if mode := program.execution():
+                    execution = {"execution": mode}
+    return ProcessResult(
+        measurements=measurements,
         times=times,
-        share=share or 1,
-        placement=placed,
+        planned_processes=planned_processes or 1,
+        placement=sharing,
         execution=execution,
     )
 
 
-def _charged(loading: float, target: Target) -> float:
-    """Return the seconds of loading that decide about further processes.
+def _loading_time(loading: float, target: Target) -> float:
+    """Return the seconds of loading that determine the number of processes.
 
-    Those of accelerators start them and import what the user imports: one has to do, and times of
-    accelerators differ less from process to process.
+    One process is enough for accelerators: their processes take long to start and import, and their
+    times differ less between processes.
     """
     return max(loading, LOADING) if device_of(target.device).accelerator else loading
 
 
-def shared(loading: float) -> int:
-    """Return in how many processes an artifact is timed whose first one took `loading` s to load.
+def num_processes(loading: float) -> int:
+    """Return the number of processes to time an artifact in, given the first one's loading seconds.
 
-    The first one decides, since it has to know which part of the timed runs is its own.
+    The first process decides, as it has to know its part of the timed runs.
     """
     return min(PROCESSES, max(1, math.ceil(LOADING / loading)))
 
 
-def _times(
-    program: Program, objective: TimedObjective, examples: Examples, part: float
+def _observe(
+    program: Program, objective: TimedObjective, examples: Examples, fraction: float
 ) -> list[float]:
-    """Return a part of an objective's observations, with the host's lane to itself."""
+    """Return a fraction of an objective's observations, taken in the host's exclusive lane."""
     with exclusive(program.target.device):
-        return objective.observe(program, examples, part * objective.seconds)
+        return objective.observe(program, examples, fraction * objective.seconds)
 
 
-def _value(program: Program, goal: Goal, examples: Examples) -> Measurement:
-    """Return one goal's measurement."""
-    found = goal.objective.measure(program, examples)
-    if goal.objective.positive and found.value <= 0:
-        raise ValueError(f"{goal.name} must be above 0, measured {found.value}")
-    return found
+def _measure(program: Program, goal: Goal, examples: Examples) -> Measurement:
+    """Return one goal's measurement; raises ValueError if it is not above 0 but must be."""
+    measurement = goal.objective.measure(program, examples)
+    if goal.objective.positive and measurement.value <= 0:
+        raise ValueError(f"{goal.name} must be above 0, measured {measurement.value}")
+    return measurement
 
 
-def interleaved(
+def measure_in_turns(
     subject: Subject,
     artifacts: Sequence[Path],
     examples: Examples,
     rounds: int,
     strategies: Mapping[str, str],
     shuffle: random.Random,
-    share: int | None = None,
+    planned_processes: int | None = None,
 ) -> dict[str, Any]:
-    """Return what is timed of each artifact in this process' rounds, in which all take turns.
+    """Return the times of each artifact in this process' rounds, in which all artifacts take turns.
 
-    In turns, and in another order every round, a disturbance of the machine meets all alike, so
-    that their ratios hold even where their values drift. If one of them is on several devices,
-    all run in processes of their own, and each is timed there. Of `rounds` a process does its
-    part: `share` says of how many, None in the first one.
+    The order differs in every round, so that a disturbance of the machine affects all alike, and
+    ratios hold even if values drift. If one artifact is on several devices, all run in processes of
+    their own and are timed there. `planned_processes` is the number of processes that split the
+    rounds; None in the first process, which decides it.
     """
     objectives = timed(subject.objectives)
     names = [str(artifact) for artifact in artifacts]
     several = any(placement(artifact).count > 1 for artifact in artifacts)
-    seen: dict[str, dict[str, list[float]]] = {n: {o: [] for o in objectives} for n in names}
+    observations: dict[str, dict[str, list[float]]] = {
+        n: {o: [] for o in objectives} for n in names
+    }
     order = list(names)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         programs = {}
         for artifact in artifacts:
             strategy = strategies.get(str(artifact))
-            program = opened(artifact, subject, apart=several, strategy=strategy)
+            program = open_program(artifact, subject, separate=several, strategy=strategy)
             programs[str(artifact)] = stack.enter_context(program)
-        taken = (time.perf_counter() - start) / len(artifacts)
-        share = share or shared(_charged(taken, subject.target))
+        loading = (time.perf_counter() - start) / len(artifacts)
+        planned_processes = planned_processes or num_processes(
+            _loading_time(loading, subject.target)
+        )
         stack.enter_context(exclusive(subject.target.device))
-        for _ in range(max(1, round(rounds / share))):
+        for _ in range(max(1, round(rounds / planned_processes))):
             shuffle.shuffle(order)
             for name in order:
                 for key, objective in objectives.items():
-                    seen[name][key] += objective.observe(programs[name], examples, ROUND_SECONDS)
-    return {"times": seen, "share": share}
+                    observations[name][key] += objective.observe(
+                        programs[name], examples, ROUND_SECONDS
+                    )
+    return {"times": observations, "planned_processes": planned_processes}

@@ -1,4 +1,4 @@
-"""What is known of trials: records, the front among them, and when one stops."""
+"""Records of trials, the Pareto front among them, and the rules that stop a trial early."""
 
 from search.records.facts import Facts, Impossible
 from search.records.front import (

@@ -1,4 +1,4 @@
-"""Pareto dominance among vectors of losses, lower being better in every component.
+"""Pareto dominance, front numbers and hypervolume of loss vectors; lower is better.
 
 A vector dominates another if it is nowhere worse and somewhere better.
 """
@@ -9,11 +9,11 @@ import moocore
 import numpy as np
 
 Losses = Sequence[Sequence[float]]
-"""Vectors of one length, as rows."""
+"""Loss vectors of equal length, one a row: shape (vectors, objectives)."""
 
 
 def nondominated(losses: Losses) -> list[bool]:
-    """Return for each row whether none dominates it and none before it equals it."""
+    """Return a mask of the rows: True if no row dominates it and no earlier row equals it."""
     rows: list[bool] = moocore.is_nondominated(np.array(losses, float)).tolist()
     return rows
 
@@ -29,7 +29,7 @@ def front_numbers(losses: Losses) -> list[int]:
 
 
 def hypervolume(losses: Losses, reference: Sequence[float]) -> float:
-    """Return the volume that the rows dominate, up to `reference`; 0 without rows.
+    """Return the volume that the rows dominate, bounded by `reference`; 0 without rows.
 
     Rows beyond the reference in a component add nothing. Source: Zitzler and Thiele 1998,
     Multiobjective optimization using evolutionary algorithms, section 3.

@@ -1,4 +1,4 @@
-"""Facts about a trial beside its measurements, with names and types."""
+"""Facts: observations of a trial besides its measurements, as named and typed fields."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ Seconds = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Impossible:
-    """How far the reason reaches for which a point could not be built."""
+    """Origin and scope of the reason why a point could not be built."""
 
     stage: str
-    """The stage of the trial in which it was met."""
+    """Stage of the trial that failed."""
     technique: str | None
-    """The technique whose edit of the shape was begun last; None before any."""
+    """Technique whose edit of the model's shape began last; None if none had begun."""
     scope: Scope = Scope.POINT
 
     def __post_init__(self) -> None:
@@ -26,55 +26,55 @@ class Impossible:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What was observed of a trial beside its measurements; None is not known."""
+    """Observations of a trial besides its measurements; None means unknown."""
 
     weights_removed: float | None = None
-    """Share of the reference's weights that are gone."""
+    """Share of the reference's weights that were removed."""
     layers_dropped: tuple[str, ...] | None = None
     left: tuple[str, ...] | None = None
-    """What techniques left as it was although asked, in whole sentences."""
+    """Sentences about parts of the model that techniques could not change as asked."""
     weights_zero: float | None = None
     """Share of the weights that are zero."""
     zeros: str | None = None
-    """Why zero weights take as long as others, in one sentence."""
+    """Reason why zero weights take as long as others, in one sentence."""
     techniques: Mapping[str, Any] | None = None
-    """What techniques decided in view of the shaped model, by their names."""
+    """Decisions that techniques took in view of the shaped model, by technique name."""
     bits: Mapping[str, int] | None = None
-    """Bits of each weight that is stored in few, by its name."""
+    """Bits of each weight that is stored in fewer than 32 bits, by the weight's name."""
     mean_bits: float | None = None
-    """The same on average over the weights' values."""
+    """Average of `bits` over the values of these weights."""
     recovery: Mapping[str, Any] | None = None
     """Outcome of recovery training: `before` and `after` are losses on validation samples, `kept`
-    is whether the trained weights were."""
+    is true if the trained weights were kept."""
     training: Mapping[str, Any] | None = None
-    """How several devices held the model in training."""
+    """Number of devices that trained the model, and how they shared it."""
     loss: tuple[float, ...] | None = None
     """First and last training loss."""
     train: str | None = None
-    """Where the trained weights come from, unless from this trial."""
+    """Source of the trained weights, if not this trial."""
     probe: str | None = None
-    """Where the measurements before training come from, unless from this trial."""
+    """Source of the measurements before training, if not this trial."""
     identity: str | None = None
-    """What artifacts of the same files on the same devices share."""
+    """Hash that artifacts with the same files, runtime and devices share."""
     remark: str | None = None
-    """A remark of the runtime on the artifact, in one sentence."""
+    """Remark of the runtime about the artifact, in one sentence."""
     processes: int | None = None
-    """How many processes timed the artifact."""
+    """Number of processes that timed the artifact."""
     conditions: Mapping[str, Any] | None = None
-    """What the target's device was and did while it was measured; `others` is the share of a CPU
-    that other processes used, `execution` how kernels were launched."""
+    """State of the target's device while it was measured; `others` is the share of a CPU
+    that other processes used, `execution` the way in which kernels were launched."""
     placement: Mapping[str, Any] | None = None
-    """How several devices shared the work, and why."""
+    """Strategy by which several devices shared the work, and the reason for it."""
     impossible: Impossible | None = None
-    """What the reason says of other points, where the point could not be built."""
+    """Origin and scope of the reason, if the point could not be built."""
     seconds: Seconds | None = None
-    """Wall time by stage."""
+    """Wall time in seconds, by stage."""
     during_search: Mapping[str, Any] | None = None
-    """The measurements that the confirmed ones replaced."""
+    """Measurements taken during the search that the confirmed ones replaced."""
     confirmed_beside: int | None = None
-    """Trial of the baseline in turns with which it was confirmed."""
+    """Trial number of the baseline with which the artifact took turns when it was confirmed."""
     pace: Mapping[str, float] | None = None
-    """What its times were multiplied by when it was confirmed, where that is not 1."""
+    """Factors other than 1 applied to its times when it was confirmed, by objective."""
 
     def __post_init__(self) -> None:
         for name in ("layers_dropped", "left", "loss"):
@@ -85,17 +85,17 @@ class Facts:
 
     @property
     def taken_back(self) -> bool:
-        """Whether recovery training made the model worse, so that it is the untrained one."""
+        """True if recovery training made the model worse and the untrained model was used."""
         return self.recovery is not None and not self.recovery["kept"]
 
     @property
     def strategy(self) -> str | None:
-        """How several devices shared the work when the artifact was measured first."""
+        """Strategy by which several devices shared the work in the first measurement."""
         strategy: str | None = (self.placement or {}).get("strategy")
         return strategy
 
     def sentences(self) -> list[str]:
-        """Return what a reader of the report should know, in whole sentences."""
+        """Return remarks for the readers of a report, in whole sentences."""
         dropped = [f"Dropped: {', '.join(self.layers_dropped)}."] if self.layers_dropped else []
         sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._execution()]
         if self.recovery is not None and self.taken_back:
@@ -107,17 +107,19 @@ class Facts:
         return [sentence for sentence in sentences if sentence]
 
     def _execution(self) -> str | None:
-        how = (self.conditions or {}).get("execution", RECORDED)
-        return None if how == RECORDED else f"Its kernels are launched one by one: {how}."
+        execution = (self.conditions or {}).get("execution", RECORDED)
+        return (
+            None if execution == RECORDED else f"Its kernels are launched one by one: {execution}."
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is known as plain data."""
+        """Return the known facts as plain data."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the facts that `to_json` described; raises TypeError on unknown ones."""
-        known = dict(data)
-        if "allocation" in known:  # as records of the first version call it
-            known["techniques"] = {"quantize.mixed": known.pop("allocation")}
-        return cls(**known)
+        fields = dict(data)
+        if "allocation" in fields:  # another key for the facts of this one technique
+            fields["techniques"] = {"quantize.mixed": fields.pop("allocation")}
+        return cls(**fields)

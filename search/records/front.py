@@ -1,4 +1,4 @@
-"""Which records are worth choosing from, how much of the space they cover, and which to take."""
+"""The Pareto front of records: members, picks such as the knee, and hypervolume."""
 
 import dataclasses
 import itertools
@@ -14,26 +14,27 @@ from search.records.dominance import hypervolume, nondominated
 from search.records.record import Record
 
 SCORE_STEP = 0.1
-"""One step on a score axis, as a share of the baseline's score; on a ratio axis it is factor 2."""
+"""Length of one step on a score axis, as a share of the baseline's score. On a ratio axis one
+step is a factor of 2."""
 NARROW = 0.1
-"""Fronts narrower than this many steps count as that wide: noise must not decide the knee."""
+"""Smallest extent in steps by which an axis is scaled, so that noise does not decide the knee."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One objective as the front sees it."""
+    """One objective as an axis of the front."""
 
     name: str
     direction: Direction
     unit: str
     positive: bool = False
-    """Whether values are above zero by nature: gains are factors, compared in the logarithm."""
+    """True if values are always above zero: gains are then factors, compared in the logarithm."""
     is_time: bool = False
-    """Whether values are times, so that a gain is a speed-up."""
+    """True if values are times, so that a gain is a speed-up."""
     better: tuple[str, str] | None = None
-    """How a factor of gain and one of loss read: 4.71x faster, 1.20x slower."""
+    """Words after a factor of gain and of loss: 4.71x faster, 1.20x slower."""
     superlative: str | None = None
-    """What the best member on this axis is called."""
+    """Word for the best member on this axis, such as "fastest"."""
 
     @classmethod
     def of(cls, name: str, objective: Objective) -> Self:
@@ -54,17 +55,17 @@ class Axis:
         return 1 if self.direction is Direction.MINIMIZE else -1
 
     def value(self, record: Record) -> float:
-        """Return the record's value on this axis, in the axis' unit."""
+        """Return the record's value in the axis' unit; raises BadRun if it was not measured."""
         if self.name not in record.measurements:
             raise BadRun(f"trial {record.trial} is {record.state} but has no {self.name}.")
         return record.measurements[self.name].value
 
     def loss(self, record: Record) -> float:
-        """Return the value with its sign turned so that lower is better."""
+        """Return the value, negated if higher is better, so that lower is better."""
         return self.sign * self.value(record)
 
     def steps(self, record: Record, baseline: Record) -> float:
-        """Return how much worse the record is than the baseline, in steps; negative is better.
+        """Return by how many steps the record is worse than the baseline; negative is better.
 
         A step is a factor of 2 on a ratio axis, and SCORE_STEP of the baseline's value on others.
         """
@@ -88,35 +89,35 @@ def feasible(records: Iterable[Record]) -> list[Record]:
 def front(records: Iterable[Record], axes: Sequence[Axis]) -> list[Record]:
     """Return the feasible records that no other dominates, in their order.
 
-    Of records that are equal on every axis only the first is kept, and of those whose artifacts
-    are the same files: a second measurement of the same would stand there by luck.
+    Of records with equal values, or with the same artifact files, only the first is kept: a
+    second measurement of the same artifact would be on the front by chance.
     """
     return [[], *fronts(records, axes)][-1]
 
 
 def fronts(records: Iterable[Record], axes: Sequence[Axis]) -> Iterator[list[Record]]:
-    """Yield the front after each record; the same list again when the record changed nothing."""
+    """Yield the front after each record; the same list object if the record left it unchanged."""
     members: list[Record] = []
-    known: set[str] = set()
+    identities: set[str] = set()
     for record in records:
-        if feasible([record]) and record.facts.identity not in known:
+        if feasible([record]) and record.facts.identity not in identities:
             members = _joined(members, record, axes)
-            known |= {record.facts.identity} if record.facts.identity else set()
+            identities |= {record.facts.identity} if record.facts.identity else set()
         yield members
 
 
 def _joined(members: list[Record], new: Record, axes: Sequence[Axis]) -> list[Record]:
-    """Return the front of `members` (a front already) and one more record."""
+    """Return the front of `members`, which is a front already, and one more record."""
     both = [*members, new]
-    kept = nondominated([[axis.loss(record) for axis in axes] for record in both])
-    return list(itertools.compress(both, kept)) if kept[-1] else members
+    mask = nondominated([[axis.loss(record) for axis in axes] for record in both])
+    return list(itertools.compress(both, mask)) if mask[-1] else members
 
 
 def nearest(records: Iterable[Record]) -> Record | None:
-    """Return the complete record that comes nearest to the limits, for when none satisfies them.
+    """Return the complete record nearest to the limits, for when none satisfies them.
 
-    Fewest limits broken first; then the smallest sum of violations, each relative to the largest
-    seen, since limits have different units.
+    Fewest broken limits first, then the smallest sum of violations, each relative to the
+    largest violation of that limit, since limits have different units.
     """
     complete = [r for r in records if r.state == "complete"]
     largest: dict[str, float] = {}
@@ -137,9 +138,9 @@ def hypervolume_history(
     """Return the hypervolume of the front after each record; the baseline alone has 1.
 
     The reference point is one step worse than the baseline on every axis: twice its latency, twice
-    its size, nine tenths of its accuracy. So an artifact as accurate and as large as the baseline
-    has 2 when it is twice as fast and 3 when it is four times as fast. It never falls. Without a
-    measured baseline there is no scale: it stays 0.
+    its size, nine tenths of its accuracy. An artifact as accurate and as large as the baseline
+    thus has 2 if it is twice as fast, and 3 if it is four times as fast. The history never falls.
+    It is 0 throughout without a measured baseline, which sets the scale.
     """
     if not all(axis.name in baseline.measurements for axis in axes):
         return [0.0] * len(records)
@@ -149,38 +150,40 @@ def hypervolume_history(
         if members is not before:
             steps = [[axis.steps(r, baseline) for axis in axes] for r in members]
             volume = hypervolume(steps, [1.0] * len(axes))
-        # Rounding must not make the curve fall.
+        # Rounding errors must not make the history fall.
         history.append(max(volume, history[-1] if history else 0.0))
         before = members
     return history
 
 
 def picks(axes: Sequence[Axis]) -> dict[str, Axis | None]:
-    """Return the words that `pick` understands here, with the axis that each is the best on.
+    """Return the words that `pick` accepts for these axes, each with the axis it is the best on.
 
-    Where several axes share a superlative, such as latency and throughput, the first has it.
+    "knee" has no axis. If several axes share a superlative, as latency and throughput do, it
+    means the first of them.
     """
-    words: dict[str, Axis | None] = {"knee": None}
+    axis_by_word: dict[str, Axis | None] = {"knee": None}
     for axis in sorted(axes, key=lambda axis: not axis.positive):
         if axis.superlative:
-            words.setdefault(axis.superlative, axis)
-    return words | {axis.name: axis for axis in axes}
+            axis_by_word.setdefault(axis.superlative, axis)
+    return axis_by_word | {axis.name: axis for axis in axes}
 
 
-def pick(front: Sequence[Record], how: str, axes: Sequence[Axis], baseline: Record) -> Record:
+def pick(front: Sequence[Record], word: str, axes: Sequence[Axis], baseline: Record) -> Record:
     """Return one member: knee, an axis' superlative or name, or trial=N.
 
-    The knee is nearest to the ideal point (the best of every axis at once), each axis in steps
-    and scaled to the extent of the front. Equals are decided by the axes in their order.
+    The knee is the member nearest to the ideal point (the best of every axis at once), with each
+    axis in steps and scaled to the extent of the front. Ties are resolved by the axes in their
+    order. Raises UnknownName for any other word, SearchError if the front is empty.
     """
     if not front:
         raise SearchError("the front is empty: no complete trial satisfies every limit.")
-    if how.startswith("trial="):
-        return _numbered(front, how.removeprefix("trial="))
-    words = picks(axes)
-    if how not in words:
-        raise UnknownName("pick", how, [*words, "trial=N"])
-    axis = words[how]
+    if word.startswith("trial="):
+        return _numbered(front, word.removeprefix("trial="))
+    axis_by_word = picks(axes)
+    if word not in axis_by_word:
+        raise UnknownName("pick", word, [*axis_by_word, "trial=N"])
+    axis = axis_by_word[word]
     if axis is None:
         return _knee(front, axes, baseline)
     return min(front, key=lambda r: (axis.loss(r), *(other.loss(r) for other in axes)))

@@ -1,4 +1,4 @@
-"""All that is known of one trial, as it is stored, told and reported."""
+"""Record: the result of one trial, as it is stored and reported."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ State = Literal["complete", "pruned", "infeasible", "failed"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that is known of one trial; whatever is not complete says why in `reason`."""
+    """The result of one trial; `reason` is set unless the trial is complete."""
 
     trial: int
     """Number of the trial in the study; 0 is the first baseline."""
@@ -22,21 +22,22 @@ class Record:
     runtime: str
     state: State
     reason: str | None = None
-    """One sentence: why the trial is not complete."""
+    """Why the trial is not complete, in one sentence."""
     measurements: dict[str, Measurement] = dataclasses.field(default_factory=dict)
-    """Objectives on the validation split, by name; those measured before a trial was stopped."""
+    """Objectives on the validation split, by name. A stopped trial has those measured before it
+    was stopped."""
     test: dict[str, Measurement] = dataclasses.field(default_factory=dict)
-    """The same on the test split, which only members of the final front are measured on."""
+    """Objectives on the test split, by name; measured for members of the final front only."""
     artifact: str | None = None
     """Folder of the exported files, relative to the run folder."""
     limits: dict[str, float] = dataclasses.field(default_factory=dict)
     """Violation of each limit of the experiment, by name; at most 0 is satisfied."""
     facts: Facts = dataclasses.field(default_factory=Facts)
-    """What else was observed: weights removed, seconds by stage, cache hits."""
+    """Other observations, such as weights removed and seconds by stage."""
     note: str | None = None
-    """A remark for whoever reads the report."""
+    """Remarks for the readers of a report."""
     seconds: float = 0.0
-    """Wall time spent on the trial."""
+    """Wall time of the trial, in seconds."""
 
     def __post_init__(self) -> None:
         if self.state not in get_args(State):
@@ -50,7 +51,7 @@ class Record:
 
     @property
     def satisfied(self) -> bool:
-        """Whether every limit of the experiment holds."""
+        """True if every limit of the experiment holds."""
         return all(violation <= 0 for violation in self.limits.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Return the record that `to_json` described; unknown keys are refused.
+        """Return the record that `to_json` described.
 
         Raises TypeError on missing or unknown keys and ValueError on values out of range.
         """
@@ -67,7 +68,7 @@ class Record:
         return cls(**{**data, **parts, "facts": Facts.from_json(data.get("facts", {}))})
 
     def line(self) -> str:
-        """Return the record as one line of strict JSON, without the line's end."""
+        """Return the record as one line of strict JSON, without a newline."""
         return json.dumps(self.to_json(), allow_nan=False, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""When a trial stops: dominated at its probe, or behind others at a rung of its training."""
+"""Early stopping: a trial dominated at its probe, or behind others at a rung of its training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from search.records.front import feasible
 from search.records.record import Record
 
 PROBE = "probe"
-"""The rung before training, of what does not depend on it."""
+"""Name of the rung before training, where objectives that do not depend on it are measured."""
 SHARES = (0.25, 0.5)
-"""Of the steps of a training, after which it is held against others."""
+"""Shares of a training's steps at which it is compared with other trainings."""
 WORTHWHILE = 100
-"""Steps from which on a training has rungs: shorter ones are over before they could be judged."""
+"""Fewest steps of a training that has rungs: shorter ones end before a comparison pays off."""
 FEWEST = 4
-"""Trials that a rung must have seen before one is stopped there."""
+"""Trials that must have reached a rung before one is stopped there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rung:
-    """How far a trial has come, and what was found of it by then."""
+    """A point at which a trial may be stopped, with its measurements so far."""
 
     name: str
     measurements: dict[str, Measurement]
-    """By objective; at a training's rungs the score is an estimate."""
+    """By objective; at rungs of training the objectives that depend on it are estimates."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the rung as plain data."""
@@ -35,13 +35,15 @@ class Rung:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the rung that `to_json` described."""
-        known = {name: Measurement(**fields) for name, fields in data["measurements"].items()}
-        return cls(name=data["name"], measurements=known)
+        measurements = {
+            name: Measurement(**fields) for name, fields in data["measurements"].items()
+        }
+        return cls(name=data["name"], measurements=measurements)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Incumbent:
-    """A finished trial that a new one has to beat: its intervals on every objective."""
+    """A finished trial that a new one has to beat, with its measurements."""
 
     trial: int
     measurements: dict[str, Measurement]
@@ -49,7 +51,7 @@ class Incumbent:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bar:
-    """What a new trial is held against."""
+    """Measurements with which a new trial is compared."""
 
     baseline: dict[str, Measurement]
     incumbents: tuple[Incumbent, ...]
@@ -57,7 +59,7 @@ class Bar:
 
 
 def bar_of(records: Sequence[Record], baseline: Record | None) -> Bar | None:
-    """Return what a new trial is held against; None before there is a baseline."""
+    """Return the measurements to compare a new trial with; None before there is a baseline."""
     if baseline is None:
         return None
     finished = [
@@ -66,87 +68,96 @@ def bar_of(records: Sequence[Record], baseline: Record | None) -> Bar | None:
     return Bar(baseline=dict(baseline.measurements), incumbents=tuple(finished))
 
 
-def hopeless(goals: Sequence[Goal], found: Mapping[str, Measurement], bar: Bar) -> str | None:
-    """Return why a candidate with the measurements `found` is not worth training, else None.
+def hopeless(
+    goals: Sequence[Goal], measurements: Mapping[str, Measurement], bar: Bar
+) -> str | None:
+    """Return the reason why a candidate is not worth training, or None if it is.
 
-    Either a limit is broken that training cannot mend, or one incumbent is clearly better
-    (each outside of the other's interval) on everything found and also has the best score of all:
-    the candidate is then dominated as far as its training cannot beat the best score seen so far.
-    This is stricter than dominance, which lets all objectives but one be equal.
+    `measurements` are those that do not depend on training. A candidate is hopeless if it breaks
+    a limit that training cannot repair. It also is if one incumbent is better in every
+    measurement, with each value outside of the other's interval, and the best of all in every
+    objective not measured yet: the candidate is then dominated unless its training beats the
+    best score so far. This is stricter than dominance, which lets all objectives but one be equal.
     """
     for goal in goals:
-        if goal.name in found and (reason := _broken(goal, found[goal.name], bar)):
+        if goal.name in measurements and (reason := _broken(goal, measurements[goal.name], bar)):
             return reason
-    known = [g for g in goals if g.name in found]
-    open_ones = [g for g in goals if g.name not in found]
+    known = [g for g in goals if g.name in measurements]
+    unknown = [g for g in goals if g.name not in measurements]
     for rival in bar.incumbents:
-        worse = all(_worse(g, found[g.name], rival.measurements[g.name]) for g in known)
-        if known and worse and all(_best(g, rival, bar.incumbents) for g in open_ones):
+        worse = all(_worse(g, measurements[g.name], rival.measurements[g.name]) for g in known)
+        if known and worse and all(_best(g, rival, bar.incumbents) for g in unknown):
             better = " and ".join(g.name for g in known)
-            best = " and ".join(g.name for g in open_ones)
+            best = " and ".join(g.name for g in unknown)
             return f"trial {rival.trial} has better {better}, and the best {best} so far"
     return None
 
 
-def _broken(goal: Goal, found: Measurement, bar: Bar) -> str | None:
-    for name, violation in goal.violations(found.value, bar.baseline[goal.name].value).items():
+def _broken(goal: Goal, measurement: Measurement, bar: Bar) -> str | None:
+    """Return a sentence about the first limit that a measurement breaks, or None."""
+    for name, violation in goal.violations(
+        measurement.value, bar.baseline[goal.name].value
+    ).items():
         if violation > 0:
-            figures = f"{found.value:.4g} {found.unit}"
+            figures = f"{measurement.value:.4g} {measurement.unit}"
             return f"its {goal.name} of {figures} breaks the limit {name} by {violation:.3g}"
     return None
 
 
-def _worse(goal: Goal, mine: Measurement, theirs: Measurement) -> bool:
-    """Whether each is outside of the other's interval; sizes have none, and must only differ.
+def _worse(goal: Goal, candidate: Measurement, incumbent: Measurement) -> bool:
+    """True if the candidate is worse and each value is outside of the other's interval.
 
-    An interval is where measuring the same again would lead: there is no need for two of them to
-    be apart.
+    An interval says where a repeated measurement would lie, so two intervals may overlap. Sizes
+    have no interval and need only differ.
     """
     if goal.rising:
-        return mine.value < theirs.low and mine.high < theirs.value
-    return mine.value > theirs.high and mine.low > theirs.value
+        return candidate.value < incumbent.low and candidate.high < incumbent.value
+    return candidate.value > incumbent.high and candidate.low > incumbent.value
 
 
 def _best(goal: Goal, rival: Incumbent, incumbents: Sequence[Incumbent]) -> bool:
+    """True if no incumbent is better than `rival` in the goal's objective."""
     values = [i.measurements[goal.name].value for i in incumbents]
-    own = rival.measurements[goal.name].value
-    return own >= max(values) if goal.rising else own <= min(values)
+    value = rival.measurements[goal.name].value
+    return value >= max(values) if goal.rising else value <= min(values)
 
 
 def rungs(steps: int) -> dict[int, str]:
-    """Return the names of a training's rungs by the step that reaches them."""
+    """Return the names of a training's rungs by the step at which each is reached."""
     if steps < WORTHWHILE:
         return {}
     return {round(share * steps): f"{share:.0%} of training" for share in SHARES}
 
 
 class Ladder:
-    """What trials have shown at each rung of their training, as one search goes on."""
+    """The losses of trials at each rung of their training, for one search."""
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self._goals = goals
-        self._seen: dict[str, dict[int, tuple[float, ...]]] = {}
+        self._losses: dict[str, dict[int, tuple[float, ...]]] = {}
 
     def judge(self, trial: int, rung: Rung) -> str | None:
-        """Return why a trial should be stopped at a rung, None if it should go on.
+        """Return the reason to stop a trial at a rung, or None to let it go on.
 
         Asynchronous successive halving (Li et al. 2020) with the trials ranked by non-domination
-        (Schmucker et al. 2021, MO-ASHA): a trial stops when at least half of those that came as
-        far are on better fronts. The first front never stops. Rungs are shares of the training
-        rather than steps, since the learning rate falls along each one's own schedule.
+        (Schmucker et al. 2021, MO-ASHA): a trial stops if at least half of the trials at this rung
+        are on better fronts. The first front never stops. Rungs are shares of the training rather
+        than steps, since the learning rate follows a schedule over each training's own length.
         """
         if not all(goal.name in rung.measurements for goal in self._goals):
             return None
-        seen = self._seen.setdefault(rung.name, {})
-        seen[trial] = tuple(self._cost(goal, rung.measurements[goal.name]) for goal in self._goals)
-        if len(seen) < FEWEST:
+        losses = self._losses.setdefault(rung.name, {})
+        losses[trial] = tuple(
+            self._loss(goal, rung.measurements[goal.name]) for goal in self._goals
+        )
+        if len(losses) < FEWEST:
             return None
-        fronts = dict(zip(seen, front_numbers(list(seen.values())), strict=True))
+        fronts = dict(zip(losses, front_numbers(list(losses.values())), strict=True))
         ahead = sum(front < fronts[trial] for front in fronts.values())
-        if fronts[trial] == 0 or 2 * ahead < len(seen):
+        if fronts[trial] == 0 or 2 * ahead < len(losses):
             return None
-        return f"after {rung.name}, {ahead} of {len(seen)} trials are on better fronts"
+        return f"after {rung.name}, {ahead} of {len(losses)} trials are on better fronts"
 
     @staticmethod
-    def _cost(goal: Goal, found: Measurement) -> float:
-        return -found.value if goal.rising else found.value
+    def _loss(goal: Goal, measurement: Measurement) -> float:
+        return -measurement.value if goal.rising else measurement.value

@@ -1,6 +1,6 @@
-"""What is reported of a study: console, report, picture, tables.
+"""Reports of a study: console, HTML report, PNG picture, and tables.
 
-`html` and `frame` import plotting and tables, which takes a second: only who writes them does.
+`html` and `frame` import plotting and tables, which takes a second, and are imported on use.
 """
 
 from search.reporting.console import Console, front_table

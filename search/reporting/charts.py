@@ -1,4 +1,4 @@
-"""The charts of the report: the trade-offs, and progress over the trials."""
+"""Charts of the HTML report: the trade-offs, and the progress over the trials."""
 
 import html
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from search.records import Axis, Record, hypervolume_history
 from search.reporting.layout import (
     Plane,
     ascending,
+    axis_ranges,
+    axis_title,
     colours,
-    frame,
-    label,
-    placed,
-    plane,
-    radii,
+    diameters,
+    plane_of,
+    plotted,
     staircase,
     ticks,
 )
@@ -28,39 +28,39 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 def tradeoffs(summary: Summary) -> Any:
     """Return the chart of all measured records in the plane of the two main axes."""
-    here = plane(summary.axes)
+    plane = plane_of(summary.axes)
     figure = blank(height=560)
-    corners = staircase(here, summary.front)
-    shape = "hv" if ascending(here) else "vh"
+    corners = staircase(plane, summary.front)
+    shape = "hv" if ascending(plane) else "vh"
     figure.add_scatter(
         x=[x for x, _ in corners], y=[y for _, y in corners], mode="lines", hoverinfo="skip",
         line={"color": INK, "width": 1.5, "shape": shape}, opacity=0.5, name="outline of the front",
         showlegend=len(corners) > 1,
     )  # fmt: skip
-    for trace in _markers(summary, here):
+    for trace in _markers(summary, plane):
         figure.add_trace(trace)
-    _frame(figure, summary, here)
+    _frame(figure, summary, plane)
     return figure
 
 
-def _markers(summary: Summary, here: Plane) -> list[Any]:
+def _markers(summary: Summary, plane: Plane) -> list[Any]:
     """Return a trace for each runtime and role, and one for the baseline."""
-    pairs = [(r, role) for r, role in placed(summary) if r.trial != summary.baseline.trial]
-    paint = colours(r for r, _ in placed(summary))
-    size = radii(here, [r for r, _ in pairs], 9, 30)
+    pairs = [(r, role) for r, role in plotted(summary) if r.trial != summary.baseline.trial]
+    colour_of = colours(r for r, _ in plotted(summary))
+    sizes = diameters(plane, [r for r, _ in pairs], 9, 30)
     groups: dict[tuple[str, str], list[Record]] = {}
     for record, role in pairs:
         groups.setdefault((role, record.runtime), []).append(record)
     named: set[str] = set()
     traces = []
     for (role, runtime), records in reversed(sorted(groups.items(), key=_order)):
-        style = _style(role, paint[runtime], [size[r.trial] for r in records])
-        trace = _scatter(records, summary, here, role, style)
+        style = _style(role, colour_of[runtime], [sizes[r.trial] for r in records])
+        trace = _scatter(records, summary, plane, role, style)
         trace.update(name=html.escape(runtime), legendgroup=runtime)
         trace.update(showlegend=runtime not in named)
         named.add(runtime)
         traces.append(trace)
-    base = _scatter([summary.baseline], summary, here, "baseline", _style("baseline", INK, [15]))
+    base = _scatter([summary.baseline], summary, plane, "baseline", _style("baseline", INK, [15]))
     base.update(name=f"baseline ({html.escape(summary.baseline.runtime)})")
     return [*reversed(traces), base]
 
@@ -83,27 +83,27 @@ def _style(role: str, colour: str, sizes: Sequence[float]) -> dict[str, Any]:
 
 
 def _scatter(
-    records: Sequence[Record], summary: Summary, here: Plane, role: str, style: dict[str, Any]
+    records: Sequence[Record], summary: Summary, plane: Plane, role: str, style: dict[str, Any]
 ) -> Any:
     trace = go.Scatter(
-        x=[here.at(r)[0] for r in records], y=[here.at(r)[1] for r in records], mode="markers",
-        marker=style, text=[hover(r, summary) for r in records], meta=role,
+        x=[plane.position(r)[0] for r in records], y=[plane.position(r)[1] for r in records],
+        mode="markers", marker=style, text=[hover(r, summary) for r in records], meta=role,
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
     if role == "front":
-        trace.update(error_y=_bars(records, here.y))
-        if here.x is not None:
-            trace.update(error_x=_bars(records, here.x))
+        trace.update(error_y=_bars(records, plane.y))
+        if plane.x is not None:
+            trace.update(error_x=_bars(records, plane.x))
     return trace
 
 
 def _bars(records: Sequence[Record], axis: Axis) -> dict[str, Any]:
-    found = [r.measurements[axis.name] for r in records]
+    measurements = [r.measurements[axis.name] for r in records]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [max(m.high - m.value, 0.0) for m in found],
-        "arrayminus": [max(m.value - m.low, 0.0) for m in found],
+        "array": [max(m.high - m.value, 0.0) for m in measurements],
+        "arrayminus": [max(m.value - m.low, 0.0) for m in measurements],
         "thickness": 1,
         "width": 0,
         "color": "rgba(31, 41, 51, 0.4)",
@@ -111,32 +111,32 @@ def _bars(records: Sequence[Record], axis: Axis) -> dict[str, Any]:
 
 
 def hover(record: Record, summary: Summary) -> str:
-    """Return all that matters of a record as lines; user text is escaped."""
+    """Return the hover text of a record as HTML lines; user text is escaped."""
     lines = [f"<b>Trial {record.trial}</b> · {html.escape(record.runtime)}"]
     lines.append(html.escape(summary.short(record)))
     for axis in summary.axes:
-        versus = change(record, axis, summary.baseline)
-        told = "" if record.trial == summary.baseline.trial else f", {versus}"
-        told = ", as the baseline" if told == ", same" else told
+        comparison = change(record, axis, summary.baseline)
+        suffix = "" if record.trial == summary.baseline.trial else f", {comparison}"
+        suffix = ", as the baseline" if suffix == ", same" else suffix
         name = html.escape(axis.name.capitalize())
-        lines.append(f"{name} {html.escape(interval(record.measurements[axis.name]))}{told}")
+        lines.append(f"{name} {html.escape(interval(record.measurements[axis.name]))}{suffix}")
     lines += [f"Test {html.escape(n)} {interval(m)}" for n, m in record.test.items()]
     return "<br>".join(lines)
 
 
-def _frame(figure: Any, summary: Summary, here: Plane) -> None:
-    across, up, _ = frame(summary, here)
-    figure.update_yaxes(range=up, title={"text": label(here.y), "standoff": 14})
-    figure.update_xaxes(title={"text": label(here.x), "standoff": 12})
-    if here.log:
-        marks = ticks(*across)
+def _frame(figure: Any, summary: Summary, plane: Plane) -> None:
+    x_range, y_range, _ = axis_ranges(summary, plane)
+    figure.update_yaxes(range=y_range, title={"text": axis_title(plane.y), "standoff": 14})
+    figure.update_xaxes(title={"text": axis_title(plane.x), "standoff": 12})
+    if plane.log:
+        marks = ticks(*x_range)
         figure.update_xaxes(type="log", tickvals=marks, ticktext=[f"{v:g}" for v in marks])
         figure.update_xaxes(autorange=True)
-    if here.y.name in summary.bounds:
-        value = summary.bounds[here.y.name]
+    if plane.y.name in summary.bounds:
+        value = summary.bounds[plane.y.name]
         figure.add_hline(
             value, line={"color": GREY, "width": 1, "dash": "dash"}, layer="below",
-            annotation={"text": f"limit {quantity(value, here.y.unit)}", "font_color": GREY},
+            annotation={"text": f"limit {quantity(value, plane.y.unit)}", "font_color": GREY},
             annotation_position="top right",
         )  # fmt: skip
 
@@ -157,7 +157,7 @@ def progress(summary: Summary) -> Any:
 
 
 def blank(height: int) -> Any:
-    """Return an empty figure in the report's style, of this height in pixels."""
+    """Return an empty figure in the report's style; `height` is in pixels."""
     figure = go.Figure()
     axis = {
         "gridcolor": FAINT,

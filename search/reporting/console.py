@@ -1,4 +1,4 @@
-"""What the user sees while a search runs: live on a terminal, plain lines elsewhere."""
+"""Progress of a search on standard error: live on a terminal, as plain lines elsewhere."""
 
 import time
 from pathlib import Path
@@ -11,8 +11,8 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.records import Record
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import quantity, words_of
-from search.study import Asked, Study
+from search.reporting.wording import axis_change, quantity
+from search.study import PendingTrial, Study
 from spaces import Space
 
 MARKS = {"complete": "✓", "pruned": "-", "infeasible": "∅", "failed": "✗"}
@@ -21,31 +21,31 @@ LEGEND = (
     "8/32 bit: weights/activations  T4: temperature"
 )
 BUSY = 0.25
-"""Share of the cores in use by others from which on it is said."""
+"""Share of the cores used by other processes above which the user is told."""
 QUIET_SECONDS = 15.0
-"""Plain output says nothing of a stage more often than this."""
+"""Shortest time between two plain lines about a stage."""
 
 
 class Console:
-    """Progress on standard error; results are printed elsewhere."""
+    """Prints the progress of a search to standard error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._terminal = Terminal(stderr=True, quiet=quiet, highlight=False)
         self._live: Live | None = None
         self._start = time.monotonic()
-        self._said = 0.0
+        self._last_line_at = 0.0
         self._status = Text("")
         self._space: Space | None = None
-        self._total, self._paid, self._failed, self._members = 0, 0, 0, 0
-        self._first, self._best = 0, ""
+        self._total, self._paid, self._failed, self._front_size = 0, 0, 0, 0
+        self._paid_before, self._best_gains = 0, ""
         self._names: dict[int, str] = {}
-        self._now: dict[int, str] = {}
+        self._stages: dict[int, str] = {}
         self._disturbed = False
 
     def begin(self, experiment: Experiment, study: Study, folder: Path) -> None:
-        """Say what is searched and where it is kept."""
+        """Print the search space, the budget and the run folder, and start the live view."""
         self._space, self._total = experiment.space, experiment.trials
-        self._start, self._paid, self._first = time.monotonic(), study.paid, study.paid
+        self._start, self._paid, self._paid_before = time.monotonic(), study.paid, study.paid
         size = experiment.space.size()
         points = f"{size:,.0f} points" if size != float("inf") else "a continuous space"
         self.say(
@@ -65,32 +65,36 @@ class Console:
         """Print one line."""
         self._terminal.print(text, soft_wrap=True, markup=False)
 
-    def started(self, asked: Asked) -> None:
-        """Say which point is under way."""
+    def started(self, pending: PendingTrial) -> None:
+        """Show a trial that has started."""
         assert self._space is not None
-        runtime, point = self._space.plan(asked.point).runtime, self._space.short(asked.point)
-        self._names[asked.trial] = f"trial {asked.trial}: {runtime} {point}"
-        self._said = time.monotonic()
-        self.stage(asked, "starting", 0, 0, "")
+        runtime, point = self._space.plan(pending.point).runtime, self._space.short(pending.point)
+        self._names[pending.trial] = f"trial {pending.trial}: {runtime} {point}"
+        self._last_line_at = time.monotonic()
+        self.stage(pending, "starting", 0, 0, "")
 
-    def stage(self, asked: Asked | None, stage: str, done: int, of: int, detail: str) -> None:
-        """Show the stage of a trial under way, or of the confirmation."""
+    def stage(
+        self, pending: PendingTrial | None, stage: str, done: int, of: int, detail: str
+    ) -> None:
+        """Show the stage of a running trial, or of the confirmation if `pending` is None."""
         count = f" {done}/{of}" if of else ""
-        name = self._names.get(asked.trial, "") if asked else "confirming"
-        self._now[asked.trial if asked else -1] = f"{name} · {stage}{count} {detail}".rstrip()
+        name = self._names.get(pending.trial, "") if pending else "confirming"
+        self._stages[pending.trial if pending else -1] = (
+            f"{name} · {stage}{count} {detail}".rstrip()
+        )
         if self._live:
-            self._live.update(Text("\n".join([self._head(), *self._now.values()])))
-        elif of and time.monotonic() - self._said > QUIET_SECONDS:
-            self._said = time.monotonic()
-            which = f"trial {asked.trial} " if asked and len(self._now) > 1 else ""
-            self.say(f"    {which}{stage}{count} {detail}".rstrip())
+            self._live.update(Text("\n".join([self._status_line(), *self._stages.values()])))
+        elif of and time.monotonic() - self._last_line_at > QUIET_SECONDS:
+            self._last_line_at = time.monotonic()
+            prefix = f"trial {pending.trial} " if pending and len(self._stages) > 1 else ""
+            self.say(f"    {prefix}{stage}{count} {detail}".rstrip())
 
     def trial(self, record: Record, study: Study, summary: Summary | None) -> None:
         """Print the line of a finished trial."""
-        self._now.pop(record.trial, None)
-        self._paid, self._members = study.paid, len(study.front())
+        self._stages.pop(record.trial, None)
+        self._paid, self._front_size = study.paid, len(study.front())
         self._failed += record.state == "failed"
-        self._best = _best(summary) if summary else ""
+        self._best_gains = _best_gains(summary) if summary else ""
         on_front = summary is not None and any(r.trial == record.trial for r in summary.front)
         mark = "★" if on_front else MARKS[record.state]
         point = study.experiment.space.short(record.point)
@@ -103,7 +107,7 @@ class Console:
         self._warn_of_others(record)
 
     def _warn_of_others(self, record: Record) -> None:
-        """Say once that other processes use the cores on which times are taken."""
+        """Print a note, once, if other processes use the cores on which times are measured."""
         share = (record.facts.conditions or {}).get("others", 0.0)
         if share > BUSY and not self._disturbed:
             self._disturbed = True
@@ -113,16 +117,16 @@ class Console:
             )
 
     def confirming(self, count: int) -> None:
-        """Say that the front is being measured again."""
-        self._now.clear()
+        """Print that the front is being measured again."""
+        self._stages.clear()
         self.say(f"confirming {count} artifacts in turns with the baseline, then on test data")
 
-    def finish(self, summary: Summary, folder: Path, seen: str | None) -> None:
-        """End the live view and say where everything lies and what can be done next."""
+    def finish(self, summary: Summary, folder: Path, address: str | None) -> None:
+        """End the live view; print the locations of the results, and further commands."""
         self.close()
         self.say(f"report   {folder / 'report.html'}   picture  {folder / 'pareto.png'}")
-        if seen:
-            self.say(f"mlflow   {seen}")
+        if address:
+            self.say(f"mlflow   {address}")
         self.say(f"next     python -m search ui {folder}")
         self.say(f"         python -m search export {folder} --pick knee --to model")
         self.say(f"         python -m search resume {folder} --trials {2 * self._total}")
@@ -133,29 +137,29 @@ class Console:
             self._live.stop()
             self._live = None
 
-    def _head(self) -> str:
+    def _status_line(self) -> str:
         elapsed = time.monotonic() - self._start
-        done = self._paid - self._first
+        done = self._paid - self._paid_before
         remaining = elapsed / done * (self._total - self._paid) if done else 0.0
-        left = f", about {_clock(remaining)} left" if done else ""
+        time_left = f", about {_clock(remaining)} left" if done else ""
         failed = f", {self._failed} failed" if self._failed else ""
-        front = f"{self._members} on the front"
-        return f"{self._paid}/{self._total} done{failed}, {front}{left}{self._best}"
+        front = f"{self._front_size} on the front"
+        return f"{self._paid}/{self._total} done{failed}, {front}{time_left}{self._best_gains}"
 
 
-def _best(summary: Summary) -> str:
-    """Return what the fastest member of the front gains, or the first of the usual picks."""
+def _best_gains(summary: Summary) -> str:
+    """Return the gains of the fastest member of the front, or of the first usual pick."""
     picked = summary.picked
     timed = next((a for a in summary.axes if a.is_time), None)
     word = next((w for w in picked if timed and w == timed.superlative), next(iter(picked), None))
     if word is None:
         return ""
-    gains = ", ".join(words_of(picked[word], axis, summary.baseline) for axis in summary.axes)
+    gains = ", ".join(axis_change(picked[word], axis, summary.baseline) for axis in summary.axes)
     return f", {word.replace('-', ' ')} so far: {gains}"
 
 
 def _outcome(record: Record, summary: Summary | None) -> str:
-    """Return a finished trial's values, or its reason."""
+    """Return the measurements of a finished trial, or the reason why there are none."""
     if record.state != "complete":
         return f"{record.state}: {record.reason}"
     values = "  ".join(quantity(m.value, m.unit) for m in record.measurements.values())

@@ -1,4 +1,4 @@
-"""Records as data frames, for spreadsheets and notebooks."""
+"""Data frames of records, for spreadsheets and notebooks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from search.reporting.summary import Summary
 
 
 def front_frame(summary: Summary) -> pd.DataFrame:
-    """Return the front, one row a member, for a spreadsheet: no text is taken for a formula."""
-    members = summary.front if summary.grounded else ()
+    """Return the front, one row for each member, with texts made safe for spreadsheets."""
+    members = summary.front if summary.has_baseline else ()
     rows = [_row(record, summary) for record in members]
     return pd.DataFrame([{_safe(k): _safe(v) for k, v in row.items()} for row in rows])
 
 
 def trials_frame(summary: Summary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return records, one row each, units in the column names."""
+    """Return records, one row each, with units in the column names."""
     return pd.DataFrame([_row(record, summary) for record in records])
 
 
@@ -31,13 +31,13 @@ def _row(record: Record, summary: Summary) -> dict[str, Any]:
         measurement, column = record.measurements[axis.name], f"{axis.name}_{axis.unit}"
         row[column] = measurement.value
         row |= {f"{column}_low": measurement.low, f"{column}_high": measurement.high}
-        if axis.positive and summary.grounded:
+        if axis.positive and summary.has_baseline:
             row[f"{axis.name}_gain"] = gain(record, axis, summary.baseline)
     row |= {f"test_{name}_{m.unit}": m.value for name, m in record.test.items()}
     return row | {"artifact": record.artifact or "", **record.point}
 
 
 def _safe(cell: Any) -> Any:
-    """Return a text that no spreadsheet takes for a formula: a quote before = + - @."""
+    """Return a cell with a quote before the signs that start a formula in spreadsheets."""
     risky = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{cell}" if risky else cell

@@ -1,4 +1,4 @@
-"""What a study leaves for people to read: report.html, pareto.png, front.csv and front.json."""
+"""Write the files of a report: report.html, pareto.png, front.csv and front.json."""
 
 import html
 import importlib.resources
@@ -12,8 +12,8 @@ from objectives.host import write_json, write_text
 from search.records import Axis, Record, picks
 from search.reporting import charts, html_tables
 from search.reporting.frame import front_frame
-from search.reporting.layout import frame, placed, plane
-from search.reporting.parallel_chart import choices
+from search.reporting.layout import axis_ranges, plane_of, plotted
+from search.reporting.parallel_chart import parallel_coordinates
 from search.reporting.png import draw
 from search.reporting.summary import UNCONFIRMED, Summary
 from search.reporting.wording import change, headline, quantity, title, trust
@@ -23,7 +23,7 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
-"""The browser itself refuses everything that would come from a network."""
+"""Makes the browser itself refuse everything from a network."""
 
 
 def write(folder: Path, summary: Summary) -> list[Path]:
@@ -33,7 +33,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
     write_json(data, summary.to_json())
     write_text(table, front_frame(summary).to_csv(index=False))
     written = [table, data]
-    if placed(summary):
+    if plotted(summary):
         draw(summary, picture)
         written.append(picture)
     write_text(page, render(summary))
@@ -41,7 +41,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
 
 
 def render(summary: Summary) -> str:
-    """Return the page: one file, no network, every text from outside escaped."""
+    """Return the page: one file without network access, with every outside text escaped."""
     sections = [_opening(summary), _chart(summary), _members(summary), _progress(summary)]
     sections += [_choices(summary), _unfinished(summary), _trust(summary)]
     return (
@@ -56,18 +56,18 @@ def render(summary: Summary) -> str:
 def _opening(summary: Summary) -> str:
     built = sum(record.state != "infeasible" for record in summary.records)
     refused = len(summary.records) - built
-    told = f"{built} trials, {len(summary.front)} on the front"
+    text = f"{built} trials, {len(summary.front)} on the front"
     counts = [
-        told + (f"; {refused} point{'s' * (refused != 1)} could not be built." if refused else ".")
+        text + (f"; {refused} point{'s' * (refused != 1)} could not be built." if refused else ".")
     ]
     goal = " ".join([summary.goal, *counts]).strip()
-    said = headline(summary)
-    lines = [] if summary.picked else said
+    sentences = headline(summary)
+    lines = [] if summary.picked else sentences
     lines += [] if summary.confirmed else [UNCONFIRMED]
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    big = f"{html.escape(summary.name)}: {html.escape(title(summary))}"
+    heading = f"{html.escape(summary.name)}: {html.escape(title(summary))}"
     return (
-        f'<h1>{big}</h1><p class="grey">{html.escape(goal)}</p>{notes}'
+        f'<h1>{heading}</h1><p class="grey">{html.escape(goal)}</p>{notes}'
         f'<div class="picks">{"".join(_cards(summary))}</div>'
         f'<p class="grey">Repeat it: <code>{html.escape(summary.command)}</code></p>'
     )
@@ -75,10 +75,10 @@ def _opening(summary: Summary) -> str:
 
 def _cards(summary: Summary) -> list[str]:
     """Return a card for the baseline and one for each picked record, with all its words."""
-    if not summary.grounded:
+    if not summary.has_baseline:
         return []
-    here = plane(summary.axes)
-    main = here.x or here.y
+    plane = plane_of(summary.axes)
+    main = plane.x or plane.y
     words: dict[int, list[str]] = {}
     for word, record in summary.picked.items():
         words.setdefault(record.trial, []).append(word)
@@ -92,51 +92,53 @@ def _cards(summary: Summary) -> list[str]:
 
 
 def _card(words: str, record: Record, main: Axis, summary: Summary) -> str:
-    big = quantity(main.value(record), main.unit)
+    result = quantity(main.value(record), main.unit)
     if words != "baseline" and main.positive:
-        told = change(record, main, summary.baseline)
-        big = big if told == "same" else told
+        comparison = change(record, main, summary.baseline)
+        result = result if comparison == "same" else comparison
     lines = [record.runtime if words == "baseline" else f"trial {record.trial}, {record.runtime}"]
     lines += [summary.short(record)]
     lines += [", ".join(f"{a.name} {quantity(a.value(record), a.unit)}" for a in summary.axes)]
     body = "".join(f"<small>{html.escape(line)}</small>" for line in lines)
     name = html.escape(words.capitalize())
-    return f'<div class="pick"><h3>{name}</h3><strong>{html.escape(big)}</strong>{body}</div>'
+    return f'<div class="pick"><h3>{name}</h3><strong>{html.escape(result)}</strong>{body}</div>'
 
 
 def _chart(summary: Summary) -> str:
-    here = plane(summary.axes)
-    if not placed(summary):
+    plane = plane_of(summary.axes)
+    if not plotted(summary):
         return ""
-    said = ["Filled: on the front, with 95 % intervals. Faint: dominated. Cross: breaks a limit."]
-    said += [f"Marker area: {here.size.name}."] if here.size else []
-    hidden = frame(summary, here)[2]
-    said += (
+    notes = ["Filled: on the front, with 95 % intervals. Faint: dominated. Cross: breaks a limit."]
+    notes += [f"Marker area: {plane.size.name}."] if plane.size else []
+    hidden = axis_ranges(summary, plane)[2]
+    notes += (
         [f"{hidden} poor trials lie outside the frame; double-click shows all."] if hidden else []
     )
-    return _section("Trade-offs", " ".join(said), _plot(charts.tradeoffs(summary), "tradeoffs"))
+    return _section("Trade-offs", " ".join(notes), _plot(charts.tradeoffs(summary), "tradeoffs"))
 
 
 def _progress(summary: Summary) -> str:
-    if not placed(summary):
+    if not plotted(summary):
         return ""
-    said = (
+    explanation = (
         "Hypervolume: how much of the space the front dominates. The unchanged model alone has 1, "
         "measured from a point one step worse on every axis (factor 2, or a tenth of its score)."
     )
-    return _section("Progress", said, _plot(charts.progress(summary), "progress"))
+    return _section("Progress", explanation, _plot(charts.progress(summary), "progress"))
 
 
 def _choices(summary: Summary) -> str:
-    figure = choices(summary) if placed(summary) else None
+    figure = parallel_coordinates(summary) if plotted(summary) else None
     if figure is None:
         return ""
-    said = "Each line is a trial, coloured if on the front. Results are better towards the top."
-    return _section("What was chosen, what came out", said, _plot(figure, "choices"))
+    explanation = (
+        "Each line is a trial, coloured if on the front. Results are better towards the top."
+    )
+    return _section("What was chosen, what came out", explanation, _plot(figure, "choices"))
 
 
-def _section(heading: str, said: str, body: str) -> str:
-    return f'<h2>{html.escape(heading)}</h2><p class="grey">{html.escape(said)}</p>{body}'
+def _section(heading: str, intro: str, body: str) -> str:
+    return f'<h2>{html.escape(heading)}</h2><p class="grey">{html.escape(intro)}</p>{body}'
 
 
 def _plot(figure: Any, name: str) -> str:
@@ -151,16 +153,16 @@ def _plot(figure: Any, name: str) -> str:
 def _members(summary: Summary) -> str:
     if not summary.picked:
         return ""
-    said = "The baseline, then the front. Hover a number for its 95 % interval."
+    intro = "The baseline, then the front. Hover a number for its 95 % interval."
     command = f"python -m search export {summary.run_folder or 'RUN'} --pick trial=N --to DIR"
     export = f'<p class="grey">Take one: <code>{html.escape(command)}</code></p>'
-    return _section("The front", said, export + html_tables.members(summary))
+    return _section("The front", intro, export + html_tables.members(summary))
 
 
 def _unfinished(summary: Summary) -> str:
     table = html_tables.unfinished(summary)
-    said = "Trials that were stopped early, could not be built, failed or break a limit."
-    return _section("Not on offer", said, table) if table else ""
+    intro = "Trials that were stopped early, could not be built, failed or break a limit."
+    return _section("Not on offer", intro, table) if table else ""
 
 
 def _trust(summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""The tables of the report, as HTML with every text escaped."""
+"""Tables of the HTML report, with every text escaped."""
 
 import html
 from collections.abc import Sequence
@@ -21,33 +21,37 @@ def members(summary: Summary) -> str:
 
 
 def _member(record: Record, summary: Summary, tested: Sequence[str]) -> str:
-    first = record.trial == summary.baseline.trial
+    is_baseline = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
-    cells.append(_point("baseline" if first else summary.short(record), record.note))
+    cells.append(_point("baseline" if is_baseline else summary.short(record), record.note))
     cells += [_value(record, axis, summary) for axis in summary.axes]
     for name in tested:
-        found = record.test.get(name)
-        cells.append(_cell(quantity(found.value, found.unit) if found else "", "number"))
-    return f'<tr class="{"baseline" if first else "member"}">{"".join(cells)}</tr>'
+        measurement = record.test.get(name)
+        cells.append(
+            _cell(quantity(measurement.value, measurement.unit) if measurement else "", "number")
+        )
+    return f'<tr class="{"baseline" if is_baseline else "member"}">{"".join(cells)}</tr>'
 
 
 def _point(title: str, note: str | None) -> str:
-    """Return a cell with what was chosen, and what is to be known of it in small."""
-    said = f"<br><small>{html.escape(note)}</small>" if note else ""
-    return f"<td>{html.escape(title)}{said}</td>"
+    """Return a table cell with a point and, in small print, the note about it."""
+    small_print = f"<br><small>{html.escape(note)}</small>" if note else ""
+    return f"<td>{html.escape(title)}{small_print}</td>"
 
 
 def _value(record: Record, axis: Axis, summary: Summary) -> str:
-    found = record.measurements[axis.name]
-    told = "" if record.trial == summary.baseline.trial else change(record, axis, summary.baseline)
-    span = html.escape(interval(found))
-    shown = html.escape(quantity(found.value, found.unit))
-    note = f"<br><small>{html.escape(told)}</small>" if told else ""
+    measurement = record.measurements[axis.name]
+    comparison = (
+        "" if record.trial == summary.baseline.trial else change(record, axis, summary.baseline)
+    )
+    span = html.escape(interval(measurement))
+    shown = html.escape(quantity(measurement.value, measurement.unit))
+    note = f"<br><small>{html.escape(comparison)}</small>" if comparison else ""
     return f'<td class="number" title="{span}">{shown}{note}</td>'
 
 
 def unfinished(summary: Summary) -> str:
-    """Return the table of trials that are not complete or break a limit, with their reasons."""
+    """Return the table of trials that are not complete or break a limit, with the reasons."""
     rows = []
     for record in summary.records:
         reason = record.reason or broken(record)
@@ -60,7 +64,7 @@ def unfinished(summary: Summary) -> str:
 
 
 def broken(record: Record) -> str:
-    """Return which limits the record breaks and by how much; empty if none."""
+    """Return the limits that a record breaks, with the violations; empty if there are none."""
     return "; ".join(f"{name} missed by {v:.3g}" for name, v in record.limits.items() if v > 0)
 
 

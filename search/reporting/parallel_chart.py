@@ -1,4 +1,4 @@
-"""The chart of the report that joins what was chosen with what came out."""
+"""Parallel coordinates of the report: points of trials joined with their results."""
 
 import html
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from typing import Any
 
 from search.records import Axis, Record
 from search.reporting.charts import INK, blank, hover
-from search.reporting.layout import colours, placed
+from search.reporting.layout import colours, plotted
 from search.reporting.summary import Summary
 from search.reporting.wording import quantity
 from spaces import Value
 
 
-def choices(summary: Summary) -> Any | None:
-    """Return parallel coordinates of what was chosen and what came out; None with one trial.
+def parallel_coordinates(summary: Summary) -> Any | None:
+    """Return a chart with a column for each dimension and objective; None with one trial.
 
-    Drawn with ordinary lines: the chart type of that name needs WebGL, which a report opened in
-    a locked-down frame may not have.
+    Drawn with ordinary lines: Plotly's own chart type needs WebGL, which a report opened in a
+    restricted frame may not have.
     """
-    records = [r for r, _ in placed(summary)]
+    records = [r for r, _ in plotted(summary)]
     names = [n for n in summary.dimensions if len({r.point.get(n) for r in records}) > 1]
     if not names or len(records) < 2:
         return None
@@ -36,7 +36,7 @@ def choices(summary: Summary) -> Any | None:
 
 
 def _rulers(figure: Any, titles: Sequence[str], columns: Sequence[list[tuple[float, str]]]) -> None:
-    """Draw an upright line with marks and a title for each column."""
+    """Draw a vertical line with marks and a title for each column."""
     line = {"color": "#9AA5B1", "width": 1}
     notes: list[dict[str, Any]] = []
     for i, (title, marks) in enumerate(zip(titles, columns, strict=True)):
@@ -56,12 +56,12 @@ def _lines(
     figure: Any, summary: Summary, records: Sequence[Record], columns: list[list[float]]
 ) -> None:
     rows = list(zip(*columns, strict=True))
-    paint = colours(records)
+    colour_of = colours(records)
     members = {r.trial for r in summary.front}
-    across = list(range(len(columns)))
+    positions = list(range(len(columns)))
     others = [row for r, row in zip(records, rows, strict=True) if r.trial not in members]
     figure.add_scatter(
-        x=[x for _ in others for x in (*across, None)],
+        x=[x for _ in others for x in (*positions, None)],
         y=[y for row in others for y in (*row, None)],
         mode="lines", line={"color": "#9AA5B1", "width": 1}, opacity=0.3, name="others",
         hoverinfo="skip",
@@ -70,8 +70,9 @@ def _lines(
     for record, row in zip(records, rows, strict=True):
         if record.trial in members:
             figure.add_scatter(
-                x=across, y=row, mode="lines", line={"color": paint[record.runtime], "width": 2},
-                text=[hover(record, summary)] * len(row), name=html.escape(record.runtime),
+                x=positions, y=row, mode="lines", text=[hover(record, summary)] * len(row),
+                line={"color": colour_of[record.runtime], "width": 2},
+                name=html.escape(record.runtime),
                 hovertemplate="%{text}<extra></extra>", legendgroup=record.runtime,
                 showlegend=record.runtime not in named,
             )  # fmt: skip
@@ -79,17 +80,17 @@ def _lines(
 
 
 def _ranked(values: list[Value]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return evenly spaced heights 0..1 for the distinct values, and their marks."""
+    """Return evenly spaced heights from 0 to 1 for the distinct values, and their marks."""
     distinct = sorted(set(values), key=lambda v: (isinstance(v, str), v))
     top = max(len(distinct) - 1, 1)
     heights = {value: i / top for i, value in enumerate(distinct)}
-    kept = distinct if len(distinct) <= 10 else [distinct[0], distinct[-1]]
-    marks = [(heights[v], v if isinstance(v, str) else f"{v:.4g}") for v in kept]
+    marked = distinct if len(distinct) <= 10 else [distinct[0], distinct[-1]]
+    marks = [(heights[v], v if isinstance(v, str) else f"{v:.4g}") for v in marked]
     return [heights[v] for v in values], marks
 
 
 def _scaled(values: list[float], axis: Axis) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return heights 0..1 where up is better, and marks at both ends."""
+    """Return heights from 0 to 1, of which the upper are better, and marks at both ends."""
     losses = sorted(axis.sign * v for v in values)
     worst, best = losses[-1], losses[0]
     extent = (worst - best) or 1.0

@@ -1,4 +1,4 @@
-"""The summary of a study, for report, tracking server and console."""
+"""Summary of a study: the data behind report, console and tracker."""
 
 import dataclasses
 import functools
@@ -16,32 +16,32 @@ UNCONFIRMED = "The front has NOT been measured again: small differences may be n
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """All that is reported of a study, at any time during it."""
+    """Everything that is reported about a study, at any time during it."""
 
     key: str
-    """Identifies the study for good: the same on resume."""
+    """Unique and permanent key of the study: the same on resume."""
     name: str
     command: str
-    """What the user can type to repeat it."""
+    """Command with which the user can repeat the search."""
     axes: tuple[Axis, ...]
     baseline: Record
-    """The unchanged model: what gains are relative to."""
+    """Record of the unchanged model, to which gains are relative."""
     records: tuple[Record, ...]
-    """Every trial so far, the baseline included."""
+    """Records of all trials so far, including the baseline."""
     front: tuple[Record, ...]
     space: Space
     goal: str = ""
-    """What was asked for, in one sentence."""
+    """Objectives, target and limits, in one sentence."""
     limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The experiment's limits in words, by name: `accuracy.within` → `at most 0.05 below ...`."""
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Limits as values on an axis, by the axis' name: drawn as lines."""
+    """Limits as values on an axis, by the axis' name, to be drawn as lines."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What it ran on: versions, processor, target."""
+    """Versions, processor and target of the search."""
     run_folder: str = ""
-    """As the user would type it."""
+    """Path of the run folder, as the user would type it."""
     confirmed: bool = False
-    """Whether the front was measured again, interleaved with the baseline, after the search."""
+    """True if the front was measured again after the search, in turns with the baseline."""
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -50,8 +50,8 @@ class Summary:
         return tuple(name for name, grid in ranges.items() if grid is None or len(grid) > 1)
 
     @property
-    def grounded(self) -> bool:
-        """Whether the baseline was measured, so that gains can be told."""
+    def has_baseline(self) -> bool:
+        """True if the baseline was measured, so that gains can be computed."""
         return all(axis.name in self.baseline.measurements for axis in self.axes)
 
     def to_json(self) -> dict[str, Any]:
@@ -64,13 +64,13 @@ class Summary:
 
     @property
     def best(self) -> Record | None:
-        """Return the record nearest to the limits, for when the front is empty."""
+        """The record nearest to the limits, for when the front is empty."""
         return nearest(self.records)
 
     @functools.cached_property
     def picked(self) -> dict[str, Record]:
-        """Return the member of the front that each of the usual words stands for."""
-        if not self.front or not self.grounded:
+        """The members of the front that the usual words, such as knee, mean."""
+        if not self.front or not self.has_baseline:
             return {}
         axes = {axis.name for axis in self.axes}
         words = [word for word in picks(self.axes) if word not in axes]
@@ -78,12 +78,12 @@ class Summary:
         return {word: pick(self.front, word, self.axes, self.baseline) for word in words}
 
     def short(self, record: Record) -> str:
-        """Return the record's point in short; training that was taken back is said."""
+        """Return the record's point in short form, with a remark if its training was taken back."""
         taken_back = " (taken back)" if record.facts.taken_back else ""
         return f"{self.space.short(record.point)}{taken_back}"
 
     def role(self, record: Record) -> str:
-        """Return what the record turned out to be: front, dominated, over limit, or its state."""
+        """Return the role of a record: front, dominated, over limit, or its state otherwise."""
         if any(member.trial == record.trial for member in self.front):
             return "front"
         if record.state != "complete":
@@ -101,7 +101,7 @@ def summary_of(
     *,
     confirmed: bool,
 ) -> Summary:
-    """Return what is told of a study."""
+    """Return the summary of a study."""
     environment = run_folder.environment(experiment, command)
     entries = {**environment.pop("versions"), **environment}
     limits = {
@@ -126,7 +126,7 @@ def summary_of(
 
 
 def _order(record: Record, experiment: Experiment) -> float:
-    """Order a front by its first timed objective, or else by the first of all, the best first."""
+    """Return the sort key of a front: its first timed objective, else its first one; best first."""
     goals = experiment.objectives
     goal = next((g for g in goals if g.timed), goals[0])
     value = record.measurements[goal.name].value
@@ -134,14 +134,14 @@ def _order(record: Record, experiment: Experiment) -> float:
 
 
 def limits_in_words(goal: Goal, baseline: Record) -> dict[str, str]:
-    """Return each limit of a goal as words; a share of a score is told in its points."""
+    """Return each limit of a goal in words; a share of a score becomes an absolute difference."""
     unit, worse = goal.objective.unit, "below" if goal.rising else "above"
     words = {}
     start = baseline.measurements[goal.name].value
     if (allowed := goal.allowed(start)) is not None:
         share = None if goal.scored(start) else goal.within_share
-        much = f"{allowed:g} {unit}" if share is None else f"{100 * share:g} %"
-        words["within"] = f"at most {much} {worse} the unchanged model"
+        amount = f"{allowed:g} {unit}" if share is None else f"{100 * share:g} %"
+        words["within"] = f"at most {amount} {worse} the unchanged model"
     if goal.at_least is not None:
         words["at_least"] = f"at least {goal.at_least:g} {unit}"
     if goal.at_most is not None:
@@ -159,12 +159,12 @@ def _goal(experiment: Experiment, limits: Mapping[str, str]) -> str:
 
 
 def _bounds(experiment: Experiment, baseline: Record) -> dict[str, float]:
-    found = {}
+    bounds = {}
     for goal in experiment.objectives:
         start = baseline.measurements[goal.name].value
         if (allowed := goal.allowed(start)) is not None:
-            found[goal.name] = start - allowed if goal.rising else start + allowed
+            bounds[goal.name] = start - allowed if goal.rising else start + allowed
         for bound in (goal.at_least, goal.at_most):
             if bound is not None:
-                found[goal.name] = bound
-    return found
+                bounds[goal.name] = bound
+    return bounds

@@ -1,4 +1,4 @@
-"""How quantities, comparisons and results read, wherever they are shown."""
+"""Wording of quantities, comparisons and results, the same in every report."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from search.reporting.summary import UNCONFIRMED, Summary
 
 
 def quantity(value: float, unit: str) -> str:
-    """Return a value as read by people: `0.487 ms`, `1.10 MB`, `0.881`."""
+    """Return a value with its unit for people: `0.487 ms`, `1.10 MB`, `0.881`."""
     if unit in ("bytes", "byte", "B"):
         for scale, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
             if abs(value) >= scale:
@@ -20,7 +20,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def figures(value: float) -> str:
-    """Return a number with three figures and no exponent where that is readable."""
+    """Return a number with three significant figures, without an exponent if that is readable."""
     if value == 0 or not 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}"
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
@@ -35,7 +35,7 @@ def interval(measurement: Measurement) -> str:
 
 
 def change(record: Record, axis: Axis, baseline: Record) -> str:
-    """Return how the record compares with the baseline: `4.71x faster`, `-0.004`."""
+    """Return the change of a record relative to the baseline: `4.71x faster`, `-0.004`."""
     if not axis.positive:
         difference = axis.value(record) - axis.value(baseline)
         return "same" if abs(difference) < 5e-4 else f"{difference:+.3f}"
@@ -47,11 +47,11 @@ def change(record: Record, axis: Axis, baseline: Record) -> str:
 
 
 def headline(summary: Summary) -> list[str]:
-    """Return what came out in a few plain sentences: the first is the headline."""
-    if not summary.grounded:
+    """Return the results in a few sentences, the most important first."""
+    if not summary.has_baseline:
         return [f"The unchanged model could not be measured: {summary.baseline.reason}."]
     if not summary.front:
-        return _nothing(summary)
+        return _without_front(summary)
     base = ", ".join(quantity(axis.value(summary.baseline), axis.unit) for axis in summary.axes)
     lines = [f"Unchanged model in {summary.baseline.runtime}: {base}."]
     by_trial: dict[int, list[str]] = {}
@@ -60,25 +60,25 @@ def headline(summary: Summary) -> list[str]:
     members = {record.trial: record for record in summary.front}
     for trial, words in by_trial.items():
         record = members[trial]
-        name = _joined([word.replace("-", " ") for word in words]).capitalize()
+        name = _enumeration([word.replace("-", " ") for word in words]).capitalize()
         lines.append(f"{name}: {_sentence(record, summary)}.")
     return lines
 
 
 def title(summary: Summary) -> str:
-    """Return the result in one line: what the knee of the front gains."""
+    """Return the results in one line: the gains of the front's knee."""
     picked = summary.picked
     if not picked:
         return headline(summary)[0]
     record = picked.get("knee", next(iter(picked.values())))
-    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
+    gains = [axis_change(record, axis, summary.baseline) for axis in summary.axes]
     positive = [g for g, axis in zip(gains, summary.axes, strict=True) if axis.positive]
     rest = [g for g, axis in zip(gains, summary.axes, strict=True) if not axis.positive]
-    return _joined([*positive, *rest])
+    return _enumeration([*positive, *rest])
 
 
-def words_of(record: Record, axis: Axis, baseline: Record) -> str:
-    """Return how the record compares on an axis, in words that stand alone."""
+def axis_change(record: Record, axis: Axis, baseline: Record) -> str:
+    """Return the change of a record on an axis, in words that name the axis."""
     words = change(record, axis, baseline)
     if words == "same":
         return f"{axis.name} unchanged"
@@ -86,35 +86,35 @@ def words_of(record: Record, axis: Axis, baseline: Record) -> str:
 
 
 def _sentence(record: Record, summary: Summary) -> str:
-    gains = [words_of(record, axis, summary.baseline) for axis in summary.axes]
+    gains = [axis_change(record, axis, summary.baseline) for axis in summary.axes]
     return f"trial {record.trial} ({record.runtime}, {summary.short(record)}): {', '.join(gains)}"
 
 
-def _nothing(summary: Summary) -> list[str]:
+def _without_front(summary: Summary) -> list[str]:
     complete = [r for r in summary.records if r.state == "complete"]
     record = summary.best
     if record is None or not complete:
         return ["No trial succeeded."]
     broken = [f"{name} by {figures(v)}" for name, v in record.limits.items() if v > 0]
     lines = [f"No trial satisfies every limit: {len(complete)} were measured."]
-    lines.append(f"Nearest: {_sentence(record, summary)}; it misses {_joined(broken)}.")
+    lines.append(f"Nearest: {_sentence(record, summary)}; it misses {_enumeration(broken)}.")
     return lines
 
 
-def _joined(words: Sequence[str]) -> str:
+def _enumeration(words: Sequence[str]) -> str:
     """Return words as an enumeration: `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def trust(summary: Summary) -> list[str]:
-    """Return what stands behind the numbers, and what does not."""
-    again = (
+    """Return sentences about the reliability of the numbers."""
+    confirmation = (
         "The front was measured again after the search, interleaved with the baseline."
         if summary.confirmed
         else UNCONFIRMED
     )
     if summary.confirmed and any(r.facts.pace for r in summary.front):
-        again += (
+        confirmation += (
             " Not all fitted in one group: times of the others are told at the baseline's pace in "
             "the first, so that each ratio to it is the one that was seen in turns."
         )
@@ -125,7 +125,7 @@ def trust(summary: Summary) -> list[str]:
     )
     return [
         "Every number was measured on the exported file, loaded by its own runtime.",
-        again,
+        confirmation,
         split,
         "Times hold for the target and machine below, not for others: measure there again.",
     ]

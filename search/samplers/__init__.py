@@ -1,4 +1,4 @@
-"""The catalogue of samplers: where new points come from once the opening has been tried."""
+"""Catalogue of samplers, which propose new points after the opening."""
 
 import abc
 import dataclasses
@@ -19,31 +19,31 @@ class Observation:
     point: Point
     state: State
     losses: tuple[float, ...] | None = None
-    """One value for each objective, lower is better; only of complete trials."""
+    """One value for each objective, lower is better; None unless the trial is complete."""
     violations: tuple[float, ...] = ()
-    """How far each constraint is overstepped; at most 0 is satisfied. The last says whether a
-    runtime can execute the point, which only those lack that are still running."""
+    """Violation of each constraint; at most 0 is satisfied. The last one is above 0 if no runtime
+    can execute the point. Running trials have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class History:
-    """What a sampler may learn from."""
+    """The trials that a sampler may learn from."""
 
     space: Space
     objectives: int
-    """How many there are."""
+    """Number of objectives."""
     observations: Sequence[Observation]
-    """All trials in the order in which they were asked; the same point may occur again."""
+    """All trials in the order of their numbers; a point may occur more than once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler(abc.ABC):
-    """A rule for the next point; its fields are settings of an experiment."""
+    """A rule that proposes the next point; its fields are settings of an experiment."""
 
     @abc.abstractmethod
     def propose(self, history: History, seed: int) -> Point | None:
-        """Return the point to try next, None where there is nothing to propose.
+        """Return the point to try next, or None if there is nothing to propose.
 
-        `seed` is another one for every trial: the same history and seed give the same point. A
-        point that was tried before is answered from its record, and another one is asked for.
+        `seed` differs between trials; the same history and seed give the same point. A point with a
+        record is answered from it, and the sampler is called again.
         """

@@ -27,17 +27,18 @@ STATES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tpe(Sampler):
-    """Optuna's TPE for several objectives, on numbers by their rank in the dimension.
+    """Optuna's TPE for several objectives; ordered numbers are encoded by their rank.
 
     Source: Ozaki et al. 2022, Multiobjective tree-structured Parzen estimator.
     """
 
     startup_trials: int = 4
-    """Trials before which points are drawn at random."""
+    """Number of trials before which points are drawn at random."""
     candidates: int = 64
-    """Points among which the one of the largest expected improvement is taken."""
+    """Number of random candidates, of which the one with the largest expected improvement is
+    taken."""
     multivariate: bool = True
-    """Whether dimensions are sampled jointly."""
+    """True if dimensions are sampled jointly."""
 
     def __post_init__(self) -> None:
         if self.startup_trials < 1 or self.candidates < 1:
@@ -47,7 +48,7 @@ class Tpe(Sampler):
             )
 
     def propose(self, history: History, seed: int) -> Point:
-        """Return the point that TPE takes next, its trials being those of `history`."""
+        """Return the point that TPE proposes after the trials of `history`."""
         codes = _Codes(history.space)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
@@ -61,7 +62,7 @@ class Tpe(Sampler):
     def _sampler(self, seed: int, parallel: bool) -> optuna.samplers.TPESampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # every argument is stated: Optuna 5.0 changed the defaults
+            # All arguments are explicit because defaults differ between versions of Optuna.
             return optuna.samplers.TPESampler(
                 n_startup_trials=self.startup_trials,
                 n_ei_candidates=self.candidates,
@@ -73,7 +74,7 @@ class Tpe(Sampler):
 
 
 class _Codes:
-    """Points as parameters of Optuna's: numbers by rank, so that their order is kept."""
+    """Conversion between points and Optuna parameters: ordered numbers become ranks."""
 
     def __init__(self, space: Space) -> None:
         self._grids = {name: d.values() for name, d in space.dimensions().items()}
@@ -83,7 +84,7 @@ class _Codes:
         }
 
     def trial(self, observation: Observation) -> FrozenTrial:
-        """Return an observation as a trial."""
+        """Return an observation as an Optuna trial."""
         return create_trial(
             state=STATES[observation.state],
             values=observation.losses,
@@ -93,7 +94,7 @@ class _Codes:
         )
 
     def point(self, params: Mapping[str, Any]) -> Point:
-        """Return the point that parameters mean."""
+        """Return the point that Optuna parameters encode."""
         return {
             name: (self._grids[name] or ())[value] if self._ranked(name) else rounded(value)
             for name, value in params.items()

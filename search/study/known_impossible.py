@@ -1,8 +1,8 @@
-"""What one trial that could not be built says of other points, which need not be paid for.
+"""Infer from trials that could not be built which other points cannot be built either.
 
-A point is given up only where the same would be done again: the same edit of the same model, the
-same export of the same shape, the same training. A reason that says more of itself, that no
-setting of a technique or nothing of a runtime is possible for this model, goes further.
+A point is ruled out only if it would repeat the failed step: the same edit of the same model,
+the same export of the same shape, or the same training. A reason of wider scope, which holds for
+every setting of a technique or for everything in a runtime, rules out more points.
 """
 
 import dataclasses
@@ -13,46 +13,54 @@ from spaces import Point, Scope, Space, Stage, Technique, Value
 
 
 def implied(space: Space, records: Iterable[Record], point: Point) -> str | None:
-    """Return why a point is impossible as far as the records tell, None if they do not."""
+    """Return the reason why the records rule a point out, or None if they do not."""
     for record in records:
-        known = record.facts.impossible
-        if known and _covers(space, known, record.point, point):
+        impossible = record.facts.impossible
+        if impossible and _covers(space, impossible, record.point, point):
             return record.reason
     return None
 
 
-def _covers(space: Space, known: Impossible, tried: Point, point: Point) -> bool:
-    """Whether what stopped the point `tried` must stop `point` as well."""
-    rule = _RULES.get(known.stage)
-    return rule is not None and rule(space, known, tried, point)
+def _covers(space: Space, impossible: Impossible, failed: Point, point: Point) -> bool:
+    """True if the reason that stopped the point `failed` stops `point` as well."""
+    rule = _RULES.get(impossible.stage)
+    return rule is not None and rule(space, impossible, failed, point)
 
 
-def _shape(space: Space, known: Impossible, tried: Point, point: Point) -> bool:
-    """Edits before the one that failed must be the same: what they leave is what it was given."""
-    before, failed = _edits(space, tried, known.technique)
-    same, own = _edits(space, point, known.technique)
-    if same != before:
+def _shape(space: Space, impossible: Impossible, failed: Point, point: Point) -> bool:
+    """True if `point` repeats the failed edit on the same model: all edits before it are equal."""
+    failed_edits, failed_setting = _edits(space, failed, impossible.technique)
+    edits, setting = _edits(space, point, impossible.technique)
+    if edits != failed_edits:
         return False
-    neutral = next(s.base for s in space.slots if s.name == known.technique)
-    return own == failed or (known.scope == Scope.TECHNIQUE and own != neutral)
+    neutral = next(s.base for s in space.slots if s.name == impossible.technique)
+    return setting == failed_setting or (impossible.scope == Scope.TECHNIQUE and setting != neutral)
 
 
-def _probe(space: Space, known: Impossible, tried: Point, point: Point) -> bool:
-    """An export depends on shape, encoding and placement; the reason may speak of the runtime."""
-    then, now = space.plan(tried), space.plan(point)
-    if then.runtime != now.runtime:
+def _probe(space: Space, impossible: Impossible, failed: Point, point: Point) -> bool:
+    """True if `point` repeats the failed export, or its runtime cannot execute this model at all.
+
+    An export depends on the shape, the encoding and the placement.
+    """
+    failed_plan, plan = space.plan(failed), space.plan(point)
+    if failed_plan.runtime != plan.runtime:
         return False
-    if known.scope == Scope.RUNTIME and _unchanged(space, tried):
+    if impossible.scope == Scope.RUNTIME and _unchanged(space, failed):
         return True
-    exported = (then.encoding, then.placement) == (now.encoding, now.placement)
-    return exported and space.shape(tried) == space.shape(point)
+    same_export = (failed_plan.encoding, failed_plan.placement) == (plan.encoding, plan.placement)
+    return same_export and space.shape(failed) == space.shape(point)
 
 
-def _train(space: Space, known: Impossible, tried: Point, point: Point) -> bool:
-    """Training is the same in every runtime; the reason may speak of any training."""
-    then, now = space.plan(tried).recovery, space.plan(point).recovery
-    alike = then == now or (known.scope == Scope.TECHNIQUE and now.steps > 0)
-    return alike and space.shape(tried) == space.shape(point)
+def _train(space: Space, impossible: Impossible, failed: Point, point: Point) -> bool:
+    """True if `point` repeats the failed training, or this model cannot be trained at all.
+
+    Training is the same in every runtime.
+    """
+    failed_recovery, recovery = space.plan(failed).recovery, space.plan(point).recovery
+    same_training = failed_recovery == recovery or (
+        impossible.scope == Scope.TECHNIQUE and recovery.steps > 0
+    )
+    return same_training and space.shape(failed) == space.shape(point)
 
 
 _RULES: dict[str, Callable[[Space, Impossible, Point, Point], bool]] = {
@@ -63,14 +71,14 @@ _RULES: dict[str, Callable[[Space, Impossible, Point, Point], bool]] = {
 
 
 def _edits(space: Space, point: Point, last: str | None) -> tuple[list[Technique], Technique]:
-    """Return the edits of the shape before the technique `last`, and its own setting."""
+    """Return the shape edits before the technique `last`, and the setting of that technique."""
     edits = [s for s in space.settings(point) if s.stage is Stage.SHAPE]
     index = next(i for i, s in enumerate(edits) if space.name_of(s) == last)
     return edits[:index], edits[index]
 
 
 def _unchanged(space: Space, point: Mapping[str, Value]) -> bool:
-    """Whether a point is the user's model as it is, in whatever runtime."""
+    """True if a point is the user's unchanged model, in any runtime."""
     plan, neutral = space.plan(point), space.plan(space.neutral())
     same = dataclasses.replace(plan, runtime=neutral.runtime) == neutral
     return same and space.shape(point) == space.shape(space.neutral())

@@ -1,4 +1,4 @@
-"""The first points of a search: baselines, each technique alone, and the usual recipes."""
+"""The first points of a search: baselines, each technique alone, and usual combinations."""
 
 import itertools
 import math
@@ -8,8 +8,8 @@ from search.experiment import Experiment
 from spaces import Dimension, Point, Slot, Stage, Value
 
 SHARE = 0.6
-"""Of the trials, at most this share is given to the opening; the sampler gets the rest. However
-few there are, the baselines and one encoding in each of their runtimes are tried."""
+"""Largest share of the trials that the opening may use; the sampler gets the rest. However few
+trials there are, the baselines and one encoding in each of their runtimes are tried."""
 
 
 def baselines(experiment: Experiment) -> list[Point]:
@@ -21,43 +21,42 @@ def baselines(experiment: Experiment) -> list[Point]:
 
 
 def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:
-    """Return the points to try before sampling, without repeats, the most telling first.
+    """Return the points to try before sampling, without repeats, the most informative first.
 
-    `times` are those of the baselines by runtime, as far as they are known: after the baselines
-    the fastest runtime comes first. Which of the points a runtime can execute is checked by
-    whoever asks.
+    `times` are the baselines' times by runtime, as far as they are measured: after the baselines
+    the fastest runtime comes first. The caller has to check which points a runtime can execute.
     """
     starts = baselines(experiment)
     ranked = _ranked(experiment, starts, times or {})
     encoded = list(_encodings(experiment, ranked))
     compiled = [start for start in ranked if start != starts[0]] or starts
-    alone = ranked[0] if times else starts[-1]
+    single_start = ranked[0] if times else starts[-1]
     points = [*starts, *encoded[: len(starts)], *_recipes(experiment, compiled)]
-    points += [*encoded, *_alone(experiment, alone)]
+    points += [*encoded, *_alone(experiment, single_start)]
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
     return list(unique.values())
 
 
 def _ranked(experiment: Experiment, starts: list[Point], times: Mapping[str, float]) -> list[Point]:
-    """Return the baselines by their times, those without one last, as the experiment names them."""
+    """Return the baselines by their times; those without one come last, in their given order."""
     return sorted(
         starts, key=lambda start: times.get(experiment.space.plan(start).runtime, math.inf)
     )
 
 
 def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
-    """Yield each encoding alone in each runtime: they are cheap, and runtimes differ most there."""
+    """Yield each encoding alone in each runtime: it is cheap, and runtimes differ most in it."""
     for slot in _slots(experiment, Stage.ENCODE):
-        for part in _usual(slot):
-            yield from (start | part for start in starts)
+        for setting in _usual(slot):
+            yield from (start | setting for start in starts)
 
 
 def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
-    """Yield shape and the first usual encoding together in each compiled runtime, then trained.
+    """Yield each shape with the first usual encoding in each compiled runtime, untrained first.
 
-    Without training first: that is cheap, and much of what the shape costs may be made up for.
+    Untrained points are cheap, and much of the loss from the shape may already be compensated.
     """
-    shapes = [part for slot in _slots(experiment, Stage.SHAPE) for part in _usual(slot)]
+    shapes = [setting for slot in _slots(experiment, Stage.SHAPE) for setting in _usual(slot)]
     encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]
     trained = _strongest(experiment)
     for shape, encoding in itertools.product(shapes or [{}], encodings or [{}]):
@@ -70,8 +69,8 @@ def _alone(experiment: Experiment, start: Point) -> Iterator[Point]:
     runtime = experiment.space.named("runtime")
     placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != runtime]
     for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN), *placed):
-        for part in list(_usual(slot))[:1]:
-            yield start | part
+        for setting in list(_usual(slot))[:1]:
+            yield start | setting
 
 
 def _strongest(experiment: Experiment) -> Point:
@@ -87,18 +86,18 @@ def _slots(experiment: Experiment, stage: Stage) -> list[Slot]:
 def _usual(slot: Slot) -> list[Point]:
     """Return the technique's usual settings as parts of a point, within the searched ranges."""
     neutral = slot.values(slot.base)
-    parts: list[Point] = []
+    settings: list[Point] = []
     for setting in slot.base.usual():
-        wanted = slot.values(setting)
-        part = {k: _nearest(slot.ranges[k.rpartition(".")[2]], v) for k, v in wanted.items()}
-        fits = all(part[k] == v or not isinstance(v, str) for k, v in wanted.items())
-        if fits and part != neutral and part not in parts:
-            parts.append(part)
-    return parts
+        values = slot.values(setting)
+        nearest = {k: _nearest(slot.ranges[k.rpartition(".")[2]], v) for k, v in values.items()}
+        fits = all(nearest[k] == v or not isinstance(v, str) for k, v in values.items())
+        if fits and nearest != neutral and nearest not in settings:
+            settings.append(nearest)
+    return settings
 
 
 def _nearest(dimension: Dimension, value: Value) -> Value:
-    """Return the allowed value nearest to `value`; of strings, the first when it is not allowed."""
+    """Return the allowed value nearest to `value`, or the first one for a string not allowed."""
     grid: Iterable[Value] | None = dimension.values()
     if grid is None or dimension.holds(value):
         return value

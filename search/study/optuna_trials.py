@@ -1,4 +1,4 @@
-"""The trials of a study as Optuna keeps them: the only file that asks and tells it."""
+"""Storage of trials in an Optuna study; the only file that asks and tells this study."""
 
 import json
 import warnings
@@ -17,12 +17,12 @@ from spaces import Point
 
 FILE = "study.db"
 FORMAT = 2
-"""Of what a study holds: from 2 on parameters are values, before they were ranks."""
+"""Format of the stored study: in format 2 the parameters are values."""
 EXECUTABLE = "executable"
-"""Constraint that every trial carries: above 0 where no runtime can execute the point."""
+"""Constraint of every trial: above 0 if no runtime can execute the point."""
 REVISED = "revised"
 GIVEN_BACK = "the search ended before it was evaluated"
-"""Reason of trials that are as if never asked: their points are asked again."""
+"""Reason of trials that ended without an evaluation: their points are proposed again."""
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -41,10 +41,11 @@ class Trials:
 
     @classmethod
     def open(cls, folder: Path, experiment: Experiment) -> "Trials":
-        """Create the trials of a run folder, or continue them; raises BadRun for others' trials.
+        """Create the trials of a run folder, or continue them.
 
-        A folder holds one study: the name that it was begun with stays, whatever the experiment
-        is called by now, and the experiment's key decides whether it may be continued.
+        A folder holds one study. It keeps the name under which it was begun, whatever the
+        experiment is called on resume; the experiment's key decides if it may be continued. Raises
+        BadRun if the study has another key or format.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
@@ -76,30 +77,33 @@ class Trials:
 
     @property
     def name(self) -> str:
-        """The name that the study was begun with."""
+        """Name under which the study was begun."""
         return self._study.study_name
 
     @property
     def count(self) -> int:
-        """How many trials were asked, those that were given back not counted."""
+        """Number of trials, without those whose points were given back."""
         return sum(not _given_back(t) for t in self._study.get_trials(deepcopy=False))
 
     def records(self) -> list[Record]:
-        """Return the records that were told, or were about to be, the revised ones in place."""
-        texts = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
-        records = {r.trial: r for text in texts if text for r in [_record(text)]}
+        """Return all stored records, each in its latest revision.
+
+        A record may belong to a trial that Optuna was not told about yet.
+        """
+        lines = [t.user_attrs.get("record") for t in self._study.get_trials(deepcopy=False)]
+        records = {r.trial: r for line in lines if line for r in [_record(line)]}
         for line in self._study.user_attrs.get(REVISED, {}).values():
             record = _record(line)
             records[record.trial] = record
         return list(records.values())
 
     def given_back(self) -> list[Point]:
-        """Return the points that were asked and given back, in their order, with repeats."""
+        """Return the points that were given back unevaluated, in their order and with repeats."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return [point_of(t.params) for t in trials if _given_back(t) and self._whole(t)]
 
     def history(self) -> History:
-        """Return what a sampler may learn from."""
+        """Return the trials as a sampler sees them."""
         trials = self._study.get_trials(deepcopy=False)
         return History(
             space=self._experiment.space,
@@ -108,18 +112,18 @@ class Trials:
         )
 
     def ask(self, point: Point) -> optuna.Trial:
-        """Return a new trial at a point."""
+        """Create a trial at a point."""
         self._study.enqueue_trial(dict(point))
         return self._study.ask(fixed_distributions=self._distributions)
 
     def store(self, trial: optuna.Trial, record: Record) -> None:
-        """Store a record in its trial, then tell it: a crash between loses nothing."""
+        """Store a record in its trial, then tell Optuna: a crash in between loses nothing."""
         trial.set_user_attr("record", record.line())
         self.tell(trial, record)
 
     def tell(self, trial: optuna.Trial, record: Record) -> None:
-        """Tell a trial: complete with values, pruned without, failed, or not executable."""
-        limits = {n: record.limits.get(n, 0.0) for n in self._limits}  # the same on every trial
+        """Tell Optuna a trial's outcome: values if complete, else the states FAIL or PRUNED."""
+        limits = {n: record.limits.get(n, 0.0) for n in self._limits}  # the same in every trial
         limits[EXECUTABLE] = 1.0 if record.state == "infeasible" else 0.0
         for name in limits.keys() - trial.constraints.keys():
             trial.set_constraint(name, limits[name])
@@ -132,29 +136,29 @@ class Trials:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
-        """Fail a trial that has no record of its own."""
+        """Tell Optuna that a trial failed and has no record."""
         trial.set_user_attr("reason", reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records."""
-        known = self._study.user_attrs.get(REVISED, {})
-        known |= {str(record.trial): record.line() for record in records}
-        self._study.set_user_attr(REVISED, known)
+        lines = self._study.user_attrs.get(REVISED, {})
+        lines |= {str(record.trial): record.line() for record in records}
+        self._study.set_user_attr(REVISED, lines)
 
     def close_stale(self) -> int:
-        """Close the trials that a killed search left open; return how many there were.
+        """Close the trials that a killed search left open; return their number.
 
-        What was recorded is told, the rest is given back. WAITING trials are dequeued first;
-        otherwise the next ask would return one of them.
+        Trials with a record are told to Optuna, the others are given back. WAITING trials are
+        dequeued first; otherwise the next ask would return one of them.
         """
         for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._study.ask(fixed_distributions=self._distributions)
         stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for frozen in stale:
-            trial = optuna.Trial(self._study, frozen._trial_id)  # Optuna has no public way back
-            if text := frozen.user_attrs.get("record"):
-                self.tell(trial, _record(text))
+            trial = optuna.Trial(self._study, frozen._trial_id)  # Optuna has no public API for it
+            if line := frozen.user_attrs.get("record"):
+                self.tell(trial, _record(line))
             else:
                 self.fail(trial, GIVEN_BACK)
         return len(stale)
@@ -182,5 +186,5 @@ def _given_back(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason") == GIVEN_BACK
 
 
-def _record(text: str) -> Record:
-    return Record.from_json(json.loads(text))
+def _record(line: str) -> Record:
+    return Record.from_json(json.loads(line))

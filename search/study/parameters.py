@@ -1,4 +1,4 @@
-"""Points as Optuna keeps them in a study: values that its dashboard and its tables can show."""
+"""Convert between points and Optuna parameters that its dashboard can show as values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,17 +14,20 @@ from spaces import Dimension, Interval, Point, Space, rounded
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Return the distribution of every dimension of a space, by name."""
+    """Return Optuna's distribution of each dimension of a space, by the dimension's name."""
     return {name: _distribution(dimension) for name, dimension in space.dimensions().items()}
 
 
 def point_of(params: Mapping[str, Any]) -> Point:
-    """Return the point of a trial's parameters; Optuna returns 0.30000000000000004."""
+    """Return the point of a trial's parameters.
+
+    Values are rounded, since Optuna returns 0.30000000000000004 for 0.3.
+    """
     return {name: rounded(value) for name, value in params.items()}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
-    """Return numbers with an even step as numbers, and whatever else as categories."""
+    """Return a numeric distribution for evenly spaced numbers, and a categorical one otherwise."""
     grid = dimension.values()
     if grid is None:
         assert isinstance(dimension, Interval)
@@ -39,7 +42,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def _even_step(grid: tuple[Any, ...]) -> tuple[float, float, float] | None:
-    """Return (low, high, step) of three numbers or more that are evenly spaced, else None."""
+    """Return (low, high, step) of three or more evenly spaced numbers, else None."""
     if len(grid) < 3 or any(isinstance(v, str | bool) for v in grid):
         return None
     step = round((grid[-1] - grid[0]) / (len(grid) - 1), 10)

@@ -1,4 +1,4 @@
-"""The study: which point is next, and that nothing is asked twice or lost."""
+"""Study: chooses the next point, and stores every record."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import optuna
 
 from objectives import Measurement
 from search import catalogue
-from search.experiment import Experiment, built, fields_of
+from search.experiment import Experiment, fields_of, instantiate
 from search.records import Axis, Facts, Record, front
 from search.samplers import Sampler
 from search.study.known_impossible import implied
@@ -21,32 +21,33 @@ from search.study.optuna_trials import GIVEN_BACK, Trials
 from spaces import Point
 
 PATIENCE = 4
-"""Asks in a row that bring nothing new before the front's neighbourhood is searched instead."""
+"""Proposals of the sampler in a row without a new point before neighbours of the front are tried
+instead."""
 
 Refuse = Callable[[Point], str | None]
-"""Says why a point cannot be executed, None if it can."""
+"""Returns the reason why a point cannot be executed, or None if it can."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A point to be evaluated, and the trial of the study that waits for its record."""
+class PendingTrial:
+    """A point to evaluate, and the number of the trial that waits for its record."""
 
     trial: int
     point: Point
     forced: bool
-    """A baseline: it is run to its end whatever the front looks like."""
+    """True for a baseline, which is never stopped early."""
 
 
 class Study:
-    """What is known of one experiment, and what is asked next; kept in its run folder."""
+    """The records of an experiment and its sources of new points, stored in the run folder."""
 
     def __init__(self, trials: Trials, experiment: Experiment, refuse: Refuse) -> None:
         self._trials, self.experiment, self._refuse = trials, experiment, refuse
         self._sampler = sampler_of(experiment)
-        self._first = {_key(point) for point in baselines(experiment)}
-        opened = max(2 * len(self._first), int(SHARE * experiment.trials))
+        self._baseline_keys = {_key(point) for point in baselines(experiment)}
+        opening_budget = max(2 * len(self._baseline_keys), int(SHARE * experiment.trials))
         self._sources = (
-            _Source(self._opening, budget=opened),
+            _Source(self._opening, budget=opening_budget),
             _Source(self._returned),
             _Source(self._sampled, learns=True),
             _Source(self._neighbours),
@@ -57,10 +58,10 @@ class Study:
         self._records: dict[int, Record] = {}
         self._by_point: dict[str, Record] = {}
         self._impossible: dict[int, Record] = {}
-        """Records that say of other points that they cannot be built either."""
+        """Records of points that could not be built, which may rule out other points."""
         self._scale: Mapping[str, Measurement] | None = None
-        """The baseline's values by which all records were judged."""
-        for record in sorted(trials.records(), key=_assumed):  # what was tried comes first
+        """Baseline measurements from which the limits of all records were computed."""
+        for record in sorted(trials.records(), key=_assumed):  # tried points come first
             if not _assumed(record) or self._still_refused(record.point):
                 self._keep(record)
         self._excused = self._excuse()
@@ -70,37 +71,40 @@ class Study:
     def open(cls, folder: Path, experiment: Experiment, refuse: Refuse) -> "Study":
         """Create the study of a run folder, or continue it.
 
-        Its experiment has the name that the run was begun with. Raises BadRun when the folder
-        holds the study of another experiment.
+        The study keeps the name under which the run was begun. Raises BadRun if the folder holds
+        the study of another experiment.
         """
         trials = Trials.open(folder, experiment)
         return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse)
 
-    # What is known
+    # Records
 
     @property
     def records(self) -> list[Record]:
-        """Return all records in the order of their trials."""
+        """All records in the order of their trials."""
         return [self._records[n] for n in sorted(self._records)]
 
     @property
     def paid(self) -> int:
-        """Return how many trials count against the budget: those for which something was built."""
-        built = [r for r in self._records.values() if r.state != "infeasible"]
-        return sum(r.trial not in self._excused for r in built)
+        """Number of trials that count against the budget: those for which something was built."""
+        records = [r for r in self._records.values() if r.state != "infeasible"]
+        return sum(r.trial not in self._excused for r in records)
 
     @property
     def baseline(self) -> Record | None:
-        """Return the neutral point's record in the neutral runtime, or in the first that works."""
+        """The neutral point's record in the neutral runtime, or in the first runtime that works."""
         return next(iter(self.baselines()), None)
 
     def baselines(self) -> list[Record]:
-        """Return the records of the neutral point in every runtime where it is complete."""
-        found = (self._answer(point) for point in baselines(self.experiment))
-        return [r for r in found if r and r.state == "complete"]
+        """Return the complete records of the neutral point, one for each runtime that works."""
+        answers = (self._answer(point) for point in baselines(self.experiment))
+        return [r for r in answers if r and r.state == "complete"]
 
-    def without_baseline(self) -> str | None:
-        """Return why no runtime can measure the unchanged model, None while one can or may."""
+    def baseline_failure(self) -> str | None:
+        """Return the reason why no runtime can measure the unchanged model, None if one may.
+
+        A baseline that has not been tried, and is not refused, may still be measured.
+        """
         reasons = []
         for point in baselines(self.experiment):
             record = self._answer(point)
@@ -108,43 +112,42 @@ class Study:
             if reason is None or (record and record.state == "complete"):
                 return None
             reasons.append((record is None, reason))
-        return min(reasons, key=lambda told: told[0])[1]  # rather what was tried than refused
+        return min(reasons, key=lambda pair: pair[0])[1]  # prefer a trial's reason to a refusal
 
     def front(self) -> list[Record]:
         """Return the non-dominated feasible records."""
         return front(self.records, self.axes)
 
-    # Asking
+    # Next points
 
-    def ask(self) -> Asked | None:
-        """Return the next point, None when no new one could be found.
+    def ask(self) -> PendingTrial | None:
+        """Return the next point to evaluate, or None if no new one was found.
 
-        Points that no runtime can execute, or that are impossible for a reason which a trial
-        found out, are recorded with the reason and never returned;
-        points that were answered before are told again from their record.
+        Points that the executor refuses, or that an earlier trial proved impossible, are recorded
+        with the reason and not returned. Points with a record are answered from it.
         """
         for source in self._sources:
             for proposal in source.proposals():
-                if asked := self._considered(source, proposal):
-                    return asked
+                if pending := self._consider(source, proposal):
+                    return pending
         return None
 
-    def tell(self, asked: Asked, record: Record) -> Record:
-        """Store a record, with the limits judged against the baseline, and return it."""
-        self._pending.pop(asked.trial, None)
-        stored = self._record(self._open.pop(asked.trial), record)
+    def tell(self, pending: PendingTrial, record: Record) -> Record:
+        """Store a record with its violations of the limits, and return it."""
+        self._pending.pop(pending.trial, None)
+        stored = self._record(self._open.pop(pending.trial), record)
         self._judge()
         return stored
 
-    def abandon(self, asked: Asked) -> None:
-        """Give a point back that was not evaluated: it will be asked again."""
-        self._pending.pop(asked.trial, None)
-        trial = self._open.pop(asked.trial, None)
-        if trial is not None:  # else the record is stored already, and only telling it failed
+    def abandon(self, pending: PendingTrial) -> None:
+        """Close a trial that was not evaluated; its point will be proposed again."""
+        self._pending.pop(pending.trial, None)
+        trial = self._open.pop(pending.trial, None)
+        if trial is not None:  # else the record is stored, and only telling Optuna failed
             self._trials.fail(trial, GIVEN_BACK)
 
     def revise(self, records: Sequence[Record]) -> None:
-        """Replace stored records, after the front was confirmed and scored on the test split."""
+        """Replace stored records after the front was confirmed and scored on the test split."""
         for record in records:
             self._keep(record)
         self._judge()
@@ -154,37 +157,37 @@ class Study:
         self._trials.revise(judged)
 
     def close_stale(self) -> int:
-        """Close the trials that a killed search left open; return how many there were."""
+        """Close the trials that a killed search left open; return their number."""
         return self._trials.close_stale()
 
-    # Inside
+    # Internals
 
     def _excuse(self) -> set[int]:
         """Retry failed baselines on resume, and return their trials, which then use no budget."""
-        for key in self._first & self._by_point.keys():
+        for key in self._baseline_keys & self._by_point.keys():
             if self._by_point[key].state == "failed":
                 del self._by_point[key]
         if self.baseline is not None:
             return set()
         failed = [r for r in self._records.values() if r.state == "failed"]
-        return {r.trial for r in failed if _key(r.point) in self._first}
+        return {r.trial for r in failed if _key(r.point) in self._baseline_keys}
 
     def _times(self) -> dict[str, float]:
-        """Return the baselines' values of what is timed first, by runtime, lower being faster."""
+        """Return the baselines' values of the first timed objective by runtime; lower is faster."""
         axis = next(
             (a for g, a in zip(self.experiment.objectives, self.axes, strict=True) if g.timed),
             None,
         )
         return {r.runtime: axis.loss(r) for r in self.baselines()} if axis else {}
 
-    def _considered(self, source: "_Source", proposal: Point) -> Asked | None:
-        """Return the trial of a proposal, None where it needs none."""
+    def _consider(self, source: "_Source", proposal: Point) -> PendingTrial | None:
+        """Open a trial for a proposal and return it; None if the point needs no evaluation."""
         point = self.experiment.space.canonical(proposal)
         if not source.learns and self._known(point):
             return None
         reason = None if self._known(point) else self._refused(point)
         spent = self.paid + len(self._pending) >= source.budget
-        if reason is None and spent and _key(point) not in self._first:
+        if reason is None and spent and _key(point) not in self._baseline_keys:
             return None
         trial = self._trials.ask(proposal)
         if record := self._answer(point):
@@ -196,7 +199,9 @@ class Study:
         else:
             self._open[trial.number] = trial
             self._pending[trial.number] = _key(point)
-            return Asked(trial=trial.number, point=point, forced=_key(point) in self._first)
+            return PendingTrial(
+                trial=trial.number, point=point, forced=_key(point) in self._baseline_keys
+            )
         return None
 
     def _opening(self) -> Iterator[Point]:
@@ -206,9 +211,9 @@ class Study:
         yield from self._trials.given_back()
 
     def _sampled(self) -> Iterator[Point]:
-        """Yield what the sampler proposes, from a seed of its own for every trial.
+        """Yield proposals of the sampler, each with its own seed derived from the number of trials.
 
-        So a resumed search draws what an uninterrupted one would have drawn.
+        A resumed search thus proposes the same points as an uninterrupted one.
         """
         for _ in range(PATIENCE):
             seed = self.experiment.seed * 100_003 + self._trials.count
@@ -218,25 +223,25 @@ class Study:
             yield proposal
 
     def _neighbours(self) -> Iterator[Point]:
-        """Yield a new executable point near the front, or any where those are all known."""
+        """Yield a new executable point near the front, or elsewhere if all those are known."""
         parents = [r.point for r in self.front()] or [self.experiment.space.neutral()]
-        draw = random.Random(f"{self.experiment.seed}-{self._trials.count}")
+        generator = random.Random(f"{self.experiment.seed}-{self._trials.count}")
         point = neighbour(
             self.experiment.space,
             parents,
-            draw,
+            generator,
             lambda point: not self._known(point) and not self._refused(point),
         )
         if point is not None:
             yield point
 
     def _refused(self, point: Point) -> str | None:
-        """Return why a point cannot be executed, as is known beforehand or found out by now."""
-        found = self._impossible.values()
-        return self._refuse(point) or implied(self.experiment.space, found, point)
+        """Return the reason why the executor or an earlier trial rules a point out, or None."""
+        records = self._impossible.values()
+        return self._refuse(point) or implied(self.experiment.space, records, point)
 
     def _still_refused(self, point: Point) -> bool:
-        """Whether a point is refused once more: another machine may have what one lacked."""
+        """True if the point is still infeasible: this machine may have what another one lacked."""
         return self._answer(point) is None and self._refused(point) is not None
 
     def _keep(self, record: Record) -> None:
@@ -256,17 +261,18 @@ class Study:
         return Record(trial=number, point=point, runtime=runtime, state="infeasible", reason=reason)
 
     def _record(self, trial: optuna.Trial, record: Record) -> Record:
-        """Keep a record with its limits, and store it."""
-        self._keep(record)  # the first baseline is judged against itself
+        """Store a record with its violations of the limits."""
+        self._keep(record)  # kept first, as the first baseline is judged against itself
         record = self._judged(record, self.baseline)
         self._keep(record)
         self._trials.store(trial, record)
         return record
 
     def _judge(self) -> None:
-        """Judge all anew where the baseline is another, or its values are.
+        """Recompute the limits of all records if the baseline or its values have changed.
 
-        With several workers records come before it, or beside that of another runtime.
+        With several workers, records may arrive before the baseline, or before the baseline of a
+        preferred runtime.
         """
         base = self.baseline
         values = base.measurements if base else None
@@ -277,7 +283,7 @@ class Study:
                     self._keep(self._judged(record, base))
 
     def _judged(self, record: Record, base: Record | None) -> Record:
-        """Return a record with its limits, which only what is complete has."""
+        """Return a record with its violations of the limits, which only complete records have."""
         if record.state != "complete" or base is None:
             return dataclasses.replace(record, limits={})
         limits = {
@@ -292,27 +298,27 @@ class Study:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Where points come from."""
+    """A source of proposals for new points."""
 
     proposals: Callable[[], Iterator[Point]] = dataclasses.field(kw_only=False)
-    """Yields points, canonical or not; each has been considered before the next is drawn."""
+    """Yields points, canonical or not; each is considered before the next is drawn."""
     budget: float = math.inf
-    """Trials after which the source is not asked any more, but for baselines."""
+    """Number of trials after which the source may only propose baselines."""
     learns: bool = False
-    """Whether it has to know what became of each proposal, also of those made before."""
+    """True if the source must learn the result of every proposal, including repeated ones."""
 
 
 def sampler_of(experiment: Experiment) -> Sampler:
-    """Return the sampler that an experiment names; raises SearchError in one line."""
-    named, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
-    kind = catalogue.find("sampler", named.name, Sampler, experiment.folder)
-    fields = fields_of(kind, where, named.settings)
-    sampler: Sampler = built(kind, where, fields, experiment.folder)
+    """Return the sampler that an experiment names; raises SearchError for a wrong setting."""
+    entry, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
+    sampler_class = catalogue.find("sampler", entry.name, Sampler, experiment.folder)
+    fields = fields_of(sampler_class, where, entry.settings)
+    sampler: Sampler = instantiate(sampler_class, where, fields, experiment.folder)
     return sampler
 
 
 def _assumed(record: Record) -> bool:
-    """Whether a point was refused beforehand, and nothing was tried."""
+    """True if a point was refused without being tried."""
     return record.state == "infeasible" and record.facts == Facts()
 
 

@@ -1,4 +1,4 @@
-"""A study in MLflow. MLflow takes seconds to import: only `mlflow_store` does."""
+"""Mirror a study in MLflow; importing MLflow takes seconds and is left to `mlflow_store`."""
 
 from search.tracking.background import Background
 from search.tracking.tracker import Tracker

@@ -1,4 +1,4 @@
-"""Where a study is tracked: the address, its web page, and how to talk to it without noise."""
+"""Addresses of a study in MLflow: store, artifacts, web page, experiment and runs."""
 
 import contextlib
 import dataclasses
@@ -19,25 +19,25 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""A search must not wait minutes for its diary; whoever sets these variables wins."""
+"""Short MLflow timeouts, so that a search does not wait minutes; the user's variables win."""
 SQLITE = "sqlite:///"
 EXPERIMENT = "paretune"
 
 
 def default_store() -> str:
-    """Return MLFLOW_TRACKING_URI, or a database in the current folder."""
+    """Return MLFLOW_TRACKING_URI, or the address of a database in the current folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
 def is_server(store: str) -> bool:
-    """Whether an address is a server's rather than a file's or database's."""
+    """True if an address is a server's rather than a file's or a database's."""
     return urlsplit(store).scheme in ("http", "https", "databricks")
 
 
 def artifact_location(store: str) -> str | None:
-    """Return where a store's artifacts go: beside a local database; None lets the server say.
+    """Return the location of artifacts: beside a local database, or None to leave it to the server.
 
-    Left to itself MLflow takes whatever folder the search happens to be started from.
+    MLflow's own default is the folder in which the search happens to start.
     """
     if not store.startswith(SQLITE):
         return None
@@ -45,7 +45,10 @@ def artifact_location(store: str) -> str | None:
 
 
 def ui_command(store: str, port: int = 5000) -> list[str]:
-    """Return the command that serves a store's web page, on this machine only."""
+    """Return the command that serves a store's web page on the loopback address.
+
+    Raises BadEnvironment if the store is a server already.
+    """
     if is_server(store):
         raise BadEnvironment(f"{redact(store)} is a server already: open it in a browser.")
     options = {"--backend-store-uri": store, "--host": "127.0.0.1", "--port": str(port)}
@@ -54,15 +57,15 @@ def ui_command(store: str, port: int = 5000) -> list[str]:
 
 
 def ui_page(server: str, experiment: str, run: str | None = None) -> str:
-    """Return the address of a study's page, or of all runs, in the view for model training."""
-    place = f"experiments/{experiment}/runs" + (f"/{run}" if run else "")
-    return f"{redact(server).rstrip('/')}/#/{place}?workflowType=machine_learning"
+    """Return the web address of a study's runs, or of one run, in the view for model training."""
+    path = f"experiments/{experiment}/runs" + (f"/{run}" if run else "")
+    return f"{redact(server).rstrip('/')}/#/{path}?workflowType=machine_learning"
 
 
 def ui_environment() -> dict[str, str]:
-    """Return the variables under which the page is served.
+    """Return the environment variables for serving the web page.
 
-    No telemetry, no background jobs, no deprecations inside MLflow's own libraries.
+    They turn off telemetry, background jobs and deprecation warnings in MLflow's own libraries.
     """
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -73,15 +76,15 @@ def ui_environment() -> dict[str, str]:
 
 
 def redact(text: str) -> str:
-    """Return text without the user and password of any address in it."""
+    """Return the text without user and password in its addresses."""
     return re.sub(r"(://)[^/\s@]+@", r"\1***@", text)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep MLflow's and its migrations' remarks off the console; errors still raise.
+    """Silence log messages and deprecation warnings of MLflow's libraries; errors still raise.
 
-    So are deprecations inside MLflow's own libraries: nothing else runs in here.
+    Nothing but MLflow runs in this context.
     """
     names = ("mlflow", "alembic", "urllib3.connectionpool")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -101,8 +104,8 @@ def quietly() -> Iterator[None]:
 
 
 @dataclasses.dataclass
-class Run:
-    """What is known to stand in the store of one run."""
+class StoredRun:
+    """Content of one run in the store, as far as it is known."""
 
     id: str
     status: str
@@ -112,24 +115,24 @@ class Run:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     steps: dict[str, int] = dataclasses.field(default_factory=dict)
-    """How many steps of a curve it holds, as far as asked."""
+    """Number of stored steps of each curve, as far as it is known."""
 
 
 def experiment_id(client: Any, store: str) -> str:
-    """Return the id of the project's experiment, created or restored if need be."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        place = artifact_location(store)
+    """Return the id of the project's experiment, which is created or restored if necessary."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        location = artifact_location(store)
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=tags))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def known(run: Any) -> Run:
-    """Return what a run read from the store holds."""
-    return Run(
+def stored_run(run: Any) -> StoredRun:
+    """Return the content of a run that MLflow has returned."""
+    return StoredRun(
         id=run.info.run_id,
         status=run.info.status,
         name=run.info.run_name,

@@ -1,4 +1,4 @@
-"""A tracker that writes beside the search, so that no worker waits for a store."""
+"""Tracker that writes in a background thread, so that no worker waits for a store."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +9,10 @@ from search.tracking.tracker import Tracker
 
 
 class Background:
-    """Writes the latest summary in a thread of its own, until the search has ended."""
+    """Writes the latest summary in a thread of its own until the search ends."""
 
     def __init__(self, make: Callable[[], Tracker]) -> None:
-        """`make` is called in that thread, before the first write: it may take seconds."""
+        """Create the tracker by `make` in the thread, before the first write, as it may be slow."""
         self._make = make
         self._tracker: Tracker | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracker")
@@ -21,17 +21,17 @@ class Background:
 
     @property
     def address(self) -> str:
-        """Return the store as it may be shown."""
-        return self._made().address
+        """Address of the store, without credentials."""
+        return self._wrapped().address
 
     def location(self) -> tuple[str, str] | None:
-        """Return the ids of the experiment and of the study's run, None before the first sync."""
-        return self._made().location()
+        """Return the ids of the experiment and of the study's run; None before the first sync."""
+        return self._wrapped().location()
 
     def sync(self, summary: Summary) -> bool:
-        """Have a summary written in place of one that still waits; return at once.
+        """Schedule a summary to be written, instead of one that still waits; return at once.
 
-        Raises what an earlier write should not have raised.
+        Raises an unexpected error of an earlier write.
         """
         if self._writes is not None and self._writes.done():
             self._writes.result()
@@ -40,17 +40,17 @@ class Background:
         return False
 
     def finish(self, summary: Summary, folder: Path, status: str = "FINISHED") -> bool:
-        """Write all that is lacking and close the study's run, once the thread is at rest."""
+        """Write whatever the store lacks and close the study's run, after the thread is idle."""
         self._latest = None
         if self._writes is not None:
             self._writes.result()
-        return self._made().finish(summary, folder, status)
+        return self._wrapped().finish(summary, folder, status)
 
-    def _made(self) -> Tracker:
+    def _wrapped(self) -> Tracker:
         self._tracker = self._tracker or self._make()
         return self._tracker
 
     def _write(self) -> None:
         summary, self._latest = self._latest, None
         if summary is not None:
-            self._made().sync(summary)
+            self._wrapped().sync(summary)

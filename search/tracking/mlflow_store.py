@@ -1,4 +1,4 @@
-"""MLflow: a projection of the study, written by the driver alone; can be repeated at any time."""
+"""Tracker for MLflow, which mirrors the study; written by the driver, repeatable at any time."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# MLflow decides about telemetry while it is imported, hence before the import.
+# MLflow reads this while it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
@@ -19,24 +19,24 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.records import Record
 from search.reporting import Summary
 from search.tracking.addresses import (
-    Run,
+    StoredRun,
     default_store,
     experiment_id,
-    known,
     quietly,
     redact,
+    stored_run,
     ui_command,
 )
-from search.tracking.runs import Projection, counts, quoted, study, trial
+from search.tracking.runs import DesiredRun, counts, quoted, study, trial
 
 __all__ = ["MlflowTracker", "default_store", "ui_command"]
 
 PAUSE = 60.0
-"""Seconds during which an unreachable store is not asked again."""
+"""Seconds for which an unreachable store is not tried again."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError)
-"""What a store that is absent, locked, full or broken raises (requests' errors are OSErrors)."""
+"""Errors of a store that is absent, locked, full or broken; those of requests are OSErrors."""
 BATCH = 900
-"""Metrics in one call: servers take 1000."""
+"""Metrics in one call: servers accept 1000."""
 
 
 class MlflowTracker:
@@ -44,35 +44,36 @@ class MlflowTracker:
 
     def __init__(self, store: str | None = None, warn: Callable[[str], None] | None = None) -> None:
         self.store = store or default_store()
-        self._warn = warn or _say
+        self._warn = warn or _print_to_stderr
         self._warned = False
-        self._asleep_until = 0.0
+        self._retry_at = 0.0
         self._client: Any = None
         self._experiment = ""
-        self._parent: Run | None = None
-        self._trials: dict[str, Run] = {}
-        self._told: dict[int, tuple[Any, ...]] = {}
-        """What was last written of a trial: the next call has nothing to do if it is the same."""
+        self._parent: StoredRun | None = None
+        self._trials: dict[str, StoredRun] = {}
+        self._written: dict[int, tuple[Any, ...]] = {}
+        """State of each trial when it was last written; trials with the same state are skipped."""
 
     @property
     def address(self) -> str:
-        """Return the store as it may be shown."""
+        """Address of the store, without credentials."""
         return redact(self.store)
 
     def location(self) -> tuple[str, str] | None:
-        """Return the ids of the experiment and of the study's run, None before the first sync."""
+        """Return the ids of the experiment and of the study's run; None before the first sync."""
         return (self._experiment, self._parent.id) if self._parent else None
 
     def sync(self, summary: Summary) -> bool:
-        """Write whatever the store lacks of the study; return whether it is complete now."""
-        if time.monotonic() < self._asleep_until:
+        """Write whatever the store lacks of the study; return True if it is complete."""
+        if time.monotonic() < self._retry_at:
             return False
         return self._guarded(lambda: self._project(summary))
 
     def finish(self, summary: Summary, folder: Path, status: str = "FINISHED") -> bool:
-        """Write what is lacking, the front's artifacts and the report; close the study's run.
+        """Write whatever the store lacks, with the front's artifacts and the report; close the run.
 
-        `folder` is the run folder; `status` is FINISHED, FAILED or KILLED.
+        `folder` is the run folder; `status` is FINISHED, FAILED or KILLED. Returns True if all was
+        written.
         """
         done = self._guarded(lambda: self._project(summary))
         return done and self._guarded(lambda: self._close(summary, folder, status))
@@ -87,9 +88,9 @@ class MlflowTracker:
         return True
 
     def _outage(self, error: BaseException) -> None:
-        """Forget what is known, because a write may have arrived in part, and warn once."""
-        self._client, self._parent, self._trials, self._told = None, None, {}, {}
-        self._asleep_until = time.monotonic() + PAUSE
+        """Forget the store's content, since a write may have arrived in part, and warn once."""
+        self._client, self._parent, self._trials, self._written = None, None, {}, {}
+        self._retry_at = time.monotonic() + PAUSE
         if not self._warned:
             reason = redact(" ".join(str(error).split()))[:200]
             self._warn(
@@ -100,20 +101,20 @@ class MlflowTracker:
 
     def _project(self, summary: Summary) -> None:
         if self._parent is None:
-            self._open(summary)
+            self._open_run(summary)
         parent = self._parent
         assert parent is not None
         for record in summary.records:
             self._trial(record, summary, parent)
         self._write(parent, study(summary))
 
-    def _open(self, summary: Summary) -> None:
-        """Find or create the experiment and the study's run, and read what they hold."""
+    def _open_run(self, summary: Summary) -> None:
+        """Find or create the experiment and the study's run, and read their content."""
         self._client = self._client or MlflowClient(tracking_uri=self.store)
         self._experiment = experiment_id(self._client, self.store)
-        found = [known(run) for run in self._search(summary.key)]
-        parents = [run for run in found if run.tags.get("role") == "study"]
-        self._trials = {run.tags["trial"]: run for run in found if "trial" in run.tags}
+        stored_runs = [stored_run(run) for run in self._search(summary.key)]
+        parents = [run for run in stored_runs if run.tags.get("role") == "study"]
+        self._trials = {run.tags["trial"]: run for run in stored_runs if "trial" in run.tags}
         if parents:
             self._parent = parents[0]
             self._status(parents[0], "RUNNING")
@@ -123,41 +124,41 @@ class MlflowTracker:
 
     def _search(self, key: str) -> Iterator[Any]:
         token = None
-        words = f"tags.study = '{quoted(key)}'"
+        condition = f"tags.study = '{quoted(key)}'"
         while True:
             page = self._client.search_runs(
-                [self._experiment], words, max_results=1000, page_token=token
+                [self._experiment], condition, max_results=1000, page_token=token
             )
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _create(self, name: str, tags: Mapping[str, str], started: int) -> Run:
+    def _create(self, name: str, tags: Mapping[str, str], started: int) -> StoredRun:
         run = self._client.create_run(
             self._experiment, start_time=started, tags=dict(tags), run_name=name
         )
-        return known(run)
+        return stored_run(run)
 
-    def _trial(self, record: Record, summary: Summary, parent: Run) -> None:
-        told = (record, summary.role(record), summary.baseline.measurements)
-        if self._told.get(record.trial) == told:
+    def _trial(self, record: Record, summary: Summary, parent: StoredRun) -> None:
+        state = (record, summary.role(record), summary.baseline.measurements)
+        if self._written.get(record.trial) == state:
             return
-        want = trial(record, summary)
-        known = self._trials.get(str(record.trial))
-        length = round(1000 * want.seconds)
-        if known is None:
-            # Sorted by their start, trials written after an outage still come in order.
+        desired = trial(record, summary)
+        stored = self._trials.get(str(record.trial))
+        length = round(1000 * desired.seconds)
+        if stored is None:
+            # Keeps trials that are written after an outage in order when sorted by start time.
             latest = max(run.started for run in (parent, *self._trials.values()))
             started = max(_now() - length, latest + 1)
-            tags = dict(want.tags) | {"mlflow.parentRunId": parent.id}
-            known = self._create(want.name, tags, started)
-            self._trials[str(record.trial)] = known
-        self._write(known, want)
-        self._status(known, want.status, known.started + length)
-        self._told[record.trial] = told
+            tags = dict(desired.tags) | {"mlflow.parentRunId": parent.id}
+            stored = self._create(desired.name, tags, started)
+            self._trials[str(record.trial)] = stored
+        self._write(stored, desired)
+        self._status(stored, desired.status, stored.started + length)
+        self._written[record.trial] = state
 
-    def _status(self, run: Run, status: str, end: int | None = None) -> None:
+    def _status(self, run: StoredRun, status: str, end: int | None = None) -> None:
         if run.status == status:
             return
         if status == "RUNNING":
@@ -166,14 +167,14 @@ class MlflowTracker:
             self._client.set_terminated(run.id, status, end)
         run.status = status
 
-    def _write(self, run: Run, want: Projection) -> None:
-        """Write what differs from what the store is known to hold, in as few calls as can be."""
+    def _write(self, run: StoredRun, desired: DesiredRun) -> None:
+        """Write the differences from the store's known content, in as few calls as possible."""
         now = _now()
-        params = {k: v for k, v in want.params.items() if k not in run.params}
-        tags = {k: v for k, v in want.tags.items() if run.tags.get(k) != v}
-        changed = {k: v for k, v in want.metrics.items() if run.metrics.get(k) != v}
+        params = {k: v for k, v in desired.params.items() if k not in run.params}
+        tags = {k: v for k, v in desired.tags.items() if run.tags.get(k) != v}
+        changed = {k: v for k, v in desired.metrics.items() if run.metrics.get(k) != v}
         metrics = [Metric(k, v, now, 0) for k, v in changed.items()]
-        metrics += [m for k, c in want.curves.items() for m in self._missing(run, k, c, now)]
+        metrics += [m for k, c in desired.curves.items() for m in self._missing(run, k, c, now)]
         for start in range(0, max(len(metrics), len(params) + len(tags) and 1), BATCH):
             self._client.log_batch(
                 run.id,
@@ -185,8 +186,8 @@ class MlflowTracker:
         run.tags |= tags
         run.metrics |= {m.key: m.value for m in metrics}
 
-    def _missing(self, run: Run, key: str, curve: list[float], now: int) -> list[Metric]:
-        """Return the entries of a curve that come after what the store holds of it."""
+    def _missing(self, run: StoredRun, key: str, curve: list[float], now: int) -> list[Metric]:
+        """Return the entries of a curve that the store lacks."""
         if key in run.metrics and key not in run.steps:
             run.steps[key] = 1 + max(m.step for m in self._client.get_metric_history(run.id, key))
         start = run.steps.get(key, 0)
@@ -200,9 +201,9 @@ class MlflowTracker:
             if (folder / name).is_file():
                 self._send(self._client.log_artifact, parent.id, str(folder / name))
         self._picks(summary)
-        last = counts(summary) | {"front_size": float(len(summary.front))}  # confirmed by now
-        told = {k: v for k, v in last.items() if parent.metrics.get(k) != v}
-        metrics = [Metric(k, v, _now(), len(summary.records) - 1) for k, v in told.items()]
+        final_metrics = counts(summary) | {"front_size": float(len(summary.front))}
+        changed = {k: v for k, v in final_metrics.items() if parent.metrics.get(k) != v}
+        metrics = [Metric(k, v, _now(), len(summary.records) - 1) for k, v in changed.items()]
         self._client.log_batch(parent.id, metrics=metrics)
         for record in summary.front:
             if record.artifact and (folder / record.artifact).is_dir():
@@ -215,29 +216,29 @@ class MlflowTracker:
         for word, record in summary.picked.items():
             words.setdefault(str(record.trial), []).append(word)
         for number, run in self._trials.items():
-            want = " ".join(words.get(number, []))
-            if run.tags.get("picks", "") != want:
-                self._client.set_tag(run.id, "picks", want)
-                run.tags["picks"] = want
+            words_of_run = " ".join(words.get(number, []))
+            if run.tags.get("picks", "") != words_of_run:
+                self._client.set_tag(run.id, "picks", words_of_run)
+                run.tags["picks"] = words_of_run
 
     def _upload(self, run_id: str, artifact: Path) -> None:
-        """Copy an artifact's files unless they are there already, told by name and size."""
-        there = {
+        """Copy an artifact's files, unless files of the same names and sizes are in the store."""
+        remote_sizes = {
             Path(f.path).name: f.file_size for f in self._client.list_artifacts(run_id, "artifact")
         }
-        here = {f.name: f.stat().st_size for f in artifact.iterdir() if f.is_file()}
-        if there != here:
+        local_sizes = {f.name: f.stat().st_size for f in artifact.iterdir() if f.is_file()}
+        if remote_sizes != local_sizes:
             self._send(self._client.log_artifacts, run_id, str(artifact), "artifact")
 
     def _send(self, send: Callable[..., None], *arguments: str) -> None:
-        """Call `send`; artifact stores raise their own libraries' errors, here an OSError."""
+        """Call `send`; any error of the artifact store's library is raised as an OSError."""
         with ThreadPoolExecutor(1) as pool:
             error = pool.submit(send, *arguments).exception()
         if error is not None:
             raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _say(text: str) -> None:
+def _print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 

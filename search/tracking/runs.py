@@ -1,4 +1,4 @@
-"""A study as a tracking server shows it: runs with names, parameters, metrics, tags and a note."""
+"""Content of MLflow runs for a study and its trials: names, parameters, metrics, tags, notes."""
 
 import dataclasses
 import re
@@ -11,13 +11,13 @@ from search.tracking.addresses import redact
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "infeasible": "KILLED", "failed": "FAILED"}
 NOTE_LENGTH = 7500
-"""Characters of a description: servers refuse or cut tags above 8000."""
+"""Most characters of a description: servers refuse or cut tags above 8000."""
 CURVE_LENGTH = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Projection:
-    """One run: what should stand in the tracking server."""
+class DesiredRun:
+    """Content that one run should have in the store."""
 
     name: str
     status: str
@@ -25,13 +25,13 @@ class Projection:
     params: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
-    """Metrics with one value a step."""
+    """Metrics with one value for each step."""
     seconds: float = 0.0
-    """How long the run took."""
+    """Duration of the run, in seconds."""
 
 
-def trial(record: Record, summary: Summary) -> Projection:
-    """Return the run of a trial."""
+def trial(record: Record, summary: Summary) -> DesiredRun:
+    """Return the run for a trial."""
     point = "baseline" if record.trial == summary.baseline.trial else summary.short(record)
     role = summary.role(record)
     tags = {
@@ -46,7 +46,7 @@ def trial(record: Record, summary: Summary) -> Projection:
         "mlflow.note.content": _remark(record, summary),
     }
     searched = {k: str(v) for k, v in record.point.items() if k in summary.dimensions}
-    return Projection(
+    return DesiredRun(
         name=cut(f"t{record.trial:03d} · {point}", 60),
         status=STATUS[record.state],
         tags={k: v for k, v in tags.items() if v},
@@ -58,22 +58,22 @@ def trial(record: Record, summary: Summary) -> Projection:
 
 
 def _metrics(record: Record, summary: Summary) -> Iterator[tuple[str, float]]:
-    """Yield the values with their unit, their intervals, what they gain, and numeric facts."""
-    for key, found in record.measurements.items():
-        yield f"{key}_{found.unit}", found.value
-        yield f"interval/{key}_{found.unit}_low", found.low
-        yield f"interval/{key}_{found.unit}_high", found.high
-    for key, found in record.test.items():
-        yield f"test_{key}_{found.unit}", found.value
+    """Yield values with units, intervals, gains relative to the baseline, and numeric facts."""
+    for key, measurement in record.measurements.items():
+        yield f"{key}_{measurement.unit}", measurement.value
+        yield f"interval/{key}_{measurement.unit}_low", measurement.low
+        yield f"interval/{key}_{measurement.unit}_high", measurement.high
+    for key, measurement in record.test.items():
+        yield f"test_{key}_{measurement.unit}", measurement.value
     for axis in summary.axes:
-        if axis.name in record.measurements and summary.grounded:
+        if axis.name in record.measurements and summary.has_baseline:
             yield _relative(record, axis, summary.baseline)
     yield "trial_seconds", record.seconds
     yield from ((f"facts/{k}", v) for k, v in _numbers(record.facts.to_json()))
 
 
 def _relative(record: Record, axis: Axis, baseline: Record) -> tuple[str, float]:
-    """Return the value relative to the baseline: speed-up, or fraction, or difference."""
+    """Return name and value of a speed-up, a ratio or a difference, relative to the baseline."""
     if not axis.positive:
         return f"{axis.name}_change", axis.value(record) - axis.value(baseline)
     if axis.is_time:
@@ -96,13 +96,13 @@ def _curves(facts: Mapping[str, Any]) -> Iterator[tuple[str, list[float]]]:
             yield key, list(value[:: -(-len(value) // CURVE_LENGTH) or 1])
 
 
-def study(summary: Summary) -> Projection:
-    """Return the parent run; its curves have one value after each trial."""
+def study(summary: Summary) -> DesiredRun:
+    """Return the parent run of a study; its curves have one value for each trial."""
     fixed = {k: str(v) for k, v in summary.baseline.point.items() if k not in summary.dimensions}
     sizes = [float(len(members)) for members in fronts(summary.records, summary.axes)]
     history = hypervolume_history(summary.records, summary.axes, summary.baseline)
     tags = {"study": quoted(summary.key), "role": "study", "mlflow.note.content": note(summary)}
-    return Projection(
+    return DesiredRun(
         name=cut(summary.name, 60),
         status="RUNNING",
         tags=tags,
@@ -112,18 +112,18 @@ def study(summary: Summary) -> Projection:
 
 
 def counts(summary: Summary) -> dict[str, float]:
-    """Return how many trials ended in each state, as metrics of the closed study."""
+    """Return the number of trials in each final state, as metrics of the finished study."""
     states = [record.state for record in summary.records]
     return {f"trials_{state}": float(states.count(state)) for state in get_args(State)}
 
 
 def note(summary: Summary) -> str:
-    """Return the description of the study in Markdown."""
-    ended = [
+    """Return the description of a study in Markdown."""
+    states = [
         f"{n:.0f} {state.removeprefix('trials_')}" for state, n in counts(summary).items() if n
     ]
-    told = f"{len(summary.front)} on the front; trials: {', '.join(ended)}."
-    parts = [f"### {_markdown(title(summary))}", f"{_markdown(summary.goal)} {told}".strip()]
+    outcome = f"{len(summary.front)} on the front; trials: {', '.join(states)}."
+    parts = [f"### {_markdown(title(summary))}", f"{_markdown(summary.goal)} {outcome}".strip()]
     parts.append(_picks(summary) if summary.picked else _markdown(" ".join(headline(summary))))
     folder = summary.run_folder or "RUN"
     parts += ["**Take one**", f"```\npython -m search export {folder} --pick knee --to DIR\n```"]
@@ -136,7 +136,7 @@ def note(summary: Summary) -> str:
 
 
 def _picks(summary: Summary) -> str:
-    """Return the baseline and the picks as a table."""
+    """Return the baseline and the picks as a Markdown table."""
     heads = ["", *(axis.name for axis in summary.axes), "runtime", "point", "trial"]
     rows = [_row("baseline", summary.baseline, summary)]
     rows += [_row(w.replace("-", " "), r, summary) for w, r in summary.picked.items()]
@@ -148,27 +148,27 @@ def _row(word: str, record: Record, summary: Summary) -> list[str]:
     cells = [f"**{word}**"]
     for axis in summary.axes:
         value = quantity(axis.value(record), axis.unit)
-        told = "" if word == "baseline" else f" ({change(record, axis, summary.baseline)})"
-        cells.append(_markdown(value + told))
+        comparison = "" if word == "baseline" else f" ({change(record, axis, summary.baseline)})"
+        cells.append(_markdown(value + comparison))
     point = "unchanged" if word == "baseline" else summary.short(record)
     return [*cells, _markdown(record.runtime), _markdown(point), str(record.trial)]
 
 
 def _remark(record: Record, summary: Summary) -> str:
-    """Return a trial's own description: why it ended, or how it compares."""
+    """Return the description of a trial: the reason why it ended, or a comparison."""
     if record.reason:
         return _markdown(f"{record.state}: {record.reason}")
     if summary.role(record) != "front" or record.trial == summary.baseline.trial:
         return _markdown(record.note or "")
-    told = [f"{a.name} {change(record, a, summary.baseline)}" for a in summary.axes]
+    changes = [f"{a.name} {change(record, a, summary.baseline)}" for a in summary.axes]
     folder = summary.run_folder or "RUN"
-    take = f"```\npython -m search export {folder} --pick trial={record.trial} --to DIR\n```"
-    said = f"On the front: {', '.join(told)}. {record.note or ''}"
-    return f"{_markdown(said)}\n\n{take}"
+    command = f"```\npython -m search export {folder} --pick trial={record.trial} --to DIR\n```"
+    text = f"On the front: {', '.join(changes)}. {record.note or ''}"
+    return f"{_markdown(text)}\n\n{command}"
 
 
 def _markdown(text: str, keep_lines: bool = False) -> str:
-    """Return text that Markdown shows as it is: no tables, links, images or HTML in it."""
+    """Return text escaped for Markdown: no tables, links, images or HTML."""
     flat = text if keep_lines else " ".join(text.split())
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", redact(flat))
 
@@ -179,7 +179,7 @@ def name(text: str) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """Return at most `length` characters, with a sign that something is missing."""
+    """Return at most `length` characters, ending in an ellipsis if text was removed."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

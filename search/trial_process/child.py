@@ -1,4 +1,4 @@
-"""A process that does one job: started afresh, listened to, and killed with its children."""
+"""Child process for one job: start it, receive its messages, and kill it with its children."""
 
 import contextlib
 import os
@@ -16,22 +16,22 @@ from search.trial_process.start import FORKABLE, context_for
 from spaces import processes
 
 WATCH = 1.0
-"""Seconds between looks at a process that says nothing."""
+"""Seconds between checks of a process that sends nothing."""
 
 PATIENCE = 0.5
-"""Seconds in which a process that has said its last word ends by itself."""
+"""Seconds for a process to end by itself after its last message."""
 
 
 class Failed(Exception):
-    """A process that ended without a result; the message is the reason."""
+    """A process ended without a result; the message is the reason."""
 
 
 class Killed(Failed):
-    """A process that was killed from outside: the same job may succeed elsewhere."""
+    """A process was killed from outside; the same job may succeed elsewhere."""
 
 
 class Child:
-    """A new process that does a job; its messages are received one by one."""
+    """A new process that does a job, with a method to receive its messages."""
 
     def __init__(
         self, job: processes.Message, log: Path, limit: float, measuring_threads: int
@@ -45,14 +45,18 @@ class Child:
             "environment": os.environ | FORKABLE,
         }
         self._process = context.Process(target=main.main, args=(theirs, job), name="trial")
-        with _main_unseen():
+        with _hidden_main():
             self._process.start()
         theirs.close()
         self._limit = limit
         self._deadline = time.monotonic() + limit
 
     def receive(self) -> processes.Message:
-        """Return the next message; raises Failed when there will be none."""
+        """Return the next message.
+
+        Raises Failed if the process reports an error, ends or exceeds its limit, Killed if it was
+        killed from outside.
+        """
         while not self._poll():
             revive(self._process.pid)
             if time.monotonic() >= self._deadline:
@@ -60,31 +64,31 @@ class Child:
         try:
             message = processes.receive(self._connection)
         except (EOFError, OSError):
-            raise _ending(self._process) from None
+            raise _failure(self._process) from None
         if "error" in message:
             raise Failed(message["error"])
         return message
 
     def answer(self, **message: Any) -> None:
-        """Answer a message that waits for one; a process that has ended gets none."""
+        """Answer a message that waits for it; does nothing if the process has ended."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             processes.send(self._connection, message)
 
     def close(self, patience: float = PATIENCE) -> None:
-        """End the process and whatever it started; it has some seconds to end by itself."""
+        """End the process and its descendants; it has `patience` seconds to end by itself."""
         kill(self._process, patience)
         self._connection.close()
 
     def _poll(self) -> bool:
-        rest = min(WATCH, self._deadline - time.monotonic())
-        return bool(self._connection.poll(max(0.0, rest)))
+        timeout = min(WATCH, self._deadline - time.monotonic())
+        return bool(self._connection.poll(max(0.0, timeout)))
 
 
 @contextlib.contextmanager
 def child(
     job: processes.Message, log: Path, limit: float, measuring_threads: int
 ) -> Iterator[Child]:
-    """Start a process, and end it with the context."""
+    """Start a process for a job, and end it with the context."""
     process = Child(job, log, limit, measuring_threads)
     try:
         yield process
@@ -93,24 +97,24 @@ def child(
 
 
 def job(
-    kind: str, experiment: Experiment, run: Path, threads: int, **parts: Any
+    kind: str, experiment: Experiment, run: Path, threads: int, **fields: Any
 ) -> processes.Message:
-    """Return what a process needs to know of any job, and the parts of this one."""
+    """Return the message that describes a job: fields of every job, and those of this kind."""
     return {
         "kind": kind,
         "experiment": experiment.to_json(),
         "folder": str(experiment.folder),
         "run": str(run),
         "threads": threads,
-        **parts,
+        **fields,
     }
 
 
 @contextlib.contextmanager
-def _main_unseen() -> Iterator[None]:
-    """Keep a new process from importing this one's main program: a Ray worker's imports all of Ray.
+def _hidden_main() -> Iterator[None]:
+    """Keep a new process from importing this one's main program, which in a Ray worker imports Ray.
 
-    A process starts with its job alone, which the main program has no part in.
+    The process needs only its job.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -120,8 +124,8 @@ def _main_unseen() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _ending(process: Any) -> Failed:
-    """Return how a process ended that gave no answer."""
+def _failure(process: Any) -> Failed:
+    """Return the failure of a process that ended without a result."""
     process.join()
     code = process.exitcode
     if code == -9:
@@ -130,7 +134,7 @@ def _ending(process: Any) -> Failed:
 
 
 def kill(process: Any, patience: float = PATIENCE) -> None:
-    """End a process and all its descendants, those in sessions of their own included."""
+    """End a process and all its descendants, including those in other sessions."""
     members = processes.family(process.pid)
     process.join(timeout=patience)
     processes.kill(members)

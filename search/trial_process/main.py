@@ -1,6 +1,6 @@
-"""One trial in a process of its own: a job comes in, messages in JSON go out.
+"""Main function of a trial's process, which receives a job and sends messages as JSON.
 
-Whatever user code prints goes to the log.
+The output of user code goes to a log file.
 """
 
 import io
@@ -19,44 +19,44 @@ from tqdm import tqdm
 from objectives.host import enrolled
 from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment import Experiment
-from search.measuring import Lane
+from search.measuring import MeasurementServer
 from search.records import Rung
 from spaces import processes, said
 from spaces.devices import device_of
 
 
 def main(connection: Connection, job: dict[str, Any]) -> None:
-    """Do a job; the last message sent is its result. Called in a new process."""
+    """Do a job in a new process, and send its result as the last message."""
     processes.die_with_parent()
-    os.setsid()  # Ctrl+C is the driver's to answer
-    # Its own lock is a semaphore of the system, which a killed trial would leave behind.
+    os.setsid()  # the driver alone handles Ctrl+C
+    # tqdm's default lock is a system semaphore, which a killed trial would leave behind.
     tqdm.set_lock(threading.RLock())
-    _settle(job)
+    _set_up(job)
     warnings.simplefilter("default")
     try:
-        torch.set_num_threads(1)  # whatever user code computes while it is imported
+        torch.set_num_threads(1)  # for computations of user code while it is imported
         experiment = Experiment.of(job["experiment"], Path(job["folder"]))
         for name in job["runtimes"]:
             experiment.runtime(name)
         if device_of(experiment.target.device).accelerator is None:
             experiment.task.describe()
-        # After the imports, which take seconds and which its forks share, and before anything is
-        # computed on several threads: those would not survive a fork. An accelerator that the
-        # user's imports start would not either, so there each measurement imports them anew.
-        lane = Lane()
+        # The server starts after the imports, which take seconds and are shared with its forks, and
+        # before any computation starts threads, which do not survive a fork. Neither does an
+        # accelerator that the user's imports start: there each measurement imports them itself.
+        server = MeasurementServer()
         try:
             with enrolled():
-                _send(connection, result=_do(job, experiment, lane, connection))
+                _send(connection, result=_run_job(job, experiment, server, connection))
         finally:
-            lane.close()
+            server.close()
     except Exception as error:
         traceback.print_exc()
         _send(connection, error=said(error))
     sys.stderr.flush()
 
 
-def _settle(job: dict[str, Any]) -> None:
-    """Take over the driver's environment and folder; send whatever is printed to the log."""
+def _set_up(job: dict[str, Any]) -> None:
+    """Take over the driver's environment and folder, and redirect all output to the log."""
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["cwd"])
@@ -69,10 +69,12 @@ def _settle(job: dict[str, Any]) -> None:
             stream.reconfigure(line_buffering=True)
 
 
-def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Connection) -> Any:
+def _run_job(
+    job: dict[str, Any], experiment: Experiment, server: MeasurementServer, connection: Connection
+) -> Any:
     torch.set_num_threads(job["threads"])
     if job["kind"] == "confirm":
-        return confirm.measure(experiment, job, lane)
+        return confirm.measure(experiment, job, server)
 
     def progress(stage: str, done: int, of: int, detail: str) -> None:
         _send(connection, stage=stage, done=done, of=of, detail=detail)
@@ -86,7 +88,7 @@ def _do(job: dict[str, Any], experiment: Experiment, lane: Lane, connection: Con
         experiment=experiment,
         folder=Path(job["run"]),
         trial=job["trial"],
-        lane=lane,
+        server=server,
         progress=progress,
         judge=judge,
     )

@@ -1,4 +1,4 @@
-"""How processes are made: forked from one that has imported the libraries. Imports none itself."""
+"""Start processes by forking one that has imported the libraries; imports none itself."""
 
 import multiprocessing
 import os
@@ -8,34 +8,34 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = "search.trial_process.main"
-"""What the process that others are forked from imports."""
+"""Module that is imported by the process from which others are forked."""
 
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Lets torch ask the driver whether there is a GPU: asking CUDA itself spoils later forks."""
+"""Makes torch look for GPUs through NVML: initialising CUDA would break later forks."""
 
 
 def context_for(measuring_threads: int) -> Any:
-    """Return how processes are made: forked from one that has imported the libraries and no more.
+    """Return a multiprocessing context whose processes are forked from one with imported libraries.
 
-    Such a process has no model, no thread and no warmed-up cache of another trial's, as a spawned
-    one, but need not spend three seconds on importing torch. Where there is no fork it is spawned.
+    Like a spawned process, such a fork has no model, no thread and no warm cache of another trial,
+    but it need not spend three seconds on importing torch. Without fork, processes are spawned.
 
-    Where one thread is measured, idle OpenMP threads sleep rather than spin: beside another busy
-    process two spinning threads trained 14 s where sleeping ones took 3 s, and alone 3 s as well.
-    Where several are measured, waiting is part of the latency and is left as it is. The first
-    search of a process decides: the setting is read when torch is imported.
+    If one thread is measured, idle OpenMP threads sleep rather than spin: beside another busy
+    process, training took 14 s with two spinning threads and 3 s with sleeping ones; on an idle
+    machine both took 3 s. If several threads are measured, waiting is part of the latency and stays
+    as it is. The first search in a process decides, as torch reads the setting on import.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
-    # Its modules are looked for where PYTHONPATH says: sys.path is not passed on.
+    # The fork server does not inherit sys.path, only PYTHONPATH.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    ours = FORKABLE | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    variables = FORKABLE | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if measuring_threads == 1:
-        ours["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+        variables["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     before = dict(os.environ)
-    os.environ.update(ours)
+    os.environ.update(variables)
     try:
         forkserver.ensure_running()
     finally:

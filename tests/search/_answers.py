@@ -6,7 +6,7 @@ from pathlib import Path
 from objectives import Measurement
 from search.experiment.experiment import Experiment
 from search.records.record import Record
-from search.study.study import Asked, Refuse, Study
+from search.study.study import PendingTrial, Refuse, Study
 from spaces import Point
 
 
@@ -14,7 +14,7 @@ def measured(value: float, unit: str) -> Measurement:
     return Measurement(value=value, unit=unit, low=value, high=value, samples=1)
 
 
-def answer(asked: Asked) -> Record:
+def answer(asked: PendingTrial) -> Record:
     """Return a record that prefers pruning for speed and float weights for accuracy."""
     ratio = float(asked.point["prune.channels.ratio"])
     bits = float(asked.point["quantize.integer.weight_bits"])

@@ -62,8 +62,8 @@ def opened(
     feed = kind(
         study,
         seconds=None,
-        told=told,
-        started=lambda asked: None,
+        on_record=told,
+        on_start=lambda asked: None,
         progress=lambda *message: None,
     )
     return study, feed
@@ -87,10 +87,10 @@ except Exception as error:
 """
 GUARDED = """
 import os, subprocess, sys
-from search.executors.ray.cluster import connect, unguarded
+from search.executors.ray.cluster import connect, open_access_warning
 connect(None, 1, None)
 import ray
-assert unguarded(None) is None
+assert open_access_warning(None) is None
 for mode in ("token", "disabled"):
     command = [sys.executable, "-c", os.environ["TOKENLESS"]]
     command.append(ray.get_runtime_context().gcs_address)

@@ -7,11 +7,11 @@ from typing import Any
 
 import optuna
 
-from search.executors.ray.searcher import Asking  # isort: skip  # before Ray itself
+from search.executors.ray.searcher import StudySearcher  # isort: skip  # before Ray itself
 
 from search.experiment.experiment import Experiment
 from search.study.queue import Queue
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Plan
 
 PLACED = '[space.placement.devices]\ncount = [1, 2]\nstrategy = ["auto", "data"]\n'
@@ -26,7 +26,7 @@ class Cluster:
     left: str | None = None
     """The one machine that is left of several."""
 
-    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
+    def config(self, asked: PendingTrial, avoid: str | None) -> dict[str, Any]:
         return {"trial": asked.trial, "point": asked.point, "avoid": avoid}
 
     def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
@@ -42,25 +42,25 @@ class Points(Queue):
         super().__init__(
             study,
             seconds=None,
-            told=lambda record: None,
-            started=lambda asked: None,
+            on_record=lambda record: None,
+            on_start=lambda asked: None,
             progress=lambda *message: None,
         )
-        self._points = [Asked(trial=i, point=p, forced=False) for i, p in enumerate(points)]
+        self._points = [PendingTrial(trial=i, point=p, forced=False) for i, p in enumerate(points)]
 
-    def ask(self) -> Asked | None:
+    def ask(self) -> PendingTrial | None:
         return self._points.pop(0) if self._points else None
 
 
-def searching(study: Study, **callbacks: Any) -> tuple[Asking, Queue]:
+def searching(study: Study, **callbacks: Any) -> tuple[StudySearcher, Queue]:
     """Return a searcher of a study, and the feed between them."""
     silent: dict[str, Any] = {
-        "told": lambda record: None,
-        "started": lambda asked: None,
+        "on_record": lambda record: None,
+        "on_start": lambda pending: None,
         "progress": lambda *message: None,
     }
     feed = Queue(study, seconds=None, **silent | callbacks)
-    return Asking(feed, Cluster(experiment=study.experiment)), feed
+    return StudySearcher(feed, Cluster(experiment=study.experiment)), feed
 
 
 def trials(project: Path) -> list[optuna.trial.FrozenTrial]:
@@ -75,7 +75,7 @@ def said(**message: Any) -> dict[str, Any]:
     return {"message": json.dumps(message)}
 
 
-def config_of(searcher: Asking, name: str) -> dict[str, Any]:
+def config_of(searcher: StudySearcher, name: str) -> dict[str, Any]:
     """Return what the searcher suggests as the trial `name`."""
     config = searcher.suggest(name)
     assert isinstance(config, dict)
@@ -94,7 +94,7 @@ class Named:
 class Controller:
     """As much of Tune's controller as the scheduler needs: one trial that waits."""
 
-    searcher: Asking
+    searcher: StudySearcher
     trial: Named
 
     def get_live_trials(self) -> set[Named]:

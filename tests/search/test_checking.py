@@ -8,8 +8,8 @@ import pytest
 
 from search import run_folder
 from search.checks import check
-from search.checks.check import informed
-from search.checks.count_points import COUNTED, counted, require_executable
+from search.checks.check import inspect_model
+from search.checks.count_points import COUNTED, point_counts, require_executable
 from search.cli.parser import main
 from search.errors import BadExperiment, BadTask
 from search.experiment.experiment import Experiment
@@ -40,7 +40,7 @@ def single_column(project: Path) -> Experiment:
 def test_temperature_and_labels_are_dead_where_outputs_have_one_column(
     project: Path, labels: str
 ) -> None:
-    experiment, _ = informed(single_column(project))
+    experiment, _ = inspect_model(single_column(project))
     neutral = experiment.space.neutral()
     point = neutral | TEACHING | {"distill.logits.labels": labels}
     assert experiment.space.canonical(point) == neutral | {"distill.logits.steps": 3}
@@ -49,7 +49,7 @@ def test_temperature_and_labels_are_dead_where_outputs_have_one_column(
 
 
 def test_temperature_is_alive_where_outputs_have_classes(project: Path) -> None:
-    experiment, _ = informed(Experiment.load(project / "experiment.toml"))
+    experiment, _ = inspect_model(Experiment.load(project / "experiment.toml"))
     point = experiment.space.neutral() | TEACHING
     assert experiment.space.canonical(point) == point
     assert experiment.notices == Experiment.load(project / "experiment.toml").notices
@@ -63,7 +63,7 @@ def test_a_model_of_another_type_is_said_to_be_deployed_in_float32(
     task = file.read_text().replace("return nn.Sequential(", "return nn.Sequential(*[")
     file.write_text(task.replace("nn.Linear(32, 3))", f"nn.Linear(32, 3)]).to(torch.{kind})"))
     before = Experiment.load(project / "experiment.toml")
-    experiment, model = informed(before)
+    experiment, model = inspect_model(before)
     (notice,) = set(experiment.notices) - set(before.notices)
     assert f"comes in {kind}" in notice
     assert "deployed in float32" in notice
@@ -76,7 +76,7 @@ def test_a_task_whose_data_do_not_fit_its_model_is_refused_before_the_first_tria
     file = project / "task.py"
     file.write_text(file.read_text().replace("torch.randn(96, 6", "torch.randn(96, 5"))
     with pytest.raises(BadTask, match="forward failed: RuntimeError"):
-        informed(Experiment.load(project / "experiment.toml"))
+        inspect_model(Experiment.load(project / "experiment.toml"))
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -193,7 +193,7 @@ def test_large_spaces_are_drawn_from(project: Path) -> None:
     def half(point: Point) -> str | None:
         return "eager is refused" if point["deploy.runtime.name"] == "eager" else None
 
-    lines = counted(experiment, half)
+    lines = point_counts(experiment, half)
     share = float(lines[1].partition("about ")[2].partition("%")[0])
     assert 45 < share < 55  # 2,000 draws of a fair coin: 50 +- 3.4 (3 sigma)
     assert any("cannot: eager is refused" in line for line in lines)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from objectives.examples import read
-from search.evaluation.estimate import estimated
+from search.evaluation.estimate import estimate_scores
 from search.experiment.experiment import Experiment
 
 GPU = pytest.param(
@@ -25,7 +25,7 @@ def test_it_is_the_score_of_the_model_where_it_is(project: Path, device: str) ->
     model, examples = task.model().to(device).train(), read(task, "validation")
     with torch.inference_mode():
         score = task.score(model(examples.inputs.to(device)).cpu(), examples.targets)
-    found = estimated(experiment, model, examples, project / "artifact")
+    found = estimate_scores(experiment, model, examples, project / "artifact")
     assert set(found) == {"accuracy"}
     assert found["accuracy"].value == pytest.approx(score)
     assert model.training

@@ -58,8 +58,8 @@ def searched(executor: Executor) -> Study:
     queue = Queue(
         study,
         seconds=None,
-        told=lambda record: None,
-        started=lambda asked: None,
+        on_record=lambda record: None,
+        on_start=lambda asked: None,
         progress=lambda *message: None,
     )
     executor.run(queue)

@@ -9,7 +9,7 @@ from _answers import answer
 from search.experiment.experiment import Experiment
 from search.records import Facts, Impossible, Record
 from search.study.known_impossible import implied
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Point, Scope
 from spaces.space import Space
 
@@ -142,7 +142,7 @@ def test_a_study_asks_no_point_that_a_trial_ruled_out_also_after_a_restart(
     run = project / "run"
     run.mkdir()
 
-    def found(asked: Asked) -> Record:
+    def found(asked: PendingTrial) -> Record:
         if asked.point["deploy.runtime.name"] != "null":
             return answer(asked)
         return dataclasses.replace(

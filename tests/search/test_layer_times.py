@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from search.evaluation import TrialContext, evaluate
-from search.evaluation.alone import Workbench, untimed
+from search.evaluation.alone import TrialTools, untimed_reason
 from search.evaluation.cache import Cache
 from search.experiment.experiment import Experiment
-from search.measuring.server import Crashed, Lane
+from search.measuring.server import Crashed, MeasurementServer
 from search.records import Record
 from spaces import Encoding, Placement, Plan
 from spaces.quantization.allocation import WIDTHS
@@ -44,8 +44,8 @@ seconds = 0.01
 
 
 @pytest.fixture
-def lane() -> Iterator[Lane]:
-    made = Lane()
+def lane() -> Iterator[MeasurementServer]:
+    made = MeasurementServer()
     yield made
     made.close()
 
@@ -62,9 +62,9 @@ def allocation(record: Record) -> dict[str, Any]:
     return dict(record.facts.techniques["quantize.mixed"])
 
 
-def bench(given: Experiment, lane: Lane, folder: Path, trial: int = 0) -> TrialContext:
+def bench(given: Experiment, lane: MeasurementServer, folder: Path, trial: int = 0) -> TrialContext:
     return TrialContext(
-        experiment=given, folder=folder, trial=trial, lane=lane, progress=lambda *news: None
+        experiment=given, folder=folder, trial=trial, server=lane, progress=lambda *news: None
     )
 
 
@@ -73,10 +73,10 @@ def point(given: Experiment, runtime: str, steps: int = 0) -> dict[str, float | 
     return given.space.canonical({**given.space.neutral(), **own, "deploy.runtime.name": runtime})  # type: ignore[return-value]
 
 
-def workbench(given: Experiment, lane: Lane, folder: Path, asked: Plan) -> Workbench:
+def workbench(given: Experiment, lane: MeasurementServer, folder: Path, asked: Plan) -> TrialTools:
     """Return what a technique may use at a plan."""
     inputs, _ = next(given.task.batches("validation", 1))
-    return Workbench(
+    return TrialTools(
         context=bench(given, lane, folder),
         cache=Cache(folder=folder / "cache", identity={}),
         plan=asked,
@@ -94,7 +94,7 @@ def widths(plan: Plan) -> dict[int, Encoding]:
 
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
 def test_real_runtimes_take_time_for_every_kind_and_width(
-    project: Path, lane: Lane, runtime: str
+    project: Path, lane: MeasurementServer, runtime: str
 ) -> None:
     given = experiment(project)
     tools = workbench(given, lane, project / "run", given.space.plan(point(given, runtime)))
@@ -120,7 +120,7 @@ def test_real_runtimes_take_time_for_every_kind_and_width(
     ],
 )
 def test_where_times_cannot_differ_the_record_says_so(
-    project: Path, lane: Lane, runtime: str, reason: str
+    project: Path, lane: MeasurementServer, runtime: str, reason: str
 ) -> None:
     given = experiment(project)
     record = evaluate(bench(given, lane, project / "run"), point(given, runtime))
@@ -132,7 +132,7 @@ def test_where_times_cannot_differ_the_record_says_so(
 
 
 def test_the_record_holds_the_times_and_trained_points_keep_the_bits(
-    project: Path, lane: Lane, monkeypatch: pytest.MonkeyPatch
+    project: Path, lane: MeasurementServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, asked = experiment(project), []
     slow = {8: 5.0, 6: 1.0, 4: 1.0, 3: 1.0, 2: 1.0}
@@ -168,7 +168,7 @@ def test_the_record_holds_the_times_and_trained_points_keep_the_bits(
     assert 8 in record.facts.bits.values()
 
 
-def test_openvino_is_timed_for_every_kind_and_width(project: Path, lane: Lane) -> None:
+def test_openvino_is_timed_for_every_kind_and_width(project: Path, lane: MeasurementServer) -> None:
     given = experiment(project)
     record = evaluate(bench(given, lane, project / "run"), point(given, "openvino"))
     rows = allocation(record)["layers"]
@@ -183,7 +183,7 @@ def test_openvino_is_timed_for_every_kind_and_width(project: Path, lane: Lane) -
 
 
 def test_layers_that_cannot_be_timed_leave_the_loss(
-    project: Path, lane: Lane, monkeypatch: pytest.MonkeyPatch
+    project: Path, lane: MeasurementServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def layers(*_: object) -> None:
         raise Crashed("the measuring server ended unexpectedly")
@@ -215,4 +215,4 @@ def test_layers_are_timed_where_one_alone_tells_something(
     given = dataclasses.replace(given, target=target)
     plan = given.space.plan(point(given, "openvino"))
     plan = dataclasses.replace(plan, placement=Placement(count=count))
-    assert untimed(bench(given, None, project), plan) == reason  # type: ignore[arg-type]
+    assert untimed_reason(bench(given, None, project), plan) == reason  # type: ignore[arg-type]

@@ -12,10 +12,12 @@ import pytest
 
 from search.executors.local import Local
 from search.experiment.experiment import Experiment
-from search.study.study import Asked
+from search.study.study import PendingTrial
 
 
-def evaluated(project: Path, model_code: str = "", limit: float = 60.0) -> tuple[Local, Asked]:
+def evaluated(
+    project: Path, model_code: str = "", limit: float = 60.0
+) -> tuple[Local, PendingTrial]:
     """Return an executor for the tiny experiment whose model() first runs `model_code`."""
     task = project / "task.py"
     task.write_text(task.read_text().replace("    torch.manual_seed(0)\n", f"    {model_code}\n"))
@@ -25,7 +27,7 @@ def evaluated(project: Path, model_code: str = "", limit: float = 60.0) -> tuple
     run = project / "run"
     run.mkdir()
     executor = Local(experiment=experiment, folder=run, cores=1)
-    return executor, Asked(trial=0, point=point, forced=True)
+    return executor, PendingTrial(trial=0, point=point, forced=True)
 
 
 def silent(stage: str, done: int, of: int, detail: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from search.executors.local import Local
 from search.experiment.experiment import Experiment
-from search.study.study import Asked
+from search.study.study import PendingTrial
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,9 @@ def test_another_process_and_folder_measure_the_same(
         "deploy.runtime.name": runtime,
     }
     executor = Local(experiment=experiment, folder=run, cores=1)
-    record = executor.evaluate(Asked(trial=0, point=point, forced=True), None, lambda *_: None)
+    record = executor.evaluate(
+        PendingTrial(trial=0, point=point, forced=True), None, lambda *_: None
+    )
     assert (record.state, record.reason) == ("complete", None)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     moved = (run / "artifacts" / "0").rename(elsewhere / "model")

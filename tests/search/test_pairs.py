@@ -11,10 +11,10 @@ from _pairs import RUNTIMES, SETTINGS, experiment, matrix, pairs, point, refused
 
 from search.evaluation import TrialContext, evaluate
 from search.experiment.experiment import Experiment
-from search.measuring.server import Lane
+from search.measuring.server import MeasurementServer
 
 EXPERIMENTS = (Path(__file__).parents[2] / "experiments" / "README.md").read_text()
-Shared = tuple[Experiment, Path, Callable[[str], Lane]]
+Shared = tuple[Experiment, Path, Callable[[str], MeasurementServer]]
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     given = experiment(folder)
     torch.set_num_threads(1)  # for networks this small, more only wait for one another
 
-    def lane(runtime: str) -> Lane:
+    def lane(runtime: str) -> MeasurementServer:
         given.runtime(runtime)
         if runtime not in lanes:
-            lanes[runtime] = Lane()
+            lanes[runtime] = MeasurementServer()
         return lanes[runtime]
 
     yield given, folder / "run", lane
@@ -68,7 +68,7 @@ def test_a_pair_reaches_its_measurements_or_is_refused_with_a_reason(
         return
     trial = [c.id for c in CASES].index(request.node.callspec.id)
     bench = TrialContext(
-        experiment=given, folder=run, trial=trial, lane=lane, progress=lambda *news: None
+        experiment=given, folder=run, trial=trial, server=lane, progress=lambda *news: None
     )
     record = evaluate(bench, point(given, pair, runtime))
     assert (record.state, record.reason) == ("complete", None)

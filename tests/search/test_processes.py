@@ -13,7 +13,7 @@ from objectives.metrics.latency import Latency
 from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment.experiment import Experiment
 from search.measuring import worker
-from search.measuring.server import Crashed, Lane
+from search.measuring.server import Crashed, MeasurementServer
 from search.records.record import Record
 
 pytestmark = pytest.mark.usefixtures("same_threads")
@@ -42,12 +42,12 @@ def bed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[],
     def make() -> Bed:
         experiment = Experiment.load(project / "experiment.toml")
         experiment.runtime("null")
-        lanes.append(Lane())
+        lanes.append(MeasurementServer())
         bench = TrialContext(
             experiment=experiment,
             folder=project / "run",
             trial=0,
-            lane=lanes[-1],
+            server=lanes[-1],
             progress=lambda *news: None,
         )
         return bench, pids
@@ -70,7 +70,7 @@ def seconds(pids: Path) -> float:
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let loading take long; return in how many processes is then timed."""
     taken, count = request.param
-    monkeypatch.setattr(worker, "_charged", lambda loading, target: taken)
+    monkeypatch.setattr(worker, "_loading_time", lambda loading, target: taken)
     return int(count)
 
 
@@ -83,7 +83,7 @@ def test_the_processes_share_all_of_the_timed_runs_however_long_they_load(
     assert seconds(pids) == pytest.approx(0.01)  # as the experiment says
     pids.unlink()
     job = {"records": [record.to_json()], "run": str(bench.folder)}
-    answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
+    answer = confirm.measure(bench.experiment, job, bench.server)["0"]
     assert answer["facts"]["processes"] == len(set(processes(pids))) == loads
     assert len(processes(pids)) == confirm.ROUNDS
 
@@ -141,7 +141,7 @@ def test_a_front_is_confirmed_in_several_processes_that_share_the_rounds(
     record = trial(bench)
     pids.unlink()
     job = {"records": [record.to_json()], "run": str(bench.folder)}
-    answer = confirm.measure(bench.experiment, job, bench.lane)["0"]
+    answer = confirm.measure(bench.experiment, job, bench.server)["0"]
     revised = confirm.revised(record, answer)
     assert len(processes(pids)) == confirm.ROUNDS
     assert len(set(processes(pids))) == worker.PROCESSES

@@ -12,7 +12,7 @@ from search.executors.local import failed
 from search.records.record import Record
 from search.records.stopping import PROBE, Rung
 from search.study.queue import Queue
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 
 
 def fed(study: Study, seconds: float | None = None) -> tuple[Queue, list[Record]]:
@@ -21,14 +21,14 @@ def fed(study: Study, seconds: float | None = None) -> tuple[Queue, list[Record]
     feed = Queue(
         study,
         seconds=seconds,
-        told=told.append,
-        started=lambda asked: None,
+        on_record=told.append,
+        on_start=lambda asked: None,
         progress=lambda *message: None,
     )
     return feed, told
 
 
-def taken(feed: Queue, count: int) -> list[Asked]:
+def taken(feed: Queue, count: int) -> list[PendingTrial]:
     """Return `count` trials under way at once."""
     asked = [feed.ask() for _ in range(count)]
     assert all(asked)
@@ -142,7 +142,7 @@ def test_what_cannot_reach_the_front_stops_unless_it_is_a_baseline(
     feed.tell(asked, Record(**{**vars(answer(asked)), "measurements": better}))
     slow = {"latency": measured(9.0, "ms"), "size": measured(9000, "bytes")}
     reason = feed.judge(
-        Asked(trial=99, point={}, forced=forced), Rung(name=PROBE, measurements=slow)
+        PendingTrial(trial=99, point={}, forced=forced), Rung(name=PROBE, measurements=slow)
     )
     assert (reason is None) is forced
 
@@ -161,6 +161,6 @@ def test_a_difference_that_measuring_again_could_bring_stops_nobody(
     feed.tell(baseline, Record(**{**vars(answer(baseline)), "measurements": own}))
     found = {"latency": latency(3.0), "size": measured(9000, "bytes")}
     reason = feed.judge(
-        Asked(trial=99, point={}, forced=False), Rung(name=PROBE, measurements=found)
+        PendingTrial(trial=99, point={}, forced=False), Rung(name=PROBE, measurements=found)
     )
     assert (reason is not None) is stops

@@ -19,10 +19,10 @@ from search.errors import BadEnvironment
 from search.executors.local import Local
 from search.executors.ray.executor import RayTune, _as_options
 from search.executors.ray.losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
-from search.executors.ray.searcher import Asking
-from search.executors.ray.shipping import Station
+from search.executors.ray.searcher import StudySearcher
+from search.executors.ray.shipping import Workspace
 from search.experiment.experiment import Experiment
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Placement, Plan
 from spaces.devices import Device
 from spaces.devices.cpu import Cpu
@@ -52,7 +52,7 @@ def test_two_losses_of_different_kinds_are_both_told(
     searcher, _ = searching(study)
     for name, error in (("a", "its node has died"), ("b", "it died")):
         config_of(searcher, name)
-        searcher.fell(name, error)
+        searcher.worker_failed(name, error)
         searcher.on_trial_complete(name, error=True)
     (record,) = study.records
     assert record.reason == f"{CRASHED}; on the first try {NO_MACHINE}"
@@ -76,7 +76,7 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
     executor = executor_of(project, study.experiment)
     rounds: list[dict[str, Any]] = []
 
-    def tune(self: RayTune, searcher: Asking) -> None:
+    def tune(self: RayTune, searcher: StudySearcher) -> None:
         del self
         hog, other = (config_of(searcher, f"{name}{len(rounds)}") for name in "ab")
         rounds.extend((hog, other))
@@ -87,11 +87,11 @@ def test_what_ray_kills_to_free_memory_is_tried_again_and_the_search_goes_on(
             searcher.on_trial_result(f"{name}{len(rounds) - 2}", place)
         raise RuntimeError("unexpected") from OutOfMemoryError(MEMORY)
 
-    def finish(self: RayTune, searcher: Asking) -> None:
+    def finish(self: RayTune, searcher: StudySearcher) -> None:
         del self
         config = config_of(searcher, "last")
         rounds.append(config)
-        record = answer(Asked(trial=config["trial"], point=config["point"], forced=True))
+        record = answer(PendingTrial(trial=config["trial"], point=config["point"], forced=True))
         searcher.on_trial_complete("last", said(result=record.to_json()))
         assert searcher.suggest("none") == Searcher.FINISHED
 
@@ -114,7 +114,7 @@ def test_another_error_of_tunes_is_not_taken_for_a_lack_of_memory(
     study = opened(project, 2)
     monkeypatch.setattr(RayTune, "_depot", None)
 
-    def broken(self: RayTune, searcher: Asking) -> None:
+    def broken(self: RayTune, searcher: StudySearcher) -> None:
         raise RuntimeError("Tune is broken")
 
     monkeypatch.setattr(RayTune, "_tune", broken)
@@ -132,8 +132,10 @@ def test_a_lost_trial_avoids_its_machine_where_another_can_run_it(
 ) -> None:
     executor = executor_of(project, Experiment.load(project / "experiment.toml"))
     point = executor.experiment.space.neutral()
-    asked = Asked(trial=0, point=point, forced=True)
-    monkeypatch.setattr(RayTune, "_station", Station.of(executor.experiment, project, remote=False))
+    asked = PendingTrial(trial=0, point=point, forced=True)
+    monkeypatch.setattr(
+        RayTune, "_workspace", Workspace.of(executor.experiment, project, remote=False)
+    )
     nodes(monkeypatch, one=2)
     alone = executor.config(asked, "one")
     assert alone["avoid"] is None
@@ -210,7 +212,7 @@ def test_another_machine_is_asked_what_it_executes_where_one_is_lost(
     one, two = "1" * 56, "2" * 56  # as Ray's ids are
     nodes(monkeypatch, head=0, **{one: 2, two: 2})
     monkeypatch.setattr(RayTune, "_here", "head")
-    monkeypatch.setattr("search.executors.ray.executor.refused", Remote)
+    monkeypatch.setattr("search.executors.ray.executor.remote_refusal", Remote)
     monkeypatch.setattr(Remote, "asked", [])
     executor = executor_of(project, Experiment.load(project / "experiment.toml"))
     answers: list[Any] = [NodeDiedError("gone"), "it has no kernels", *[NodeDiedError("gone")] * 2]
@@ -240,7 +242,8 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
     baseline = experiment.space.neutral()
     large = baseline | {"placement.devices.count": 2}
     records = [
-        answer(Asked(trial=i, point=p, forced=False)) for i, p in enumerate((baseline, large))
+        answer(PendingTrial(trial=i, point=p, forced=False))
+        for i, p in enumerate((baseline, large))
     ]
     wanted: list[dict[str, Any]] = []
 
@@ -277,7 +280,7 @@ def test_a_trial_whose_machines_have_left_ends_the_search(
     study = opened(project)
     feed = searching(study)[1]
     reason = "It asks for 2 CPU on one machine; the cluster's largest has 1 CPU."
-    searcher = Asking(feed, Cluster(experiment=study.experiment, refusal=reason))
+    searcher = StudySearcher(feed, Cluster(experiment=study.experiment, refusal=reason))
     config_of(searcher, "a")
     searcher.check()  # machines may come back
     monkeypatch.setattr("search.executors.ray.searcher.STARVED", -1.0)
@@ -300,7 +303,7 @@ def test_a_cluster_without_tokens_is_warned_of_in_one_line(
     monkeypatch: pytest.MonkeyPatch, mode: str, address: str | None, warns: bool
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    warning = cluster.unguarded(address)
+    warning = cluster.open_access_warning(address)
     assert (warning is not None) is warns
     if warning:
         assert f"RAY_AUTH_MODE={mode} lets anyone" in warning

@@ -22,12 +22,12 @@ from _searcher import (
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from search.executors.ray.control import Stopping
+from search.executors.ray.control import RungScheduler
 from search.executors.ray.losses import KILLED
-from search.executors.ray.searcher import Asking
+from search.executors.ray.searcher import StudySearcher
 from search.records.stopping import Rung
 from search.signals import Stopped
-from search.study.study import Asked, Study
+from search.study.study import PendingTrial, Study
 from spaces import Point
 
 
@@ -42,7 +42,9 @@ def placed(project: Path) -> tuple[Study, Point, Point]:
 
 def test_a_large_point_gets_its_turn_before_small_ones_that_keep_coming(project: Path) -> None:
     study, small, large = placed(project)
-    searcher = Asking(Points(study, [small, large, small]), Cluster(experiment=study.experiment))
+    searcher = StudySearcher(
+        Points(study, [small, large, small]), Cluster(experiment=study.experiment)
+    )
     assert config_of(searcher, "a")["point"] == small
     assert config_of(searcher, "b")["point"] == large  # a small one that waits holds nobody up
     searcher.started("a")
@@ -55,7 +57,7 @@ def test_a_large_point_gets_its_turn_before_small_ones_that_keep_coming(project:
 
 def test_a_large_point_that_ends_before_it_starts_holds_nobody_up(project: Path) -> None:
     study, small, large = placed(project)
-    searcher = Asking(Points(study, [large, small]), Cluster(experiment=study.experiment))
+    searcher = StudySearcher(Points(study, [large, small]), Cluster(experiment=study.experiment))
     config_of(searcher, "a")
     searcher.on_trial_complete("a", error=True)
     assert config_of(searcher, "b")["point"] == small
@@ -64,7 +66,7 @@ def test_a_large_point_that_ends_before_it_starts_holds_nobody_up(project: Path)
 def test_a_large_point_whose_machines_have_left_holds_nobody_up(project: Path) -> None:
     study, small, large = placed(project)
     gone = Cluster(experiment=study.experiment, refusal="It asks for more than is left.")
-    searcher = Asking(Points(study, [large, small]), gone)
+    searcher = StudySearcher(Points(study, [large, small]), gone)
     config_of(searcher, "a")
     assert config_of(searcher, "b")["point"] == small
 
@@ -77,12 +79,12 @@ def test_a_trial_starts_again_where_it_was_lost_if_no_other_machine_is_left(
     study = opened(project, 1)
     feed = searching(study)[1]
     both = Cluster(experiment=study.experiment)
-    searcher = Asking(feed, both)
+    searcher = StudySearcher(feed, both)
     first = config_of(searcher, "first")
     searcher.on_trial_result("first", said(machine="one", worker="w"))
     searcher.on_trial_complete("first", error=True)
     assert config_of(searcher, "waits")["avoid"] == "one"
-    scheduler, controller = Stopping(searcher), Controller(searcher, Named("waits"))
+    scheduler, controller = RungScheduler(searcher), Controller(searcher, Named("waits"))
     scheduler.choose_trial_to_run(controller)
     assert searcher.suggest("none") is None  # it still waits for the other machine
     monkeypatch.setattr(searcher, "_cluster", dataclasses.replace(both, left="one"))
@@ -106,15 +108,15 @@ def test_every_way_to_end_is_told_to_the_study(
     rung = Rung(name="50% of training", measurements=own)
     monkeypatch.setattr(feed, "judge", lambda asked, rung: f"behind after {rung.name}")
     behind = said(rung=rung.to_json())
-    assert Stopping(searcher).on_trial_result(None, Named("behind"), behind) == "STOP"
+    assert RungScheduler(searcher).on_trial_result(None, Named("behind"), behind) == "STOP"
     searcher.on_trial_complete("behind", behind)
     number, point = configs["done"]["trial"], configs["done"]["point"]
-    record = answer(Asked(trial=number, point=point, forced=True))
+    record = answer(PendingTrial(trial=number, point=point, forced=True))
     searcher.on_trial_complete("done", said(result=record.to_json()))
     searcher.on_trial_complete("broken", said(failed="ValueError: no weights here"))
     for name in ("lost", "again"):
         searcher.on_trial_result(name, said(machine="one", worker=name))
-        searcher.fell(name, task_error(f"{KILLED}its process was killed"))
+        searcher.worker_failed(name, task_error(f"{KILLED}its process was killed"))
         searcher.on_trial_complete(name, error=True)
         if name == "lost":
             assert config_of(searcher, "again") == configs["lost"] | {"avoid": "one"}
@@ -146,7 +148,7 @@ def test_an_interrupted_search_leaves_no_trial_running(project: Path) -> None:
     assert isinstance(searcher.error, Stopped)
     assert searcher.suggest("c") == Searcher.FINISHED
     result = said(stage="train", done=1, of=9, detail="")
-    assert Stopping(searcher).on_trial_result(None, Named("b"), result) == "STOP"
+    assert RungScheduler(searcher).on_trial_result(None, Named("b"), result) == "STOP"
     for name in ("a", "b"):
         searcher.on_trial_complete(name, result)
     feed.close()

@@ -34,7 +34,7 @@ from search.records.stopping import Rung
 from search.reporting.console import LEGEND
 from search.signals import Stopped
 from search.study.queue import Queue
-from search.study.study import Asked
+from search.study.study import PendingTrial
 from spaces import Encoding, Placement, Plan
 
 # Ray's own processes and sockets outlive its shutdown by moments.
@@ -59,7 +59,7 @@ def prepared(project: Path, cluster: Cluster) -> Iterator[RayTune]:
 
 @pytest.mark.ci
 def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> None:
-    assert prepared._station.token
+    assert prepared._workspace.token
     (prepared.folder / MARK).unlink()  # no worker can tell that it shares the disk
     study = searched(prepared)
     records = [r for r in study.records if r.state != "infeasible"]
@@ -71,9 +71,9 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert set(answers) == {str(r.trial) for r in records[:2]}
     assert all(answer["test"]["accuracy"]["value"] > 0 for answer in answers.values())
     assert all(r.limits == {} or r.satisfied for r in records)
-    assert prepared._station.scratch.is_dir()
+    assert prepared._workspace.scratch.is_dir()
     prepared.close()
-    assert not prepared._station.scratch.exists()
+    assert not prepared._workspace.scratch.exists()
 
 
 @pytest.mark.ci
@@ -116,12 +116,12 @@ class Strict(Queue):
 
     most = 0
 
-    def ask(self) -> Asked | None:
+    def ask(self) -> PendingTrial | None:
         asked = super().ask()
         self.most = max(self.most, len(self.open))
         return asked
 
-    def judge(self, asked: Asked, rung: Rung) -> str | None:
+    def judge(self, asked: PendingTrial, rung: Rung) -> str | None:
         return f"stopped at {rung.name}" if asked.trial == 1 else None
 
 
@@ -165,15 +165,15 @@ def test_an_interrupt_ends_trials_that_say_nothing_and_leaves_nothing_behind(
             raise Stopped(signal.SIGINT)
 
     with connected(project, cluster, 8, 2) as executor:
-        assert executor._station.token
+        assert executor._workspace.token
         (executor.folder / MARK).unlink()  # no worker can tell that it shares the disk
         study, feed = opened(executor, interrupt)
         with pytest.raises(Stopped):
             executor.run(feed)
         feed.close()
-        assert executor._station.scratch.is_dir()
+        assert executor._workspace.scratch.is_dir()
         executor.close()
-        assert not executor._station.scratch.exists()
+        assert not executor._workspace.scratch.exists()
     assert not psutil.pid_exists(int(marker.read_text()))
     assert 1 not in {r.trial for r in study.records}
 

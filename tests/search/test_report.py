@@ -23,7 +23,7 @@ from search.records.front import Axis, front
 from search.reporting import charts, html
 from search.reporting.console import front_table
 from search.reporting.frame import _safe, front_frame
-from search.reporting.layout import frame, placed, plane, staircase, ticks
+from search.reporting.layout import axis_ranges, plane_of, plotted, staircase, ticks
 from search.reporting.png import draw, picture
 from search.reporting.wording import headline, quantity, title
 from spaces import Stage, Technique, axis, choice
@@ -82,7 +82,7 @@ def test_same_points_in_page_picture_and_table(written, tmp_path):
     for trace in figure.data:
         if trace.meta:
             by_role[trace.meta] = by_role.get(trace.meta, 0) + len(trace.x)
-    assert sum(by_role.values()) == len(placed(told)) == draw(told, tmp_path / "a.png")
+    assert sum(by_role.values()) == len(plotted(told)) == draw(told, tmp_path / "a.png")
     table = pd.read_csv(written / "front.csv")
     data = json.loads((written / "front.json").read_text())
     assert len(table) == len(data["front"]) == len(told.front) == by_role["front"]
@@ -203,13 +203,13 @@ def test_fronts_need_no_latency(tmp_path, names):
 
 
 def test_plane_takes_quality_upwards_and_latency_across():
-    here = plane(AXES)
+    here = plane_of(AXES)
     assert (here.x, here.y, here.size) == (LATENCY, AXES[0], SIZE)
 
 
 def test_outline_leaves_out_members_that_are_there_for_the_third_axis():
     members = [record(1, 0.9, 2.0, 9), record(2, 0.8, 1.0, 9), record(3, 0.7, 3.0, 1)]
-    assert staircase(plane(AXES), members) == [(1.0, 0.8), (2.0, 0.9)]
+    assert staircase(plane_of(AXES), members) == [(1.0, 0.8), (2.0, 0.9)]
 
 
 def test_intervals_of_the_front_lie_in_the_frame():
@@ -218,8 +218,8 @@ def test_intervals_of_the_front_lie_in_the_frame():
         for r in study()
     ]
     told = summary(tuple(wide))
-    here = plane(told.axes)
-    (left, right), (low, high), _ = frame(told, here)
+    here = plane_of(told.axes)
+    (left, right), (low, high), _ = axis_ranges(told, here)
     assert told.front
     for member in told.front:
         across, up = (member.measurements[axis.name] for axis in (here.x, here.y))

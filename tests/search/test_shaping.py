@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from search.evaluation.shape import left_whole, removed
+from search.evaluation.shape import collect_left, removal_facts
 from search.executors.local import Local
 from search.experiment.experiment import Experiment
 from search.records import Facts
-from search.study.study import Asked
+from search.study.study import PendingTrial
 from spaces import Left
 from spaces.modules.dropped import drop
 
@@ -34,7 +34,7 @@ def model():
 def test_what_was_left_is_collected_and_other_warnings_go_on() -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        with left_whole() as left:
+        with collect_left() as left:
             for message, kind in (("It stays.", Left), ("It stays.", Left), ("old", FutureWarning)):
                 warnings.warn(message, kind, stacklevel=1)
     assert left == ["It stays."]
@@ -44,11 +44,11 @@ def test_what_was_left_is_collected_and_other_warnings_go_on() -> None:
 def test_dropped_blocks_are_facts_and_a_sentence() -> None:
     whole, pruned = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
     drop(pruned[1])
-    facts = removed(whole, pruned)
+    facts = removal_facts(whole, pruned)
     assert facts == {"weights_removed": 0.5, "layers_dropped": ["1"]}
     told = Facts(**facts, left=("It stays.",)).sentences()
     assert told == ["Dropped: 1.", "It stays."]
-    assert Facts(**removed(whole, whole)).sentences() == []
+    assert Facts(**removal_facts(whole, whole)).sentences() == []
 
 
 def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(project: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_record_says_what_was_left_whole_again_when_the_shape_is_known(proje
     executor = Local(experiment=experiment, folder=run, cores=1)
     for trial in (0, 1):
         record = executor.evaluate(
-            Asked(trial=trial, point=point, forced=True), None, lambda *_: None
+            PendingTrial(trial=trial, point=point, forced=True), None, lambda *_: None
         )
         assert record.state == "complete", record.reason
         assert record.note is not None

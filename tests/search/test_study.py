@@ -144,15 +144,15 @@ def test_another_name_continues_the_run_under_the_name_it_was_begun_with(project
 def test_an_unchanged_model_that_failed_is_asked_again_by_the_next_search(project: Path) -> None:
     study = opened(project, trials=2)
     for _ in range(2):  # its runtimes
-        assert study.without_baseline() is None
+        assert study.baseline_failure() is None
         asked = study.ask()
         assert asked is not None
         assert asked.forced
         study.tell(asked, failed(asked, "eager", "no memory was left", 1.0))
-    assert study.without_baseline() == "no memory was left"
+    assert study.baseline_failure() == "no memory was left"
     assert study.paid == 2
     study = opened(project, trials=2)
-    assert study.without_baseline() is None
+    assert study.baseline_failure() is None
     assert study.paid == 0
     asked = study.ask()
     assert asked is not None

@@ -202,7 +202,7 @@ def test_after_an_outage_everything_is_written(address, monkeypatch):
         assert not tracker.sync(summary(records))
     assert not tracker.sync(summary(records))  # It pauses before it asks again.
     monkeypatch.setattr("search.tracking.mlflow_store.PAUSE", 0.0)
-    tracker._asleep_until = 0.0
+    tracker._retry_at = 0.0
     assert tracker.sync(summary(records))
     runs = contents(address)
     assert len(runs) == 4

@@ -1,4 +1,4 @@
-"""The Ray cluster: joined or started quietly. The driver imports this file before Ray."""
+"""Join or start a Ray cluster, without Ray's output; must be imported before Ray itself."""
 
 import contextlib
 import logging
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-# Since 2.58 Ray warns of a change that does not concern requests which name their GPUs.
+# Ray 2.58 and later warn of a change that does not affect requests which state their GPUs.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Skips every line: of a worker's death Ray tells on stdout, whatever its logging is set to.
+# Skips every line: Ray prints a worker's death to stdout whatever its logging level is.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 import ray
 
 from search.errors import BadEnvironment
-from search.executors.ray.shipping import Station
+from search.executors.ray.shipping import Workspace
 from search.experiment import Experiment
 
 
 def connect(address: str | None, cores: int, experiment: Experiment) -> None:
-    """Join the cluster at an address, or start one on this machine where there is none given.
+    """Join the cluster at an address, or start one on this machine if `address` is None.
 
-    Raises BadEnvironment when none answers.
+    Raises BadEnvironment if no cluster answers.
     """
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
@@ -37,19 +37,19 @@ def connect(address: str | None, cores: int, experiment: Experiment) -> None:
             "for instance with `ray job submit`, and give --ray auto"
         )
     try:
-        _reached(address)
+        _require_listener(address)
         with quiet():
             ray.init(address=address, **options)
             if len(machines()) > 1:
                 ray.shutdown()
-                ray.init(address=address, runtime_env=Station.environment(experiment), **options)
+                ray.init(address=address, runtime_env=Workspace.environment(experiment), **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadEnvironment(f"no Ray cluster answers at {address}: {reason}") from error
 
 
-def unguarded(address: str | None) -> str | None:
-    """Return a warning where the cluster to be started will let anyone in who can reach it."""
+def open_access_warning(address: str | None) -> str | None:
+    """Return a warning if the cluster to be started lets anyone in who can reach it, else None."""
     mode = os.environ.get("RAY_AUTH_MODE")
     if address is not None or mode == "token":
         return None
@@ -65,18 +65,18 @@ def machines() -> list[dict[str, float]]:
 
 
 def alive() -> list[dict[str, Any]]:
-    """Return Ray's descriptions of the machines of the cluster."""
+    """Return Ray's descriptions of the live machines of the cluster."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def last_line(error: BaseException | str) -> str:
-    """Return the last line of an error of Ray's, or of its text: the others are a trace."""
+    """Return the last line of an error from Ray, or of its text; the others are a traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(error).__name__
 
 
-def _reached(address: str) -> None:
-    """Raise OSError when nobody listens at an address: Ray itself would try for five minutes."""
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens at an address: Ray itself would retry for five minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -84,7 +84,7 @@ def _reached(address: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Ray says of itself: the search has its own console."""
+    """Silence Ray's own output, as the search has its own console."""
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -96,7 +96,7 @@ def quiet() -> Iterator[None]:
     os.environ.update(settings)
     logger = logging.getLogger("ray")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # failed trials are told of by the study
+    logger.setLevel(logging.CRITICAL)  # the study reports failed trials
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

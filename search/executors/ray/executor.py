@@ -1,4 +1,4 @@
-"""Trials on the workers of a Ray cluster, through Ray Tune."""
+"""The Ray executor: runs trials on the workers of a cluster, through Ray Tune."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from search.executors.ray.cluster import (  # isort: skip
     last_line,
     machines,
     quiet,
-    unguarded,
+    open_access_warning,
 )  # isort: skip
 
 import ray
@@ -23,19 +23,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from search.errors import BadEnvironment
 from search.executors import Executor, Listener
 from search.executors.local import Local
-from search.executors.ray.control import Stopping, Watching
-from search.executors.ray.searcher import Asking
-from search.executors.ray.shipping import Depot, Station
+from search.executors.ray.control import RungScheduler, SearchCallback
+from search.executors.ray.searcher import StudySearcher
+from search.executors.ray.shipping import Depot, Workspace
 from search.executors.ray.trainable import Trial
-from search.executors.ray.worker import clear, confirm, refused
+from search.executors.ray.worker import clear, confirm, remote_refusal
 from search.experiment import refusal
 from search.records import Record
-from search.study import Asked, Queue
+from search.study import PendingTrial, Queue
 from spaces import Plan
 from spaces.devices import device_of
 
-FAREWELL = 10.0
-"""Seconds for which machines that do not answer any more are waited for at the end."""
+CLEAR_SECONDS = 10.0
+"""Seconds to wait at the end for machines that do not answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ class RayTune(Executor):
     """Runs trials on a Ray cluster, each in a process that a worker forks and watches."""
 
     address: str | None = None
-    """Of a running cluster, "auto" for the one of this machine; None starts one here."""
+    """Address of a running cluster, "auto" for the one of this machine; None starts one here."""
     workers: int | None = None
-    """Trials that run at once at most; None is one for each machine, or each of its GPUs."""
+    """Most trials that run at once; None is one for each machine, or for each of its
+    accelerators."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -53,90 +54,92 @@ class RayTune(Executor):
 
     @functools.cached_property
     def parallel(self) -> int:
-        """How many trials run at once at most."""
+        """Most trials that run at once."""
         if self.workers is not None:
             return self.workers
         unit = device_of(self.experiment.target.device).accelerator
         return max(1, sum(int(n.get(unit, 0)) if unit else 1 for n in machines()))
 
     def notices(self) -> Sequence[str]:
-        """Return a warning where the cluster will let anyone in who can reach it."""
-        return [warning] if (warning := unguarded(self.address)) else []
+        """Return a warning if the cluster to be started lets anyone in who can reach it."""
+        return [warning] if (warning := open_access_warning(self.address)) else []
 
     def prepare(self) -> None:
         """Connect to the cluster, or start one on this machine.
 
-        Raises BadEnvironment when there is none at the address.
+        Raises BadEnvironment if no cluster answers at the address.
         """
         if not ray.is_initialized():
             connect(self.address, self.cores, self.experiment)
 
     def lacks(self, plan: Plan, avoid: str | None = None) -> str | None:
-        """Return why no machine of the cluster, or no other one, can ever give what is asked."""
-        wanted, able = self._request(plan), self._able(plan)
-        if able - {avoid}:
+        """Return the reason why no machine except `avoid` can run a plan, or None if one can."""
+        request, able_machines = self._request(plan), self._able(plan)
+        if able_machines - {avoid}:
             return None
-        if able:
+        if able_machines:
             return "Only the machine on which it was lost could give what it asks for."
-        most = {k: max((n.get(k, 0) for n in machines()), default=0) for k in wanted}
-        asked, given = (" and ".join(f"{v:g} {k}" for k, v in d.items()) for d in (wanted, most))
-        return f"It asks for {asked} on one machine; the cluster's largest has {given}."
+        most = {k: max((n.get(k, 0) for n in machines()), default=0) for k in request}
+        requested, available = (
+            " and ".join(f"{v:g} {k}" for k, v in d.items()) for d in (request, most)
+        )
+        return f"It asks for {requested} on one machine; the cluster's largest has {available}."
 
     def refusal(self, plan: Plan, kinds: frozenset[str]) -> str | None:
-        """Return why the cluster can never execute a plan, None if it can.
+        """Return the reason why the cluster can never execute a plan, or None if it can.
 
-        What has kernels is asked of one machine that can give what the plan asks for: the driver's
-        own often has no GPU. Raises BadEnvironment when none of them answers.
+        Kernels are looked up on a machine that has the resources for the plan, as the driver's
+        machine often has no GPU. Raises BadEnvironment if no such machine answers.
         """
         if reason := self.lacks(plan):
             return reason
-        able = self._able(plan)
-        if self._here in able:
+        able_machines = self._able(plan)
+        if self._here in able_machines:
             return refusal(self.experiment, plan, kinds)
-        lost = ""
-        for machine in sorted(filter(None, able)):
-            there = NodeAffinitySchedulingStrategy(machine, soft=False)
-            asked = refused.options(scheduling_strategy=there)
+        last_error = ""
+        for machine in sorted(filter(None, able_machines)):
+            affinity = NodeAffinitySchedulingStrategy(machine, soft=False)
+            task = remote_refusal.options(scheduling_strategy=affinity)
             try:
-                found: str | None = ray.get(asked.remote(self.experiment.to_json(), plan, kinds))
-            except ray.exceptions.RayError as error:  # it may have been lost meanwhile
-                lost = last_line(error)
+                answer: str | None = ray.get(task.remote(self.experiment.to_json(), plan, kinds))
+            except ray.exceptions.RayError as error:  # the machine may have left the cluster
+                last_error = last_line(error)
             else:
-                return found
-        raise BadEnvironment(f"no machine of the cluster says what it can execute: {lost}")
+                return answer
+        raise BadEnvironment(f"no machine of the cluster says what it can execute: {last_error}")
 
     def run(self, queue: Queue) -> None:
         """Evaluate the points of the queue on all workers until it is finished."""
-        searcher = Asking(queue, self)
-        _ = self._depot  # held, and in place before the first trial has ended
-        while not self._tuned(searcher):
+        searcher = StudySearcher(queue, self)
+        _ = self._depot  # creates the actor before the first trial ends, and keeps it alive
+        while not self._run_tune(searcher):
             pass
         if searcher.error is not None:
             raise searcher.error
 
-    def _tuned(self, searcher: Asking) -> bool:
-        """Run Tune; return False where it gave up, as when Ray kills a worker to free memory."""
+    def _run_tune(self, searcher: StudySearcher) -> bool:
+        """Run Tune; return False if it gave up, as it does if Ray kills a worker to free memory."""
         try:
             self._tune(searcher)
         except RuntimeError as error:
             if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
                 raise
-            searcher.ran_out_of_memory(error.__cause__)
+            searcher.memory_ran_out(error.__cause__)
             return False
         return True
 
-    def _tune(self, searcher: Asking) -> None:
-        watching = Watching(searcher)
+    def _tune(self, searcher: StudySearcher) -> None:
+        watching = SearchCallback(searcher)
         with tempfile.TemporaryDirectory(prefix="paretune-tune-") as scratch, quiet():
             options: dict[str, Any] = {
                 "name": "search",
                 "num_samples": -1,
                 "search_alg": searcher,
-                "scheduler": Stopping(searcher),
+                "scheduler": RungScheduler(searcher),
                 "callbacks": [watching],
                 "max_concurrent_trials": self.parallel,
                 "reuse_actors": True,
-                "max_failures": 0,  # the searcher tries again itself, and not at once
+                "max_failures": 0,  # the searcher schedules retries, after a pause
                 "raise_on_failed_trial": False,
                 "storage_path": scratch,
                 "verbose": 0,
@@ -147,51 +150,57 @@ class RayTune(Executor):
                 watching.end_trials()
 
     def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
-        """Return new measurements of records by trial, taken where the trials ran.
+        """Return new measurements of records, by trial number, taken where the trials ran.
 
-        Raises BadEnvironment when the process fails.
+        Raises BadEnvironment if the measuring process fails.
         """
-        if self._station.shared_by_all:
+        if self._workspace.shared_by_all:
             return self._local.confirm(records, listener)
-        each = [self._request(self.experiment.space.plan(record.point)) for record in records]
-        wanted = {k: max(request[k] for request in each) for k in each[0]}
-        task = confirm.options(**_as_options(wanted))
-        under_way = task.remote(self._station, self.cores, [r.line() for r in records])
+        requests = [self._request(self.experiment.space.plan(record.point)) for record in records]
+        resources = {k: max(request[k] for request in requests) for k in requests[0]}
+        task = confirm.options(**_as_options(resources))
+        reference = task.remote(self._workspace, self.cores, [r.line() for r in records])
         try:
-            return dict(ray.get(under_way))
+            return dict(ray.get(reference))
         except KeyboardInterrupt:
-            ray.cancel(under_way, force=True)
+            ray.cancel(reference, force=True)
             raise
         except ray.exceptions.RayError as error:
             reason = last_line(error)
             raise BadEnvironment(f"the front could not be confirmed: {reason}") from error
 
     def close(self) -> None:
-        """Leave the cluster, with nothing left on its machines; one that was started here ends."""
-        if ray.is_initialized() and "_station" in vars(self) and not self._station.shared_by_all:
-            each = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive())
-            options = ({"num_cpus": 0, "scheduling_strategy": strategy} for strategy in each)
-            left = [clear.options(**own).remote(self._station) for own in options]
-            ray.wait(left, num_returns=len(left), timeout=FAREWELL)
+        """Clear the machines of the cluster and leave it; a cluster started here ends."""
+        if (
+            ray.is_initialized()
+            and "_workspace" in vars(self)
+            and not self._workspace.shared_by_all
+        ):
+            strategies = (
+                NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive()
+            )
+            options = ({"num_cpus": 0, "scheduling_strategy": strategy} for strategy in strategies)
+            tasks = [clear.options(**option).remote(self._workspace) for option in options]
+            ray.wait(tasks, num_returns=len(tasks), timeout=CLEAR_SECONDS)
         ray.shutdown()
 
     def threads(self) -> int:
-        """Return the threads with which a trial is built and trained."""
-        found = machines()
-        cores = min((int(n.get("CPU", 1)) for n in found), default=1)
-        together = -(-self.parallel // max(1, len(found)))  # on one machine
-        return max(1, cores // together)
+        """Return the number of threads with which a trial is built and trained."""
+        nodes = machines()
+        cores = min((int(n.get("CPU", 1)) for n in nodes), default=1)
+        trials_per_machine = -(-self.parallel // max(1, len(nodes)))
+        return max(1, cores // trials_per_machine)
 
-    def config(self, asked: Asked, avoid: str | None) -> dict[str, Any]:
-        """Return what a worker needs to know of a trial, as plain data.
+    def config(self, pending: PendingTrial, avoid: str | None) -> dict[str, Any]:
+        """Return the configuration of a trial for its worker, as plain data.
 
-        A machine is avoided only where another one can give what the trial asks for.
+        A machine is avoided only if another one has the resources for the trial.
         """
-        plan = self.experiment.space.plan(asked.point)
+        plan = self.experiment.space.plan(pending.point)
         return {
-            "station": dataclasses.asdict(self._station),
-            "trial": asked.trial,
-            "point": asked.point,
+            "workspace": dataclasses.asdict(self._workspace),
+            "trial": pending.trial,
+            "point": pending.point,
             "runtimes": [plan.runtime],
             "avoid": avoid if self._able(plan) - {avoid} else None,
             "threads": self.threads(),
@@ -207,10 +216,12 @@ class RayTune(Executor):
         return {"CPU": float(max(self.threads(), devices * target.threads))}
 
     def _able(self, plan: Plan) -> set[str | None]:
-        """Return Ray's ids of the machines that can give what a plan asks for."""
-        wanted = self._request(plan)
-        found = {node["NodeID"]: node["Resources"] for node in alive()}
-        return {i for i, n in found.items() if all(n.get(k, 0) >= v for k, v in wanted.items())}
+        """Return Ray's ids of the machines that have the resources for a plan."""
+        request = self._request(plan)
+        resources = {node["NodeID"]: node["Resources"] for node in alive()}
+        return {
+            i for i, n in resources.items() if all(n.get(k, 0) >= v for k, v in request.items())
+        }
 
     def _placement(self, config: Mapping[str, Any]) -> PlacementGroupFactory:
         bundle = self._request(self.experiment.space.plan(config["point"]))
@@ -225,25 +236,25 @@ class RayTune(Executor):
         return str(ray.get_runtime_context().get_node_id())
 
     @functools.cached_property
-    def _station(self) -> Station:
-        return Station.of(self.experiment, self.folder, remote=len(machines()) > 1)
+    def _workspace(self) -> Workspace:
+        return Workspace.of(self.experiment, self.folder, remote=len(machines()) > 1)
 
     @functools.cached_property
     def _depot(self) -> Any:
-        """The actor that receives files here, None where all workers share the disk."""
-        if self._station.shared_by_all:
+        """The actor that receives files here; None if all workers share the disk."""
+        if self._workspace.shared_by_all:
             return None
         here = NodeAffinitySchedulingStrategy(self._here, soft=False)
-        options = {"name": self._station.depot, "num_cpus": 0, "scheduling_strategy": here}
-        return ray.remote(Depot).options(**options).remote(self._station.run)
+        options = {"name": self._workspace.depot, "num_cpus": 0, "scheduling_strategy": here}
+        return ray.remote(Depot).options(**options).remote(self._workspace.run)
 
     @property
     def _local(self) -> Local:
         return Local(experiment=self.experiment, folder=self.folder, cores=self.cores)
 
 
-def _as_options(wanted: Mapping[str, float]) -> dict[str, Any]:
-    """Return resources as options of a remote function, which names those of accelerators apart."""
-    rest = {k: v for k, v in wanted.items() if k not in ("CPU", "GPU")}
-    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted.get("GPU", 0)}
-    return options | ({"resources": rest} if rest else {})
+def _as_options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Return resources as options of a Ray task, in which CPUs and GPUs have names of their own."""
+    others = {k: v for k, v in resources.items() if k not in ("CPU", "GPU")}
+    options: dict[str, Any] = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+    return options | ({"resources": others} if others else {})

@@ -1,4 +1,4 @@
-"""What travels between the driver's machine and those of a cluster, where no disk is shared."""
+"""Exchange experiments, artifacts and logs between machines that share no disk."""
 
 import dataclasses
 import tempfile
@@ -13,13 +13,13 @@ from search.experiment import Experiment
 
 PACKAGES = ("search", "spaces", "objectives")
 PRIVATE = (".git", ".env*", "*.pem", "id_*", "runs", "mlruns", "mlartifacts", "*.db", "__pycache__")
-"""What lies beside a task and is none of the workers' business."""
+"""Files beside a task that are not sent to workers."""
 MARK = ".shared"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Station:
-    """Where a worker finds the experiment, and where its results go; plain data."""
+class Workspace:
+    """Locations of the experiment and of the results of a search, for its workers; plain data."""
 
     content: dict[str, Any]
     """The experiment as plain data."""
@@ -34,7 +34,7 @@ class Station:
 
     @classmethod
     def of(cls, experiment: Experiment, run: Path, *, remote: bool) -> Self:
-        """Return the station of a search, and mark its run folder."""
+        """Return the workspace of a search, and write its token into the run folder."""
         token = uuid.uuid4().hex
         (run / MARK).write_text(token)
         return cls(
@@ -48,7 +48,7 @@ class Station:
 
     @staticmethod
     def environment(experiment: Experiment) -> dict[str, Any]:
-        """Return what Ray is to ship to workers: the user's folder and this project's packages."""
+        """Return Ray's runtime environment: the user's folder and this project's packages."""
         return {
             "working_dir": str(experiment.folder),
             "excludes": list(PRIVATE),
@@ -57,14 +57,14 @@ class Station:
 
     @property
     def depot(self) -> str:
-        """The name of the actor that receives what workers send."""
+        """Name of the actor that receives files from workers."""
         return f"paretune-depot-{self.token}"
 
-    def here(self) -> tuple[Experiment, Path, bool]:
-        """Return the experiment, a run folder to work in, and whether it is the driver's own.
+    def local_folders(self) -> tuple[Experiment, Path, bool]:
+        """Return the experiment, a run folder to work in, and True if it is the driver's own.
 
-        On a machine without the driver's disk the user's files lie in the current folder, where
-        Ray has put them, and the run folder is a temporary one that all its workers share.
+        On a machine without the driver's disk, Ray has put the user's files into the current
+        folder, and the run folder is a temporary one that all workers of the machine share.
         """
         run = Path(self.run)
         mark = run / MARK
@@ -80,7 +80,7 @@ class Station:
 
 
 def shipped(run: Path, trial: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name relative to the run folder, content) of a trial's artifact and log."""
+    """Yield the files of a trial's artifact and its log as (name in the run folder, content)."""
     artifact, log = run / "artifacts" / str(trial), run / "logs" / f"{trial}.log"
     for file in (*sorted(artifact.rglob("*")), log):
         if file.is_file():
@@ -88,13 +88,13 @@ def shipped(run: Path, trial: int) -> Iterator[tuple[str, bytes]]:
 
 
 class Depot:
-    """Receives files of trials on the driver's machine, and hands them out again."""
+    """Actor that stores files of trials on the driver's machine, and returns them."""
 
     def __init__(self, run: str) -> None:
         self._run = Path(run)
 
     def put(self, name: str, content: bytes) -> None:
-        """Store a file; its name is relative to the run folder and stays inside of it."""
+        """Store a file; its name is relative to the run folder and must stay inside of it."""
         file = (self._run / name).resolve()
         if not file.is_relative_to(self._run.resolve()):
             raise ValueError(f"{name} is not a file of the run folder")

@@ -1,4 +1,4 @@
-"""What Ray Tune starts on a worker; imports little, so that there is no waiting for it."""
+"""Ray Tune trainable that runs trials in a worker; imports little, so that workers start fast."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from search.trial_process import context_for
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """One trial at a time in a worker that stays: it forks a fresh process for each."""
+    """Long-lived worker that runs one trial at a time, each in a forked process."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial."""
@@ -25,12 +25,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next message of the trial; raises Killed when it may succeed elsewhere."""
+        """Return the next message of the trial; raises Killed if it may succeed elsewhere."""
         assert self._trial is not None
         return self._trial.step()
 
     def cleanup(self) -> None:
-        """End the trial, however far it is."""
+        """End the trial, finished or not."""
         if self._trial is not None:
             self._trial.close()
             self._trial = None
