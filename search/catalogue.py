@@ -6,10 +6,12 @@ experiment's folder, or `MODULE:CLASS` for an importable module.
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -109,7 +111,14 @@ def name_of(kind: str, entry_class: type, folder: Path | None = None) -> str:
 
 
 def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
-    return {p.name: p for p in importlib.metadata.entry_points(group=f"paretune.{kind}s")}
+    return _entry_points_on(tuple(sys.path), f"paretune.{kind}s")
+
+
+@functools.cache  # it reads a file of every installed package, and a check looks up thousands
+def _entry_points_on(
+    sys_path: tuple[str, ...], group: str
+) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
 
 
 def _at_address(kind: str, address: str, base: type[Any], folder: Path | None) -> type[Any]:
