@@ -1,6 +1,8 @@
 """Parser of the command line: data goes to stdout, everything else to stderr."""
 
 import argparse
+import gc
+import importlib
 import logging
 import os
 import signal
@@ -48,6 +50,9 @@ EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 2 usage, configura
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error of the user prints one line."""
     parsed = vars(parser().parse_args(arguments))
+    gc.disable()  # what imports make stays, and to look for garbage in it takes half a second
+    importlib.import_module("search.api")
+    gc.enable()
     # These libraries log messages for their own developers when user code imports them.
     for name in ("torch.utils._pytree", "torchao"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -3,6 +3,7 @@
 The output of user code goes to a log file.
 """
 
+import gc
 import io
 import os
 import sys
@@ -35,9 +36,12 @@ def main(connection: Connection, job: dict[str, Any]) -> None:
     warnings.simplefilter("default")
     try:
         torch.set_num_threads(1)  # for computations of user code while it is imported
+        gc.disable()  # collections during imports take longer than the imports
         experiment = Experiment.of(job["experiment"], Path(job["folder"]))
         for name in job["runtimes"]:
             experiment.runtime(name)
+        gc.freeze()
+        gc.enable()
         if device_of(experiment.target.device).accelerator is None:
             experiment.task.describe()
         # The server starts after the imports, which take seconds and are shared with its forks, and
