@@ -111,14 +111,14 @@ def name_of(kind: str, entry_class: type, folder: Path | None = None) -> str:
 
 
 def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
-    return _entry_points_on(tuple(sys.path), f"paretune.{kind}s")
+    points = _all_entry_points(tuple(sys.path))
+    return {point.name: point for point in points if point.group == f"paretune.{kind}s"}
 
 
 @functools.cache  # it reads a file of every installed package, and a check looks up thousands
-def _entry_points_on(
-    sys_path: tuple[str, ...], group: str
-) -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
+def _all_entry_points(sys_path: tuple[str, ...]) -> list[importlib.metadata.EntryPoint]:
+    by_package = [d.entry_points for d in importlib.metadata.distributions(path=list(sys_path))]
+    return [p for points in by_package for p in points if p.group.startswith("paretune.")]
 
 
 def _at_address(kind: str, address: str, base: type[Any], folder: Path | None) -> type[Any]:

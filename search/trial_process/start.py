@@ -7,8 +7,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-PRELOADED = "search.trial_process.main"
-"""Module that is imported by the process from which others are forked."""
+PRELOADED = ["search.trial_process.main", "scipy.special"]
+"""Modules that are imported once, by the process from which others are forked."""
 
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Makes torch look for GPUs through NVML: initialising CUDA would break later forks."""
@@ -28,7 +28,7 @@ def context_for(measuring_threads: int) -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
+    context.set_forkserver_preload(PRELOADED)
     # The fork server does not inherit sys.path, only PYTHONPATH.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     variables = FORKABLE | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
