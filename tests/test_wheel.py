@@ -31,25 +31,21 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripts
 
 
-@pytest.mark.parametrize("command", [["python", "-m", "search"], ["paretune"]])
-def test_the_default_runs_from_any_folder(
-    environment: Path, command: list[str], tmp_path: Path
-) -> None:
+def test_the_default_runs_from_any_folder(environment: Path, tmp_path: Path) -> None:
     own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     own["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    program = [str(environment / command[0]), *command[1:]]
-    code = "import search; print(search.__file__)"
-    where = [str(environment / "python"), "-c", code]
-    found = subprocess.run(where, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
-    assert "site-packages/search/__init__.py" in found.stdout
-    done = subprocess.run(
-        [*program, "run", "--trials", "3"],
-        cwd=tmp_path,
-        env=own,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].startswith("baseline")
+
+    def run(program: str, *arguments: str) -> str:
+        command = [str(environment / program), *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=own, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    used = run("python", "-c", "import search; print(search.__file__)")
+    assert "site-packages/search/__init__.py" in used
+    front = run("python", "-m", "search", "run", "--trials", "3")
+    assert front.splitlines()[1].startswith("baseline")
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    assert run("paretune", "run", "--trials", "3") == front

@@ -34,7 +34,6 @@ class Branching(nn.Module):
         return self.last(means) if bool(means.sum() > 0) else means
 
 
-@pytest.mark.ci
 @pytest.mark.slow
 def test_float32_is_the_model_also_in_another_folder_and_process(tmp_path):
     _needs(Encoding())

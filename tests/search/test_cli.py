@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("project")
     (project / "task.py").write_text(conftest.TASK)
     (project / "experiment.toml").write_text(
-        conftest.EXPERIMENT.replace("trials = 8", "trials = 6")
+        conftest.EXPERIMENT.replace("trials = 8", "trials = 4")
     )
     done = search("run", "experiment.toml", "--json", folder=project)
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_a_run_leaves_what_the_contract_lists(run: Path) -> None:
         assert (folder / record["artifact"] / "manifest.json").is_file()
     lines = (folder / "records.jsonl").read_text().splitlines()
     states = [json.loads(line)["state"] for line in lines]
-    assert sum(state != "infeasible" for state in states) == 6
+    assert sum(state != "infeasible" for state in states) == 4
 
 
 def test_stdout_is_data_and_stderr_names_the_next_commands(run: Path) -> None:

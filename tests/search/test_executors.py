@@ -22,7 +22,7 @@ from search.study.study import Study
 
 NAMES = [
     # all but the default one start a cluster
-    pytest.param(n, marks=() if n == "local" else (pytest.mark.slow, pytest.mark.ci))
+    pytest.param(n, marks=() if n == "local" else pytest.mark.slow)
     for n in catalogue.names("executor")
 ]
 
