@@ -12,8 +12,9 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast, get_origin
 
 from search.errors import BadEnvironment, BadExperiment, UnknownName
 from spaces import address_of, entry_of, resolve, said
@@ -135,4 +136,23 @@ def _checked(kind: str, name: str, value: Any, base: type[Any]) -> type[Any]:
             f"the {kind} {name!r} must be a class that extends {base.__module__.split('.')[0]}."
             f"{base.__name__} and defines all its abstract methods, got {value!r}"
         )
+    for fault in _faults(value, base):
+        raise BadExperiment(f"the {kind} {name!r} {fault}")
     return cast(type[Any], value)
+
+
+def _faults(value: type[Any], base: type[Any]) -> Iterator[str]:
+    """Yield what a class lacks besides its methods."""
+    for attribute, annotation in inspect.get_annotations(base).items():
+        if _is_class_variable(annotation) and not hasattr(value, attribute):
+            yield f"lacks the class attribute {attribute!r}: see {base.__module__}.{base.__name__}"
+    fields = [k for k, a in inspect.get_annotations(value).items() if not _is_class_variable(a)]
+    if dataclasses.is_dataclass(base) and fields and "__dataclass_fields__" not in vars(value):
+        yield (
+            f"declares {fields[0]!r} but is no dataclass: put "
+            "@dataclasses.dataclass(frozen=True, kw_only=True) above it"
+        )
+
+
+def _is_class_variable(annotation: Any) -> bool:
+    return annotation is ClassVar or get_origin(annotation) is ClassVar

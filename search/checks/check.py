@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,14 +10,17 @@ from torch import nn
 from search.checks.count_points import point_counts
 from search.checks.rehearsal import rehearse, run_first_batch
 from search.errors import BadTask
+from search.executors import executor_of
 from search.experiment import Experiment, kinds_of, refusal_here
-from search.study import opening
+from search.study import opening, sampler_of
 from spaces import Outputs, said
 from spaces.training import has_classes
 
 
 def check(experiment: Experiment) -> list[str]:
     """Return findings about an experiment, one line each; raises BadTask or BadExperiment."""
+    sampler_of(experiment)
+    executor_of(experiment, Path(), 1)
     experiment, model = inspect_model(experiment)
     lines = [f"task      {experiment.task.describe()['name']}: {_weights(model):,} weights"]
     lines += rehearse(experiment, model)

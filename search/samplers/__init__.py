@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from spaces import Point, Space
 
@@ -40,10 +40,13 @@ class History:
 class Sampler(abc.ABC):
     """A rule that proposes the next point; its fields are settings of an experiment."""
 
+    learns: ClassVar[bool] = True
+    """False if proposals do not depend on what was observed."""
+
     @abc.abstractmethod
     def propose(self, history: History, seed: int) -> Point | None:
         """Return the point to try next, or None if there is nothing to propose.
 
-        `seed` differs between trials; the same history and seed give the same point. A point with a
-        record is answered from it, and the sampler is called again.
+        `seed` differs between trials and rises with them; the same history and seed give the same
+        point. A point with a record is answered from it, and the sampler is called again.
         """

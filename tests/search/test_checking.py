@@ -11,7 +11,7 @@ from search.checks import check
 from search.checks.check import inspect_model
 from search.checks.count_points import COUNTED, point_counts, require_executable
 from search.cli.parser import main
-from search.errors import BadExperiment, BadTask
+from search.errors import BadExperiment, BadTask, SearchError
 from search.experiment.experiment import Experiment
 from search.study.opening import opening
 from spaces import Point
@@ -197,6 +197,24 @@ def test_large_spaces_are_drawn_from(project: Path) -> None:
     share = float(lines[1].partition("about ")[2].partition("%")[0])
     assert 45 < share < 55  # 2,000 draws of a fair coin: 50 +- 3.4 (3 sigma)
     assert any("cannot: eager is refused" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"),
+    [
+        ('sampler = "haltn"', "haltn"),
+        ('executor = "retri"', "retri"),
+        ("[executor.ray]\nretrys = 1\n", "retrys"),
+    ],
+)
+def test_a_sampler_or_executor_that_does_not_exist_is_refused(
+    project: Path, table: str, wrong: str
+) -> None:
+    file = project / "experiment.toml"
+    parts = [file.read_text(), table]
+    file.write_text("\n".join(parts if "[" in table else reversed(parts)))
+    with pytest.raises(SearchError, match=wrong):
+        checked(project)
 
 
 def test_a_continuous_range_has_no_number_of_points(project: Path) -> None:
