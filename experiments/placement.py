@@ -37,6 +37,7 @@ from objectives import (
     Target,
     TimedObjective,
     artifacts,
+    in_turns,
     read,
 )
 from objectives.artifacts import signature_of, versions
@@ -191,12 +192,9 @@ def _measured(
 def _in_turns(
     programs: dict[int, Program], examples: Examples, asked: Any
 ) -> dict[int, dict[str, list[float]]]:
-    seen: dict[int, dict[str, list[float]]] = {n: {k: [] for k in TIMED} for n in programs}
-    for turn in range(asked.rounds):
-        for number in sorted(programs, reverse=bool(turn % 2)):
-            for name, objective in TIMED.items():
-                seen[number][name] += objective.observe(programs[number], examples, asked.seconds)
-    return seen
+    seconds = asked.rounds * asked.seconds
+    bursts = {k: in_turns(programs, o, examples, seconds) for k, o in TIMED.items()}
+    return {n: {k: bursts[k][n] for k in TIMED} for n in programs}
 
 
 HEAD = (

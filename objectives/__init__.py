@@ -2,9 +2,10 @@
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
 from objectives.intervals import error_of_median, of_processes
-from objectives.objective import Direction, Measurement, Objective, TimedObjective
+from objectives.objective import Direction, Measurement, Objective, Ratio, TimedObjective
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
+from objectives.turns import in_turns
 
 __all__ = [
     "READ_BATCH",
@@ -14,6 +15,7 @@ __all__ = [
     "Measurement",
     "Objective",
     "Program",
+    "Ratio",
     "Runtime",
     "Signature",
     "Target",
@@ -22,6 +24,7 @@ __all__ = [
     "calibration",
     "error_of_median",
     "fingerprint",
+    "in_turns",
     "of_processes",
     "read",
 ]

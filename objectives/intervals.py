@@ -34,24 +34,48 @@ def of_processes(
     Disturbances make a process slower and hardly ever faster, so each side of the interval uses
     the deviations on that side.
     """
+    value, deviations, within = _between(series)
+    squares = [float(np.sum(np.maximum(side, 0) ** 2)) for side in (-deviations, deviations)]
+    below, above = (_factor(2 * s, within, len(series), device) for s in squares)
+    return value, value / below, value * above
+
+
+def of_ratios(series: Sequence[Sequence[float]], device: str = "cpu") -> tuple[float, float, float]:
+    """Return the median of the processes' median ratios, and a 95 % interval for that of others.
+
+    Each of `series` holds the ratios of one process, all above 0: an artifact's observations over
+    those of another one that took turns with it. `device` is the device type.
+
+    The interval is made as in `of_processes`, except that deviations to either side count for both:
+    a disturbance may hit the numerator or the denominator.
+    """
+    value, deviations, within = _between(series)
+    factor = _factor(float(np.sum(deviations**2)), within, len(series), device)
+    return value, value / factor, value * factor
+
+
+def _between(series: Sequence[Sequence[float]]) -> tuple[float, np.ndarray, float]:
+    """Return the median of medians, their deviations from it, and the variance within a process.
+
+    Deviations and variance are of the logarithms.
+    """
+    medians = np.array([float(np.median(observations)) for observations in series])
+    value = float(np.median(medians))
+    errors = [error_of_median(s, m) for s, m in zip(series, medians, strict=True)]
+    return value, np.log(medians / value), float(np.mean(np.square(errors)))
+
+
+def _factor(squares: float, within: float, count: int, device: str) -> float:
+    """Return the factor from a median to an end of its interval.
+
+    `squares` is the sum of squared deviations of `count` processes, `within` the variance within.
+    """
     from scipy.special import stdtrit  # imported late: it takes 0.3 s, and not every process times
 
-    medians = np.array([float(np.median(observations)) for observations in series])
-    value, count = float(np.median(medians)), len(medians)
-    within = float(
-        np.mean([error_of_median(s, m) ** 2 for s, m in zip(series, medians, strict=True)])
-    )
     degrees_of_freedom = TRUST + count - 1
+    variance = (TRUST * (device_of(device).spread ** 2 + within) + squares) / degrees_of_freedom
     student = stdtrit(degrees_of_freedom, (1 + LEVEL) / 2)
-    spread = device_of(device).spread
-
-    def factor(deviations: np.ndarray) -> float:
-        observed = 2 * float(np.sum(np.maximum(deviations, 0) ** 2))
-        variance = (TRUST * (spread**2 + within) + observed) / degrees_of_freedom
-        return float(np.exp(student * np.sqrt(2 * variance / count)))
-
-    logs = np.log(medians / value)
-    return value, value / factor(-logs), value * factor(logs)
+    return float(np.exp(student * np.sqrt(2 * variance / count)))
 
 
 def error_of_median(samples: Sequence[float], median: float) -> float:

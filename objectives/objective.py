@@ -4,13 +4,13 @@ import abc
 import dataclasses
 import enum
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from objectives.examples import Examples
-from objectives.intervals import of_processes
+from objectives.intervals import of_processes, of_ratios
 from objectives.runtime import Program
 from spaces.modules import flatten, rows
 
@@ -26,6 +26,15 @@ class Direction(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A measurement divided by the baseline's, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
     """A finite value with its unit and a 95 % interval from `low` to `high`.
 
@@ -38,14 +47,31 @@ class Measurement:
     high: float
     samples: int
     """Number of observations that the value summarises."""
+    ratio: Ratio | None = None
+    """Ratio to the baseline's value; None unless it was timed in turns with a reference."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
             raise ValueError(f"a measurement must be finite, got {self.value} {self.unit}")
 
+    def beside(self, baseline_value: float) -> Self:
+        """Return the measurement with its ratio to the baseline's value."""
+        ends = (self.value, self.low, self.high)
+        value, low, high = (end / baseline_value for end in ends)
+        return dataclasses.replace(self, ratio=Ratio(value=value, low=low, high=high))
+
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict for JSON."""
-        return dataclasses.asdict(self)
+        """Return the fields as a dict for JSON, without a ratio if there is none."""
+        fields = dataclasses.asdict(self)
+        if self.ratio is None:
+            del fields["ratio"]
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the measurement that `to_json` described."""
+        ratio = fields.get("ratio")
+        return cls(**{**fields, "ratio": Ratio(**ratio) if ratio else None})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,26 +104,32 @@ class Objective(abc.ABC):
 class TimedObjective(Objective):
     """Objective whose value is the median of observations over a period of time.
 
-    Observations are taken while no other measurement runs on the host. When a front is confirmed,
-    its members are observed again, taking turns.
+    Observations are taken while no other measurement runs on the host, in short bursts that take
+    turns with bursts of a reference: see `objectives.turns`.
     """
 
     trained = False
     positive = True
     timed = True
     seconds: float = 0.8
-    """Seconds of timed runs per measurement, divided among its processes."""
+    """Seconds of timed runs per measurement, divided among its processes and the reference."""
 
     @abc.abstractmethod
-    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return observations in the objective's unit, taken during about `seconds` seconds."""
+    def observe(self, program: Program, batches: Sequence[Any], seconds: float) -> list[float]:
+        """Return observations of one burst in the objective's unit, at least one.
+
+        The burst takes about `seconds` seconds and cycles through `batches`, which are in the
+        runtime's own form. The caller warms the program up.
+        """
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Measure the median of the observations in this process.
+        """Measure the median of the observations in this process, without a reference.
 
         Raises ValueError if it is not above 0.
         """
-        observations = self.observe(program, examples, self.seconds)
+        batches = feeds(program, examples)
+        self.observe(program, batches, self.seconds / 4)  # warm up
+        observations = self.observe(program, batches, self.seconds)
         return self.summary([observations], program.target.device)
 
     def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
@@ -107,11 +139,37 @@ class TimedObjective(Objective):
         interval predicts the median of other processes at another moment. Raises ValueError if
         the median of a process is not above 0.
         """
-        if min(float(np.median(observations)) for observations in series) <= 0:
-            raise ValueError(f"what is timed must be above 0 {self.unit}")
+        self._require_positive(series)
         value, low, high = of_processes(series, device)
         samples = sum(len(observations) for observations in series)
         return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
+
+    def relative(
+        self,
+        series: Sequence[Sequence[float]],
+        reference_series: Sequence[Sequence[float]],
+        reference_value: float,
+        device: str = "cpu",
+    ) -> Measurement:
+        """Summarise observations that were taken in turns with those of a reference.
+
+        Each of `series` and `reference_series` holds the observations of one process; those at the
+        same index were taken one after the other. The value is the ratio times `reference_value`,
+        so that values of different minutes, and paces of the machine, can be compared. Raises
+        ValueError if the median of a process is not above 0.
+        """
+        self._require_positive([*series, *reference_series])
+        ratios = [
+            np.divide(observations, reference).tolist()
+            for observations, reference in zip(series, reference_series, strict=True)
+        ]
+        value, low, high = (ratio * reference_value for ratio in of_ratios(ratios, device))
+        samples = sum(map(len, series))
+        return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
+
+    def _require_positive(self, series: Sequence[Sequence[float]]) -> None:
+        if min(float(np.median(observations)) for observations in series) <= 0:
+            raise ValueError(f"what is timed must be above 0 {self.unit}")
 
 
 def feeds(program: Program, examples: Examples) -> list[Any]:

@@ -138,14 +138,14 @@ class Search:
         trial is confirmed once.
         """
         listener = functools.partial(signals.checked(self.console.stage), None)
-        while (baseline := study.baseline) is not None:
+        while (baseline := study.baseline) and (reference := study.reference):
             signals.check()
             pending = confirm.pending(study.front(), baseline)
             if not pending:
                 return
             members = [baseline, *(r for r in pending if r.trial != baseline.trial)]
             self.console.confirming(len(members))
-            answers = self.executor.confirm(members, listener)
+            answers = self.executor.confirm(members, reference, listener)
             unconfirmed = confirm.pending(members, baseline)
             study.revise([confirm.revised(r, answers[str(r.trial)]) for r in unconfirmed])
 

@@ -1,8 +1,9 @@
 """Cost: device-seconds per 1,000 samples."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
-from objectives.examples import Examples
 from objectives.metrics.throughput import Throughput
 from objectives.objective import Direction, TimedObjective
 from objectives.runtime import Program
@@ -20,7 +21,7 @@ class Cost(TimedObjective):
     better = ("cheaper", "more expensive")
     superlative = "cheapest"
 
-    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return the cost over each part of a stream, after a warm-up."""
-        rates = Throughput().observe(program, examples, seconds)
+    def observe(self, program: Program, batches: Sequence[Any], seconds: float) -> list[float]:
+        """Return the cost over each part of a stream."""
+        rates = Throughput().observe(program, batches, seconds)
         return [1000 * program.devices / rate for rate in rates]

@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from objectives.examples import Examples
-from objectives.objective import Direction, TimedObjective, feeds
+from objectives.objective import Direction, TimedObjective
 from objectives.runtime import Program
 
 
@@ -23,23 +23,10 @@ class Latency(TimedObjective):
     better = ("faster", "slower")
     superlative = "fastest"
 
-    def observe(self, program: Program, examples: Examples, seconds: float) -> list[float]:
-        """Return the milliseconds of single runs after a warm-up.
-
-        There are at least 20, or 7 if `seconds` is one process's share of the measurement.
-        """
-        batches = feeds(program, examples)
-        min_runs = 20 if seconds >= self.seconds else 7
-        _repeat(program, batches, seconds=min(0.2, seconds), min_runs=5)
-        return _repeat(program, batches, seconds=seconds, min_runs=min_runs)
-
-
-def _repeat(program: Program, feeds: list[Any], *, seconds: float, min_runs: int) -> list[float]:
-    """Return the milliseconds of runs, until `min_runs` runs are done and `seconds` have passed."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < min_runs or time.perf_counter() < end:
-        times.append(1e3 * program.seconds(feeds[len(times) % len(feeds)]))
-        if len(times) >= 20_000:
-            break
-    return times
+    def observe(self, program: Program, batches: Sequence[Any], seconds: float) -> list[float]:
+        """Return the milliseconds of single runs, until `seconds` have passed."""
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
+            times.append(1e3 * program.seconds(batches[len(times) % len(batches)]))
+        return times

@@ -6,25 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from objectives import Measurement, artifacts
-from search.experiment import Experiment
+from search.experiment import Experiment, timed
 from search.measuring import Crashed, MeasurementServer
 from search.records import Record
 from spaces import Infeasible
 
-ROUNDS = 6
-"""Rounds in which every artifact is timed once, summed over all processes."""
 GROUP = 8
-"""Artifacts timed in turns in one process, including the baseline, to bound the memory."""
+"""Artifacts timed in turns in one process, the baseline included and the reference not, to bound
+the memory."""
 
 Values = Mapping[str, Measurement]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PairedTimes:
-    """Times of an artifact, and those of the baseline in turns with it."""
+class Times:
+    """Times of an artifact in turns with the baseline, and the number of processes."""
 
-    times: Values
-    baseline_times: Values
+    values: Values
     processes: int
 
 
@@ -44,17 +42,21 @@ def measure(
     """
     baseline, *others = [Record.from_json(r) for r in job["records"]]
     work = _Confirmation(
-        experiment=experiment, run=Path(job["run"]), server=server, baseline=baseline
+        experiment=experiment,
+        run=Path(job["run"]),
+        server=server,
+        baseline=baseline,
+        reference=Record.from_json(job["reference"]),
     )
-    timed: dict[int, PairedTimes | str] = {}
+    times: dict[int, Times | str] = {}
     for start in range(0, max(1, len(others)), GROUP - 1):
         # The baseline keeps its values from the first group.
-        timed = work.timed(others[start : start + GROUP - 1]) | timed
-    paired = timed[baseline.trial]
-    assert isinstance(paired, PairedTimes)
+        times = work.times(others[start : start + GROUP - 1]) | times
     unconfirmed = pending([baseline, *others], baseline)
-    reference = paired.times if baseline in unconfirmed else baseline.measurements
-    return {str(r.trial): work.answer(r, timed[r.trial], reference) for r in unconfirmed}
+    new = times[baseline.trial]
+    assert isinstance(new, Times)
+    baseline_values = new.values if baseline in unconfirmed else baseline.measurements
+    return {str(r.trial): work.answer(r, times[r.trial], baseline_values) for r in unconfirmed}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,10 @@ class _Confirmation:
     run: Path
     server: MeasurementServer
     baseline: Record
+    reference: Record
+    """All take turns with its artifact; its own values stay those of the run."""
 
-    def timed(self, members: Sequence[Record]) -> dict[int, PairedTimes | str]:
+    def times(self, members: Sequence[Record]) -> dict[int, Times | str]:
         """Return the times of a group and the baseline, or the reason why a member has none.
 
         If the group fails, each member is timed in turns with the baseline alone. If that fails
@@ -80,54 +84,82 @@ class _Confirmation:
                 raise
         if len(members) == 1:
             return self._one_by_one(members[0])
-        times: dict[int, PairedTimes | str] = {}
+        times: dict[int, Times | str] = {}
         for member in members:
-            times = self.timed([member]) | times
+            times = self.times([member]) | times
         return times
 
-    def answer(self, record: Record, timed: PairedTimes | str, reference: Values) -> dict[str, Any]:
+    def answer(self, record: Record, times: Times | str, baseline: Values) -> dict[str, Any]:
         """Return a record's new values, or the reason why there are none."""
-        if isinstance(timed, str):
-            return {"reason": timed}
+        if isinstance(times, str):
+            return {"reason": times}
         try:
             test = self._test_scores(record)
         except (Crashed, Infeasible) as error:
             self._measure_test(self.baseline)  # raises if the fault is not in the record
             return {"reason": f"{error} (on the test split)"}
-        times, pace = at_baseline_pace(timed, reference)
-        values = {k: m.to_json() for k, m in times.items()}
+        measurements = times.values
+        if record.trial != self.baseline.trial:
+            measurements = {k: m.beside(baseline[k].value) for k, m in measurements.items()}
+        values = {k: m.to_json() for k, m in measurements.items()}
         artifacts.annotate(self.run / str(record.artifact), confirmed=values, test=test)
         facts: dict[str, Any] = {"confirmed_beside": self.baseline.trial}
-        facts |= {"processes": timed.processes} if values else {}
-        facts |= {"pace": pace} if pace else {}
+        facts |= {"processes": times.processes} if values else {}
         return {"measurements": values, "test": test, "facts": facts}
 
-    def _in_turns(self, records: Sequence[Record]) -> dict[int, PairedTimes | str]:
-        """Return the times of records measured in turns, of which the baseline is the first."""
-        folders = {self.run / str(r.artifact): r.facts.strategy for r in records}
-        data = self.run / "cache" / "data"
+    def _in_turns(self, records: Sequence[Record]) -> dict[int, Times | str]:
+        """Return the times of records measured in turns with the reference."""
+        known = {r.trial: r for r in (self.reference, *records)}
+        folders = {trial: self.run / str(r.artifact) for trial, r in known.items()}
         times_by_folder, processes = self.server.interleave(
-            self.experiment, folders, rounds=ROUNDS, data=data
+            self.experiment,
+            {folders[trial]: r.facts.strategy for trial, r in known.items()},
+            values={name: m.value for name, m in self._reference_times.items()},
+            data=self.run / "cache" / "data",
         )
-        values = [times_by_folder[str(folder)] for folder in folders]
-        return {
-            r.trial: PairedTimes(times=times, baseline_times=values[0], processes=processes)
-            for r, times in zip(records, values, strict=True)
-        }
+        times = {trial: times_by_folder[str(folder)] for trial, folder in folders.items()}
+        times[self.reference.trial] = dict(self._reference_times)
+        return {r.trial: Times(values=times[r.trial], processes=processes) for r in records}
 
-    def _one_by_one(self, member: Record) -> dict[int, PairedTimes | str]:
-        """Return the times of the baseline and of a member, each timed by itself."""
-        baseline_alone = self._in_turns([self.baseline])  # raises if the fault is not in the member
-        try:
-            member_alone = self._in_turns([member])
-        except (Crashed, Infeasible) as error:
-            return baseline_alone | {member.trial: str(error)}
-        baseline, timed = baseline_alone[self.baseline.trial], member_alone[member.trial]
-        assert isinstance(baseline, PairedTimes)
-        assert isinstance(timed, PairedTimes)
-        return baseline_alone | {
-            member.trial: dataclasses.replace(timed, baseline_times=baseline.times)
+    def _one_by_one(self, member: Record) -> dict[int, Times | str]:
+        """Return the times of the baseline and a member, each timed by itself after the reference.
+
+        Their values are told at the run's pace, as that of the reference is.
+        """
+        reference = self._alone(self.reference)  # raises if the fault is not in the member
+        pace = {
+            name: known.value / reference.values[name].value
+            for name, known in self._reference_times.items()
         }
+        times: dict[int, Times | str] = {}
+        for record in (self.baseline, member):
+            try:
+                alone = self._alone(record)
+            except (Crashed, Infeasible) as error:
+                if record is self.baseline:
+                    raise
+                times[record.trial] = str(error)
+            else:
+                values = {name: _scaled(m, pace[name]) for name, m in alone.values.items()}
+                times[record.trial] = Times(values=values, processes=alone.processes)
+        return times
+
+    def _alone(self, record: Record) -> Times:
+        """Return the times of an artifact without another one in its process."""
+        measured = self.server.measure(
+            self.experiment,
+            self.run / str(record.artifact),
+            list(self._reference_times),
+            split="validation",
+            data=self.run / "cache" / "data",
+            strategy=record.facts.strategy,
+        )
+        return Times(values=measured.measurements, processes=measured.processes)
+
+    @property
+    def _reference_times(self) -> Values:
+        names = timed(self.experiment.objectives)
+        return {k: m for k, m in self.reference.measurements.items() if k in names}
 
     def _test_scores(self, record: Record) -> dict[str, Any]:
         """Return the scores on the test split, from an earlier confirmation if there is one."""
@@ -148,21 +180,10 @@ class _Confirmation:
         ).measurements
 
 
-def at_baseline_pace(
-    paired: PairedTimes, reference: Values
-) -> tuple[dict[str, Measurement], dict[str, float]]:
-    """Return times scaled so that the baseline's are those of `reference`, and the factors.
-
-    The speed of a machine drifts between groups. Scaling keeps each ratio to the baseline as it was
-    measured in turns, so that members of different groups can be compared. Factors of 1 are left
-    out.
-    """
-    pace = {k: reference[k].value / m.value for k, m in paired.baseline_times.items()}
-    scaled_times = {}
-    for name, measurement in paired.times.items():
-        scaled = {k: getattr(measurement, k) * pace[name] for k in ("value", "low", "high")}
-        scaled_times[name] = dataclasses.replace(measurement, **scaled)
-    return scaled_times, {k: factor for k, factor in pace.items() if factor != 1.0}
+def _scaled(measurement: Measurement, factor: float) -> Measurement:
+    """Return a measurement with its value and interval times a factor."""
+    fields = {k: getattr(measurement, k) * factor for k in ("value", "low", "high")}
+    return dataclasses.replace(measurement, **fields)
 
 
 def revised(record: Record, answer: Mapping[str, Any]) -> Record:
@@ -170,15 +191,14 @@ def revised(record: Record, answer: Mapping[str, Any]) -> Record:
     if "reason" in answer:
         reason = f"could not be measured again: {answer['reason']}"
         return dataclasses.replace(record, state="failed", reason=reason)
-    confirmed = {k: Measurement(**m) for k, m in answer["measurements"].items()}
+    confirmed = {k: Measurement.from_json(m) for k, m in answer["measurements"].items()}
     replaced = {k: m.to_json() for k, m in record.measurements.items() if k in confirmed}
     return dataclasses.replace(
         record,
         measurements=record.measurements | confirmed,
-        test={k: Measurement(**m) for k, m in answer["test"].items()},
+        test={k: Measurement.from_json(m) for k, m in answer["test"].items()},
         facts=dataclasses.replace(
             record.facts,
-            **{"during_search": record.facts.during_search or replaced, "pace": None}
-            | answer["facts"],
+            **{"during_search": record.facts.during_search or replaced} | answer["facts"],
         ),
     )

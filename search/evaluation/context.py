@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from search.experiment import Experiment
-from search.measuring import MeasurementServer
+from search.measuring import MeasurementServer, Reference
 from search.records import Rung
 
 Progress = Callable[[str, int, int, str], None]
@@ -24,6 +24,8 @@ class TrialContext:
     progress: Progress
     judge: Callable[[Rung], str | None] = lambda rung: None
     """Returns the reason to stop the trial at a rung, or None to let it go on."""
+    reference: Reference | None = None
+    """Takes turns with the trial's artifact when it is timed; None for the first baseline."""
 
     @property
     def cache(self) -> Path:

@@ -164,7 +164,7 @@ class Trial:
         file = path.with_suffix(".json")
         if not final and file.is_file():
             measurements = json.loads(file.read_text())
-            self.measurements = {k: Measurement(**v) for k, v in measurements.items()}
+            self.measurements = {k: Measurement.from_json(v) for k, v in measurements.items()}
             self.learn(probe="from the cache of this run")
         else:
             folder = self.context.artifact if final else self.context.scratch("probe")
@@ -231,6 +231,7 @@ class Trial:
             split="validation",
             data=self.context.cache / "data",
             strategy=self.facts.strategy,
+            reference=self.context.reference,
             **options,
         )
         self.measurements |= measured.measurements

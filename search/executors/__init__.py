@@ -52,8 +52,12 @@ class Executor(abc.ABC):
         """Evaluate points of the queue and tell it their records until it is finished."""
 
     @abc.abstractmethod
-    def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
+    def confirm(
+        self, records: Sequence[Record], reference: Record, listener: Listener
+    ) -> dict[str, Any]:
         """Return new measurements of records, by trial number; the first record is the baseline.
+
+        All take turns with the artifact of `reference`.
 
         Raises BadEnvironment if they cannot be measured.
         """

@@ -44,7 +44,7 @@ class Local(Executor):
     def evaluate(self, pending: PendingTrial, judge: Judge, listener: Listener) -> Record:
         """Return the record of a trial; a crash, a timeout or a lack of memory makes it failed."""
         runtime = self.experiment.space.plan(pending.point).runtime
-        content = {"trial": pending.trial, "point": pending.point, "runtimes": [runtime]}
+        content = trial_content(pending, runtime)
         start = time.monotonic()
         log = self.folder / "logs" / f"{pending.trial}.log"
         try:
@@ -54,14 +54,17 @@ class Local(Executor):
             seconds = time.monotonic() - start
             return failed(pending, runtime, f"{error}; see {log}", seconds)
 
-    def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
+    def confirm(
+        self, records: Sequence[Record], reference: Record, listener: Listener
+    ) -> dict[str, Any]:
         """Return new measurements of records, by trial number: see `evaluation.confirm.measure`.
 
         Raises BadEnvironment if the process fails.
         """
         content = {
-            "runtimes": sorted({r.runtime for r in records}),
+            "runtimes": sorted({r.runtime for r in [*records, reference]}),
             "records": [r.to_json() for r in records],
+            "reference": reference.to_json(),
         }
         log = self.folder / "logs" / "confirm.log"
         try:
@@ -89,6 +92,20 @@ class Local(Executor):
                 else:
                     listener(*(message[key] for key in ("stage", "done", "of", "detail")))
             return message["result"]
+
+
+def trial_content(pending: PendingTrial, runtime: str) -> dict[str, Any]:
+    """Return the fields of a trial's job as plain data."""
+    reference, baseline = pending.reference, pending.baseline
+    return {
+        "trial": pending.trial,
+        "point": pending.point,
+        "runtimes": sorted({runtime} | ({reference.runtime} if reference else set())),
+        "reference": reference.to_json() if reference else None,
+        "baseline_values": {k: m.value for k, m in baseline.measurements.items()}
+        if baseline
+        else {},
+    }
 
 
 def failed(pending: PendingTrial, runtime: str, reason: str, seconds: float) -> Record:

@@ -1,5 +1,6 @@
 """Measurement of artifacts in fresh processes, forked from a server."""
 
+from search.measuring.reference import Reference
 from search.measuring.server import ArtifactMeasurements, Crashed, MeasurementServer
 from search.measuring.subject import Subject, checked
 from search.measuring.worker import PROCESSES
@@ -9,6 +10,7 @@ __all__ = [
     "ArtifactMeasurements",
     "Crashed",
     "MeasurementServer",
+    "Reference",
     "Subject",
     "checked",
     "worker",

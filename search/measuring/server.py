@@ -17,6 +17,7 @@ from typing import Any
 from objectives import Measurement
 from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
+from search.measuring.reference import Reference
 from search.measuring.subject import Subject
 from spaces import Alone, Infeasible, encode, processes, said
 
@@ -35,6 +36,8 @@ class ArtifactMeasurements:
     CPU."""
     times: dict[str, tuple[list[float], ...]]
     """Observations of each process, by timed objective."""
+    reference_times: dict[str, tuple[list[float], ...]]
+    """Those of the reference in the same turns; empty without one."""
     planned_processes: int
     """Number of processes that are to time the artifact, decided by the first one's time of
     loading."""
@@ -85,13 +88,15 @@ class MeasurementServer:
         strategy: str | None = None,
         limit: int = worker.PROCESSES,
         known: ArtifactMeasurements | None = None,
+        reference: Reference | None = None,
     ) -> ArtifactMeasurements:
         """Return the measurements of an artifact, loaded afresh.
 
         It is timed in up to `limit` fresh processes, run one after another. Processes in `known`
         count towards that limit, and their times are kept. `strategy` is the best strategy for its
-        devices to share the work, if known. Raises Crashed, or Infeasible if its devices cannot
-        share it.
+        devices to share the work, if known. With a `reference`, timed objectives are measured in
+        turns with it, and their values are the ratio times that of the reference. Raises Crashed,
+        or Infeasible if its devices cannot share it.
         """
         request = {
             "job": "measure",
@@ -101,9 +106,11 @@ class MeasurementServer:
             "names": list(names),
             "split": split,
             "data": str(data),
+            "reference": str(reference.artifact) if reference else None,
+            "reference_strategy": reference.strategy if reference else None,
         }
         goals = [g for g in experiment.objectives if g.name in names]
-        return self._measure_in_processes(request, goals, limit, known)
+        return self._measure_in_processes(request, goals, limit, known, reference)
 
     def recorded(
         self, artifact: Path, task: Path | None, *, split: str, data: Path
@@ -121,8 +128,10 @@ class MeasurementServer:
             "names": [g.name for g in goals],
             "split": split,
             "data": str(data),
+            "reference": None,
+            "reference_strategy": None,
         }
-        return self._measure_in_processes(request, goals, worker.PROCESSES, None)
+        return self._measure_in_processes(request, goals, worker.PROCESSES, None, None)
 
     def _measure_in_processes(
         self,
@@ -130,20 +139,21 @@ class MeasurementServer:
         goals: Sequence[Goal],
         limit: int,
         known: ArtifactMeasurements | None,
+        reference: Reference | None,
     ) -> ArtifactMeasurements:
         """Return the measurements of one process, with times from further ones if they load fast.
 
         Only times are measured again, as sizes and scores do not depend on the process.
         """
         measured = known or _add_process(
-            goals, None, self._call(**request | {"planned_processes": None})
+            goals, None, self._call(**request | {"planned_processes": None}), reference
         )
         if names := list(timed(goals)):
             if strategy := measured.placement.get("strategy"):
                 request["strategies"] = dict.fromkeys(request["artifacts"], strategy)
             further = request | {"names": names, "planned_processes": measured.planned_processes}
             while measured.processes < limit and not measured.complete:
-                measured = _add_process(goals, measured, self._call(**further))
+                measured = _add_process(goals, measured, self._call(**further), reference)
         return measured
 
     def interleave(
@@ -151,13 +161,14 @@ class MeasurementServer:
         experiment: Experiment,
         artifacts: Mapping[Path, str | None],
         *,
-        rounds: int,
+        values: Mapping[str, float],
         data: Path,
     ) -> tuple[dict[str, dict[str, Measurement]], int]:
         """Return times of artifacts measured in turns, and the number of processes.
 
-        Each process loads all artifacts and does its part of the rounds. `artifacts` maps each path
-        to the strategy of its devices, or None. Raises Crashed or Infeasible.
+        Each process loads all artifacts and does its part of the turns. `artifacts` maps each path
+        to the strategy of its devices, or None; ratios are those to the first one, whose `values`
+        by objective are given. Raises Crashed or Infeasible.
         """
         objectives = timed(experiment.objectives)
         if not objectives:
@@ -173,20 +184,25 @@ class MeasurementServer:
                     strategies={str(a): s for a, s in artifacts.items() if s},
                     process=len(answers),
                     planned_processes=planned_processes,
-                    rounds=rounds,
                     data=str(data),
                 )
             )
             planned_processes = int(answers[0]["planned_processes"])
         device = experiment.target.device
-        values = {
+        first = str(next(iter(artifacts)))
+        measurements = {
             str(a): {
-                name: objective.summary([n["times"][str(a)][name] for n in answers], device)
+                name: objective.relative(
+                    [answer["times"][str(a)][name] for answer in answers],
+                    [answer["times"][first][name] for answer in answers],
+                    values[name],
+                    device,
+                )
                 for name, objective in objectives.items()
             }
             for a in artifacts
         }
-        return values, len(answers)
+        return measurements, len(answers)
 
     def layers(
         self, experiment: Experiment, artifacts: Mapping[Path, Alone]
@@ -229,16 +245,24 @@ def _source(experiment: Experiment) -> dict[str, Any]:
 
 
 def _add_process(
-    goals: Sequence[Goal], known: ArtifactMeasurements | None, answer: dict[str, Any]
+    goals: Sequence[Goal],
+    known: ArtifactMeasurements | None,
+    answer: dict[str, Any],
+    reference: Reference | None,
 ) -> ArtifactMeasurements:
     """Return the known measurements with one more process' answer; times are summarised anew."""
-    measurements = {name: Measurement(**fields) for name, fields in answer["measurements"].items()}
-    times = {k: ((*known.times[k], v) if known else (v,)) for k, v in answer["times"].items()}
-    measurements |= {
-        name: objective.summary(times[name], answer["device"])
-        for name, objective in timed(goals).items()
-        if name in times
-    }
+    measurements = {k: Measurement.from_json(m) for k, m in answer["measurements"].items()}
+    times = _appended(known.times if known else {}, answer["times"])
+    reference_times = _appended(known.reference_times if known else {}, answer["reference_times"])
+    device = answer["device"]
+    for name, objective in timed(goals).items():
+        if reference and name in reference_times:
+            relative = objective.relative(
+                times[name], reference_times[name], reference.values[name], device
+            )
+            measurements[name] = relative.beside(reference.baseline_values[name])
+        elif name in times:
+            measurements[name] = objective.summary(times[name], device)
     if known:
         measurements = known.measurements | measurements
     return ArtifactMeasurements(
@@ -246,8 +270,16 @@ def _add_process(
         placement=known.placement if known else answer["placement"],
         conditions=answer["conditions"],
         times=times,
+        reference_times=reference_times,
         planned_processes=known.planned_processes if known else answer["planned_processes"],
     )
+
+
+def _appended(
+    known: Mapping[str, tuple[list[float], ...]], times: Mapping[str, list[float]]
+) -> dict[str, tuple[list[float], ...]]:
+    """Return the known times of processes with those of one more."""
+    return {name: (*known.get(name, ()), series) for name, series in times.items()}
 
 
 def _serve(connection: Connection, kind: str) -> None:

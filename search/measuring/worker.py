@@ -19,6 +19,7 @@ from objectives import (
     TimedObjective,
     artifacts,
     cached,
+    in_turns,
 )
 from objectives.artifacts import Altered, placement_of
 from objectives.host import exclusive, others, pin
@@ -34,8 +35,8 @@ PROCESSES = 3
 LOADING = 2.0
 """Seconds of loading an artifact, summed over processes, after which no further process loads
 it."""
-ROUND_SECONDS = 0.2
-"""Seconds for which one artifact is timed before the next one's turn."""
+TURNS_SECONDS = 0.4
+"""Seconds of turns for each artifact that is confirmed, summed over processes."""
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -51,18 +52,27 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     if request["job"] == "interleave":
         examples = cached(subject.task, "validation", data)
         shuffle = random.Random(f"{subject.seed} {request['process']}")
-        rounds, planned = request["rounds"], request["planned_processes"]
-        return measure_in_turns(subject, artifacts, examples, rounds, strategies, shuffle, planned)
+        planned = request["planned_processes"]
+        return measure_in_turns(subject, artifacts, examples, strategies, shuffle, planned)
     examples = cached(subject.task, request["split"], data)
     goals = [g for g in subject.objectives if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
     load = load_of_others(subject.target, goals)
+    reference = Path(request["reference"]) if request["reference"] else None
     result = measure_artifact(
-        artifacts[0], subject, goals, examples, strategy, request["planned_processes"]
+        artifacts[0],
+        subject,
+        goals,
+        examples,
+        strategy,
+        request["planned_processes"],
+        reference=reference,
+        reference_strategy=request["reference_strategy"],
     )
     return {
         "measurements": {k: m.to_json() for k, m in result.measurements.items()},
         "times": result.times,
+        "reference_times": result.reference_times,
         "planned_processes": result.planned_processes,
         "device": subject.target.device,
         "placement": result.placement,
@@ -121,6 +131,8 @@ class ProcessResult:
     measurements: dict[str, Measurement]
     times: dict[str, list[float]]
     """Observations of the timed objectives in their units, which are not summarised yet."""
+    reference_times: dict[str, list[float]]
+    """Those of the reference, in the same turns; empty without one."""
     planned_processes: int
     """Number of processes that are to time the artifact, including this one."""
     placement: dict[str, Any]
@@ -136,8 +148,13 @@ def measure_artifact(
     examples: Examples,
     strategy: str | None = None,
     planned_processes: int | None = None,
+    *,
+    reference: Path | None = None,
+    reference_strategy: str | None = None,
 ) -> ProcessResult:
     """Return measurements of the goals, with observations of the timed ones.
+
+    `reference` is an artifact that takes turns with the timed one.
 
     `planned_processes` is the number of processes that split the timed runs; None in the first
     process, which decides it. Objectives that need processes of their own are measured first, while
@@ -145,6 +162,7 @@ def measure_artifact(
     """
     measurements: dict[str, Measurement] = {}
     times: dict[str, list[float]] = {}
+    reference_times: dict[str, list[float]] = {}
     sharing: dict[str, Any] = {}
     execution: dict[str, str] = {}
     several = placement(artifact).count > 1
@@ -157,8 +175,18 @@ def measure_artifact(
                 planned_processes = planned_processes or num_processes(
                     _loading_time(loading, program.target)
                 )
-                for name, objective in timed(group).items():
-                    times[name] = _observe(program, objective, examples, 1 / planned_processes)
+                programs = {"artifact": program}
+                with contextlib.ExitStack() as stack:
+                    if reference and timed(group):
+                        loaded = open_program(
+                            reference, subject, separate=separate, strategy=reference_strategy
+                        )
+                        programs["reference"] = stack.enter_context(loaded)
+                    for name, objective in timed(group).items():
+                        bursts = _observe(programs, objective, examples, 1 / planned_processes)
+                        times[name] = bursts["artifact"]
+                        if "reference" in bursts:
+                            reference_times[name] = bursts["reference"]
                 measurements |= {
                     g.name: _measure(program, g, examples) for g in group if not g.timed
                 }
@@ -168,6 +196,7 @@ def measure_artifact(
     return ProcessResult(
         measurements=measurements,
         times=times,
+        reference_times=reference_times,
         planned_processes=planned_processes or 1,
         placement=sharing,
         execution=execution,
@@ -192,11 +221,15 @@ def num_processes(loading: float) -> int:
 
 
 def _observe(
-    program: Program, objective: TimedObjective, examples: Examples, fraction: float
-) -> list[float]:
-    """Return a fraction of an objective's observations, taken in the host's exclusive lane."""
-    with exclusive(program.target.device):
-        return objective.observe(program, examples, fraction * objective.seconds)
+    programs: Mapping[str, Program],
+    objective: TimedObjective,
+    examples: Examples,
+    fraction: float,
+) -> dict[str, list[float]]:
+    """Return a fraction of an objective's bursts, taken in turns in the host's exclusive lane."""
+    device = next(iter(programs.values())).target.device
+    with exclusive(device):
+        return in_turns(programs, objective, examples, fraction * objective.seconds)
 
 
 def _measure(program: Program, goal: Goal, examples: Examples) -> Measurement:
@@ -211,29 +244,24 @@ def measure_in_turns(
     subject: Subject,
     artifacts: Sequence[Path],
     examples: Examples,
-    rounds: int,
     strategies: Mapping[str, str],
     shuffle: random.Random,
     planned_processes: int | None = None,
 ) -> dict[str, Any]:
-    """Return the times of each artifact in this process' rounds, in which all artifacts take turns.
+    """Return the times of each artifact in this process' turns, one value a turn.
 
-    The order differs in every round, so that a disturbance of the machine affects all alike, and
-    ratios hold even if values drift. If one artifact is on several devices, all run in processes of
-    their own and are timed there. `planned_processes` is the number of processes that split the
-    rounds; None in the first process, which decides it.
+    If one artifact is on several devices, all run in processes of their own and are timed there.
+    `planned_processes` is the number of processes that split the turns; None in the first process,
+    which decides it.
     """
     objectives = timed(subject.objectives)
-    names = [str(artifact) for artifact in artifacts]
     several = any(placement(artifact).count > 1 for artifact in artifacts)
-    observations: dict[str, dict[str, list[float]]] = {
-        n: {o: [] for o in objectives} for n in names
-    }
-    order = list(names)
+    order = list(artifacts)
+    shuffle.shuffle(order)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         programs = {}
-        for artifact in artifacts:
+        for artifact in order:
             strategy = strategies.get(str(artifact))
             program = open_program(artifact, subject, separate=several, strategy=strategy)
             programs[str(artifact)] = stack.enter_context(program)
@@ -242,11 +270,10 @@ def measure_in_turns(
             _loading_time(loading, subject.target)
         )
         stack.enter_context(exclusive(subject.target.device))
-        for _ in range(max(1, round(rounds / planned_processes))):
-            shuffle.shuffle(order)
-            for name in order:
-                for key, objective in objectives.items():
-                    observations[name][key] += objective.observe(
-                        programs[name], examples, ROUND_SECONDS
-                    )
-    return {"times": observations, "planned_processes": planned_processes}
+        seconds = TURNS_SECONDS * len(artifacts) / planned_processes
+        bursts = {
+            name: in_turns(programs, objective, examples, seconds)
+            for name, objective in objectives.items()
+        }
+    times = {str(a): {name: bursts[name][str(a)] for name in objectives} for a in artifacts}
+    return {"times": times, "planned_processes": planned_processes}

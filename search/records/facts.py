@@ -73,8 +73,6 @@ class Facts:
     """Measurements taken during the search that the confirmed ones replaced."""
     confirmed_beside: int | None = None
     """Trial number of the baseline with which the artifact took turns when it was confirmed."""
-    pace: Mapping[str, float] | None = None
-    """Factors other than 1 applied to its times when it was confirmed, by objective."""
 
     def __post_init__(self) -> None:
         for name in ("layers_dropped", "left", "loss"):

@@ -56,7 +56,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data."""
-        return dataclasses.asdict(self) | {"facts": self.facts.to_json()}
+        values = {
+            name: {k: m.to_json() for k, m in getattr(self, name).items()}
+            for name in ("measurements", "test")
+        }
+        return dataclasses.asdict(self) | values | {"facts": self.facts.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -73,4 +77,4 @@ class Record:
 
 
 def _measurements(data: dict[str, Any]) -> dict[str, Measurement]:
-    return {name: Measurement(**fields) for name, fields in data.items()}
+    return {name: Measurement.from_json(fields) for name, fields in data.items()}

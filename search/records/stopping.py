@@ -30,13 +30,14 @@ class Rung:
 
     def to_json(self) -> dict[str, Any]:
         """Return the rung as plain data."""
-        return dataclasses.asdict(self)
+        measurements = {name: m.to_json() for name, m in self.measurements.items()}
+        return {"name": self.name, "measurements": measurements}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the rung that `to_json` described."""
         measurements = {
-            name: Measurement(**fields) for name, fields in data["measurements"].items()
+            name: Measurement.from_json(fields) for name, fields in data["measurements"].items()
         }
         return cls(name=data["name"], measurements=measurements)
 

@@ -109,15 +109,11 @@ def _enumeration(words: Sequence[str]) -> str:
 def trust(summary: Summary) -> list[str]:
     """Return sentences about the reliability of the numbers."""
     confirmation = (
-        "The front was measured again after the search, interleaved with the baseline."
+        "Every time is a ratio to the baseline, measured in turns with it, times the baseline's "
+        "own time. The front was measured again after the search, in turns with the baseline."
         if summary.confirmed
         else UNCONFIRMED
     )
-    if summary.confirmed and any(r.facts.pace for r in summary.front):
-        confirmation += (
-            " Not all fitted in one group: times of the others are told at the baseline's pace in "
-            "the first, so that each ratio to it is the one that was seen in turns."
-        )
     split = (
         "The validation split guided the search; the test split was scored once, for the front."
         if any(r.test for r in summary.front)

@@ -16,8 +16,9 @@ from search.study.parameters import distributions_of, point_of
 from spaces import Point
 
 FILE = "study.db"
-FORMAT = 2
-"""Format of the stored study: in format 2 the parameters are values."""
+FORMAT = 3
+"""Format of the stored study: since format 2 the parameters are values, since format 3 the times
+follow from ratios to the baseline's."""
 EXECUTABLE = "executable"
 """Constraint of every trial: above 0 if no runtime can execute the point."""
 REVISED = "revised"

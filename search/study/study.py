@@ -36,6 +36,9 @@ class PendingTrial:
     point: Point
     forced: bool
     """True for a baseline, which is never stopped early."""
+    reference: Record | None = None
+    """Record whose artifact takes turns with the trial's; None before there is a baseline."""
+    baseline: Record | None = None
 
 
 class Study:
@@ -94,6 +97,12 @@ class Study:
     def baseline(self) -> Record | None:
         """The neutral point's record in the neutral runtime, or in the first runtime that works."""
         return next(iter(self.baselines()), None)
+
+    @property
+    def reference(self) -> Record | None:
+        """The fastest of the baselines, with which all that is timed takes turns."""
+        times = self._times()
+        return min(self.baselines(), key=lambda r: times.get(r.runtime, 0.0), default=None)
 
     def baselines(self) -> list[Record]:
         """Return the complete records of the neutral point, one for each runtime that works."""
@@ -200,7 +209,11 @@ class Study:
             self._open[trial.number] = trial
             self._pending[trial.number] = _key(point)
             return PendingTrial(
-                trial=trial.number, point=point, forced=_key(point) in self._baseline_keys
+                trial=trial.number,
+                point=point,
+                forced=_key(point) in self._baseline_keys,
+                reference=self.reference,
+                baseline=self.baseline,
             )
         return None
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from objectives.host import enrolled
 from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment import Experiment
-from search.measuring import MeasurementServer
+from search.measuring import MeasurementServer, Reference
 from search.records import Rung
 from spaces import processes, said
 from spaces.devices import device_of
@@ -95,6 +95,7 @@ def _run_job(
         server=server,
         progress=progress,
         judge=judge,
+        reference=Reference.of(job, Path(job["run"])),
     )
     return evaluate(context, job["point"]).to_json()
 

@@ -35,20 +35,36 @@ class Machine:
         """What was timed in turns."""
 
     def interleave(
-        self, experiment: Experiment, artifacts: Mapping[Path, Any], *, rounds: int, data: Path
+        self,
+        experiment: Experiment,
+        artifacts: Mapping[Path, Any],
+        *,
+        values: Mapping[str, float],
+        data: Path,
     ) -> tuple[dict[str, dict[str, Measurement]], int]:
-        del experiment, rounds, data
+        del experiment, data
         trials = [int(a.name) for a in artifacts]
         if len(trials) > self.room or self.crashing & set(trials):
             raise Crashed("the runtime crashed while measuring: its process was killed by signal 9")
         self.groups.append(trials)
-        found = {str(a): measured(self.times[int(a.name)] * self._slow, "ms") for a in artifacts}
+        ratios = [self.times[trial] / self.times[trials[0]] for trial in trials]
         self._slow *= self._drift
-        return {name: {"latency": time} for name, time in found.items()}, 1
+        return {
+            str(a): {"latency": measured(ratio * values["latency"], "ms")}
+            for a, ratio in zip(artifacts, ratios, strict=True)
+        }, 1
 
-    def measure(self, experiment: Experiment, artifact: Path, *rest: Any, **more: Any) -> Any:
-        del experiment, rest, more
-        if int(artifact.name) in self.unscored:
+    def measure(
+        self, experiment: Experiment, artifact: Path, names: Sequence[str], **more: Any
+    ) -> Any:
+        del experiment, more
+        trial = int(artifact.name)
+        if "latency" in names:
+            if trial in self.crashing:
+                raise Crashed("the runtime crashed while measuring")
+            time = measured(self.times[trial] * self._slow, "ms")
+            return SimpleNamespace(measurements={"latency": time}, processes=1)
+        if trial in self.unscored:
             raise Crashed("ValueError: a measurement must be finite, got nan score")
         return SimpleNamespace(measurements={"accuracy": measured(0.5, "score")})
 
@@ -108,8 +124,14 @@ class Imagined(Executor):
                 made = {"measurements": {}, "state": "failed", "reason": "the disk went away"}
             queue.tell(asked, dataclasses.replace(record, **made))
 
-    def confirm(self, records: Sequence[Record], listener: Any) -> dict[str, Any]:
+    def confirm(
+        self, records: Sequence[Record], reference: Record, listener: Any
+    ) -> dict[str, Any]:
         del listener
         self.confirmed.append([r.trial for r in records])
-        job = {"records": [r.to_json() for r in records], "run": str(self.folder)}
+        job = {
+            "records": [r.to_json() for r in records],
+            "reference": reference.to_json(),
+            "run": str(self.folder),
+        }
         return confirm.measure(self.experiment, job, self.machine)  # type: ignore[arg-type]

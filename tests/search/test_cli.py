@@ -130,7 +130,12 @@ def test_an_exported_artifact_measures_as_recorded_in_another_folder(run: Path) 
     measured = json.loads(again.stdout)["measurements"]
     assert measured["accuracy"]["value"] == recorded["accuracy"]["value"]
     assert measured["size"]["value"] == recorded["size"]["value"]
-    assert measured["latency"]["value"] == pytest.approx(recorded["latency"]["value"])  # synthetic
+    synthetic = json.loads((to / "manifest.json").read_text())["notes"]["seconds"]
+    assert measured["latency"]["value"] == pytest.approx(1e3 * synthetic)
+    baseline = json.loads((run / "runs" / "tiny" / "front.json").read_text())["baseline"]
+    unchanged = baseline["measurements"]["latency"]["value"]
+    ratio = recorded["latency"]["ratio"]["value"]
+    assert ratio * unchanged == pytest.approx(recorded["latency"]["value"])
     second = search("export", "runs/tiny", "--pick", "fastest", "--to", str(to), folder=run)
     assert second.returncode == 2
     assert "exists and is not empty" in second.stderr

@@ -25,10 +25,16 @@ class Run:
     experiment: Experiment
     machine: Machine
     records: list[Record]
+    reference: int = 0
+    """Trial of the artifact that takes turns with all others."""
 
     def answers(self, records: list[Record] | None = None) -> dict[str, Any]:
         asked = self.records if records is None else records
-        job = {"records": [r.to_json() for r in asked], "run": str(self.folder)}
+        job = {
+            "records": [r.to_json() for r in asked],
+            "reference": self.records[self.reference].to_json(),
+            "run": str(self.folder),
+        }
         return confirm.measure(self.experiment, job, self.machine)  # type: ignore[arg-type]
 
     def revised(self, records: list[Record] | None = None) -> list[Record]:
@@ -71,16 +77,21 @@ def run(project: Path) -> Run:
     return Run(folder, experiment, Machine(times), records)
 
 
-def test_gains_are_those_seen_in_turns_whatever_the_machine_does_between_groups(run: Run) -> None:
+@pytest.mark.parametrize("reference", [0, 3, MEMBERS])
+def test_gains_are_those_seen_in_turns_whatever_the_machine_does_between_groups(
+    run: Run, reference: int
+) -> None:
+    run.reference = reference
     revised = run.revised()
     assert len(run.machine.groups) > 2
-    assert all(len(group) <= confirm.GROUP for group in run.machine.groups)
+    assert all(len(group) <= confirm.GROUP + 1 for group in run.machine.groups)
     assert run.speedups(revised) == pytest.approx(run.true(revised))
     assert not any(confirm.pending([r], revised[0]) for r in revised)
-    # what took turns in the first group is told as it was timed, of others it is told by how much
-    first = run.machine.groups[0]
-    assert all((r.facts.pace is not None) is (r.trial not in first) for r in revised)
+    values = [r.measurements for r in (run.records[reference], revised[reference])]
+    assert values[0]["latency"].value == values[1]["latency"].value
     for record in revised:
+        ratio, true = record.measurements["latency"].ratio, run.machine.times[record.trial]
+        assert record.trial == 0 or (ratio and ratio.value == pytest.approx(true / 8.0))
         told = manifest(run.folder, record)["confirmed"]
         assert told["latency"] == record.measurements["latency"].to_json()
 
@@ -113,7 +124,9 @@ def test_a_member_that_cannot_be_measured_fails_alone(run: Run) -> None:
 
 def test_artifacts_that_do_not_fit_in_memory_together_are_measured_one_by_one(run: Run) -> None:
     run.machine.room = 1
-    assert {r.state for r in run.revised(run.records[:4])} == {"complete"}
+    revised = run.revised(run.records[:4])
+    assert {r.state for r in revised} == {"complete"}
+    assert run.speedups(revised) == pytest.approx(run.true(revised))
 
 
 @pytest.mark.parametrize("fault", ["crashing", "unscored"])

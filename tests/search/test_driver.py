@@ -106,12 +106,12 @@ def test_a_confirmation_that_fails_for_a_passing_reason_is_made_up_for(make: Mak
     machine.crashing = set(range(99))
     search, executor = make(machine=machine)
 
-    def crash(records: list[Record], listener: Any) -> dict[str, Any]:
+    def crash(records: list[Record], reference: Record, listener: Any) -> dict[str, Any]:
         from search.errors import BadEnvironment
         from search.measuring.server import Crashed
 
         try:
-            return Imagined.confirm(executor, records, listener)
+            return Imagined.confirm(executor, records, reference, listener)
         except Crashed as error:  # as executors do
             raise BadEnvironment(str(error)) from error
 

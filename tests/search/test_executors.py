@@ -22,7 +22,7 @@ from search.study.study import Study
 
 NAMES = [
     # all but the default one start a cluster
-    pytest.param(n, marks=() if n == "local" else pytest.mark.slow)
+    pytest.param(n, marks=pytest.mark.slow if n == "ray" else ())
     for n in catalogue.names("executor")
 ]
 
@@ -76,7 +76,7 @@ def test_all_points_are_evaluated_and_the_front_is_measured_again(name: str, pro
         assert len(done) == 3
         assert study.baseline is not None
         members: list[Record] = [study.baseline, *study.front()]
-        answers = executor.confirm(members, lambda *message: None)
+        answers = executor.confirm(members, members[0], lambda *message: None)
         assert {str(r.trial) for r in members} == answers.keys()
         assert all(answer["measurements"]["latency"] for answer in answers.values())
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from objectives import turns
 from objectives.metrics.latency import Latency
 from search.evaluation import TrialContext, confirm, evaluate
 from search.experiment.experiment import Experiment
@@ -29,11 +30,11 @@ def bed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[],
     pids, lanes = project / "pids", []
     torch.set_num_threads(1)
 
-    def observe(self: Latency, program: Any, examples: Any, seconds: float) -> list[float]:
-        del self, program, examples
+    def observe(self: Latency, program: Any, batches: Any, seconds: float) -> list[float]:
+        del self, program, batches
         with pids.open("a") as file:
             file.write(f"{os.getpid()} {seconds}\n")
-        if (project / "crash").exists() and len(processes(pids)) == 2:
+        if (project / "crash").exists() and len(set(processes(pids))) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return [2.0, 3.0, 4.0]
 
@@ -61,11 +62,6 @@ def processes(pids: Path) -> list[int]:
     return [int(line.split()[0]) for line in pids.read_text().splitlines()]
 
 
-def seconds(pids: Path) -> float:
-    """Return for how many seconds all processes together were to time."""
-    return sum(float(line.split()[1]) for line in pids.read_text().splitlines())
-
-
 @pytest.fixture(params=[(0.01, 3), (0.9, 3), (1.5, 2), (2.5, 1)])
 def loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let loading take long; return in how many processes is then timed."""
@@ -79,13 +75,11 @@ def test_the_processes_share_all_of_the_timed_runs_however_long_they_load(
 ) -> None:
     bench, pids = bed()
     record = trial(bench)
-    assert record.facts.processes == len(processes(pids)) == loads
-    assert seconds(pids) == pytest.approx(0.01)  # as the experiment says
+    assert record.facts.processes == len(set(processes(pids))) == loads
     pids.unlink()
-    job = {"records": [record.to_json()], "run": str(bench.folder)}
+    job = {"records": [record.to_json()], "reference": record.to_json(), "run": str(bench.folder)}
     answer = confirm.measure(bench.experiment, job, bench.server)["0"]
     assert answer["facts"]["processes"] == len(set(processes(pids))) == loads
-    assert len(processes(pids)) == confirm.ROUNDS
 
 
 def trial(bench: TrialContext) -> Record:
@@ -98,9 +92,9 @@ def test_a_trial_is_timed_in_several_processes_and_says_in_how_many(
     bench, pids = bed()
     record = trial(bench)
     assert (record.state, record.reason) == ("complete", None)
-    assert len(processes(pids)) == len(set(processes(pids))) == worker.PROCESSES
+    assert len(set(processes(pids))) == worker.PROCESSES
     assert record.facts.processes == worker.PROCESSES
-    assert record.measurements["latency"].samples == 3 * worker.PROCESSES
+    assert record.measurements["latency"].samples >= turns.FEWEST * worker.PROCESSES
     assert set(record.measurements["latency"].to_json()) == {
         "value", "unit", "low", "high", "samples",
     }  # fmt: skip
@@ -112,11 +106,11 @@ def test_what_loads_slowly_is_timed_in_one_process_and_its_interval_is_wider(
     monkeypatch.setattr(worker, "LOADING", 0.0)
     bench, pids = bed()
     record = trial(bench)
-    assert len(processes(pids)) == 1
+    assert len(set(processes(pids))) == 1
     assert record.facts.processes == 1
     alone = record.measurements["latency"]
-    several = Latency().summary([[2.0, 3.0, 4.0]] * worker.PROCESSES)
-    assert (alone.value, alone.samples) == (3.0, 3)
+    several = Latency().summary([[3.0] * turns.FEWEST] * worker.PROCESSES)
+    assert alone.value == 3.0
     assert alone.low < several.low < several.high < alone.high
 
 
@@ -129,7 +123,7 @@ def test_a_crash_of_a_further_process_is_told_and_costs_one_answer(
         Crashed, match="crashed while measuring: its process was killed by signal 9"
     ):
         trial(bench)
-    assert len(processes(pids)) == 2
+    assert len(set(processes(pids))) == 2
     (project / "crash").unlink()
     assert trial(bench).state == "complete"
 
@@ -140,11 +134,10 @@ def test_a_front_is_confirmed_in_several_processes_that_share_the_rounds(
     bench, pids = bed()
     record = trial(bench)
     pids.unlink()
-    job = {"records": [record.to_json()], "run": str(bench.folder)}
+    job = {"records": [record.to_json()], "reference": record.to_json(), "run": str(bench.folder)}
     answer = confirm.measure(bench.experiment, job, bench.server)["0"]
     revised = confirm.revised(record, answer)
-    assert len(processes(pids)) == confirm.ROUNDS
     assert len(set(processes(pids))) == worker.PROCESSES
-    assert revised.measurements["latency"].samples == 3 * confirm.ROUNDS
+    assert revised.measurements["latency"] == record.measurements["latency"]  # it is the reference
     assert revised.facts.processes == worker.PROCESSES
     assert revised.test["accuracy"].samples == record.measurements["accuracy"].samples

@@ -255,7 +255,7 @@ def test_a_front_is_confirmed_with_what_its_largest_member_needs(
 
     monkeypatch.setattr("search.executors.ray.executor.confirm", Confirm)
     monkeypatch.setattr(ray, "get", lambda reference: {})
-    assert executor.confirm(records, None) == {}
+    assert executor.confirm(records, records[0], None) == {}
     assert wanted == [{"num_cpus": 1.0, "num_gpus": 2.0}]
 
 

@@ -67,7 +67,7 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert len(records) == study.paid == 4
     for record in records:
         assert (prepared.folder / str(record.artifact) / "manifest.json").is_file()
-    answers = prepared.confirm(records[:2], lambda *message: None)
+    answers = prepared.confirm(records[:2], records[0], lambda *message: None)
     assert set(answers) == {str(r.trial) for r in records[:2]}
     assert all(answer["test"]["accuracy"]["value"] > 0 for answer in answers.values())
     assert all(r.limits == {} or r.satisfied for r in records)

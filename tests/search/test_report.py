@@ -108,12 +108,6 @@ def test_unconfirmed_front_says_so():
     assert "NOT been measured again" not in html.render(summary())
 
 
-def test_times_told_at_the_pace_of_another_group_are_said_to_be():
-    paced = (dataclasses.replace(r, facts=Facts(pace={"latency": 1.02})) for r in study())
-    assert "baseline's pace" in " ".join(html.trust(summary(tuple(paced))))
-    assert "baseline's pace" not in " ".join(html.trust(summary()))
-
-
 def test_front_json_is_the_contract(written):
     data = json.loads((written / "front.json").read_text())
     assert data["baseline"]["trial"] == 0

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
 from search.executors import Executor, Listener
-from search.executors.local import Local
+from search.executors.local import Local, trial_content
 from search.executors.ray.control import RungScheduler, SearchCallback
 from search.executors.ray.searcher import StudySearcher
 from search.executors.ray.shipping import Depot, Workspace
@@ -149,19 +149,22 @@ class RayTune(Executor):
             finally:
                 watching.end_trials()
 
-    def confirm(self, records: Sequence[Record], listener: Listener) -> dict[str, Any]:
+    def confirm(
+        self, records: Sequence[Record], reference: Record, listener: Listener
+    ) -> dict[str, Any]:
         """Return new measurements of records, by trial number, taken where the trials ran.
 
         Raises BadEnvironment if the measuring process fails.
         """
         if self._workspace.shared_by_all:
-            return self._local.confirm(records, listener)
+            return self._local.confirm(records, reference, listener)
         requests = [self._request(self.experiment.space.plan(record.point)) for record in records]
         resources = {k: max(request[k] for request in requests) for k in requests[0]}
         task = confirm.options(**_as_options(resources))
-        reference = task.remote(self._workspace, self.cores, [r.line() for r in records])
+        lines = [r.line() for r in (reference, *records)]
+        answers = task.remote(self._workspace, self.cores, lines)
         try:
-            return dict(ray.get(reference))
+            return dict(ray.get(answers))
         except KeyboardInterrupt:
             ray.cancel(reference, force=True)
             raise
@@ -199,9 +202,7 @@ class RayTune(Executor):
         plan = self.experiment.space.plan(pending.point)
         return {
             "workspace": dataclasses.asdict(self._workspace),
-            "trial": pending.trial,
-            "point": pending.point,
-            "runtimes": [plan.runtime],
+            **trial_content(pending, plan.runtime),
             "avoid": avoid if self._able(plan) - {avoid} else None,
             "threads": self.threads(),
             "measuring_threads": self.experiment.target.threads,

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from objectives.host import new_file
 from search.executors.local import Local
 from search.executors.ray.shipping import Workspace, shipped
 from search.experiment import Experiment, refusal
@@ -33,7 +34,10 @@ class Evaluation:
         experiment, run, self._shared = self._workspace.local_folders()
         self._number, self._run, self._last_progress = config["trial"], run, ("", 0.0)
         self._awaits_answer = self._reported_place = False
-        parts = {k: config[k] for k in ("trial", "point", "runtimes")}
+        keys = ("trial", "point", "runtimes", "reference", "baseline_values")
+        parts = {k: config[k] for k in keys}
+        if parts["reference"] and not self._shared:
+            _fetch(self._workspace, run, parts["reference"]["trial"])
         content = job("trial", experiment, run, config["threads"], **parts)
         log = run / "logs" / f"{config['trial']}.log"
         self._child = Child(content, log, config["limit"], experiment.target.threads)
@@ -88,18 +92,29 @@ class Evaluation:
 
 @ray.remote(max_retries=1)  # type: ignore[untyped-decorator]
 def confirm(workspace: Workspace, threads: int, lines: list[str]) -> dict[str, Any]:
-    """Measure records again on a machine of the cluster, to which their artifacts are copied."""
+    """Measure records again on a machine of the cluster, to which their artifacts are copied.
+
+    The first line is the reference.
+    """
     experiment, run, shared = workspace.local_folders()
-    records = [Record.from_json(json.loads(line)) for line in lines]
+    reference, *records = [Record.from_json(json.loads(line)) for line in lines]
     if not shared:
-        depot = ray.get_actor(workspace.depot)
-        for record in records:
-            for name, content in ray.get(depot.get.remote(record.trial)):
-                file = run / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content)
+        for record in (reference, *records):
+            _fetch(workspace, run, record.trial)
     local = Local(experiment=experiment, folder=run, cores=threads)
-    return local.confirm(records, lambda stage, done, of, detail: None)
+    return local.confirm(records, reference, lambda stage, done, of, detail: None)
+
+
+def _fetch(workspace: Workspace, run: Path, trial: int) -> None:
+    """Copy the files of a trial to this machine, unless they are here."""
+    if (run / "artifacts" / str(trial) / "manifest.json").is_file():
+        return
+    files = ray.get(ray.get_actor(workspace.depot).get.remote(trial))
+    for name, content in sorted(files, key=lambda file: file[0].endswith("manifest.json")):
+        file = run / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(file) as draft:
+            draft.write_bytes(content)
 
 
 # The task claims no GPU, as trials may hold all of them; the variable stops Ray from hiding them.

@@ -1,0 +1,45 @@
+"""Reference: the artifact with which others are timed in turns, as a run's ruler."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from search.records import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The artifact of the unchanged model in its fastest runtime, and its values in this run.
+
+    Of the unchanged models the fastest is used because its bursts are short, and because programs
+    of a similar kind suffer alike from a busy machine.
+    """
+
+    artifact: Path
+    strategy: str | None
+    """Strategy by which its devices share the work, if there are several."""
+    values: Mapping[str, float]
+    """Its value by objective, which stays the same for the whole run."""
+    baseline_values: Mapping[str, float]
+    """The baseline's value by objective."""
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any], run: Path) -> Self | None:
+        """Return the reference that a job describes; None before there is one.
+
+        None also where its artifact is missing.
+        """
+        if job["reference"] is None:
+            return None
+        record = Record.from_json(job["reference"])
+        artifact = run / str(record.artifact)
+        if not artifact.is_dir():
+            return None
+        values = {name: m.value for name, m in record.measurements.items()}
+        return cls(
+            artifact=artifact,
+            strategy=record.facts.strategy,
+            values=values,
+            baseline_values=job["baseline_values"],
+        )
