@@ -31,8 +31,8 @@ PRECISION = 0.02
 """Half the width of a ratio's 95 % interval, as a share, at which bursts may end early."""
 FEWEST, MOST = 7, 200
 """Turns that are taken at least, and at most."""
-OVERTIME = 4
-"""Factor on the seconds after which turns end even if there are fewer than FEWEST."""
+INDISPENSABLE, OVERTIME = 3, 4
+"""Turns that are enough once OVERTIME times the seconds have passed, as for large models."""
 
 Key = TypeVar("Key")
 
@@ -42,8 +42,6 @@ def in_turns(
     objective: TimedObjective,
     examples: Examples,
     seconds: float,
-    *,
-    fewest: int = FEWEST,
 ) -> dict[Key, list[float]]:
     """Return the median observation of each burst of each program, in the order of the turns.
 
@@ -55,7 +53,7 @@ def in_turns(
     lengths = {key: _warm_up(program, objective, batches[key]) for key, program in programs.items()}
     bursts: dict[Key, list[float]] = {key: [] for key in programs}
     order, start = list(programs), time.perf_counter()
-    while _goes_on(list(bursts.values()), time.perf_counter() - start, seconds, fewest):
+    while _goes_on(list(bursts.values()), time.perf_counter() - start, seconds):
         for key in order:
             observations = objective.observe(programs[key], batches[key], lengths[key])
             bursts[key].append(statistics.median(observations))
@@ -81,16 +79,14 @@ def _warm_up(program: Program, objective: TimedObjective, batches: Sequence[Any]
     return max(BURST, min(RUNS * run, LONGEST))
 
 
-def _goes_on(
-    bursts: Sequence[Sequence[float]], elapsed: float, seconds: float, fewest: int
-) -> bool:
+def _goes_on(bursts: Sequence[Sequence[float]], elapsed: float, seconds: float) -> bool:
     """True if another turn is worth its time."""
     turns = len(bursts[0])
-    if turns < min(3, fewest):
+    if turns < INDISPENSABLE:
         return True
     if turns >= MOST or elapsed > OVERTIME * seconds:
         return False
-    if turns < fewest:
+    if turns < FEWEST:
         return True
     return elapsed < seconds and not (turns % FEWEST == 0 and _precise(bursts))
 

@@ -1,4 +1,4 @@
-"""Confirmation of a front: time it in turns with the baseline, and score it on test data."""
+"""Confirmation of a front: time it in turns with the reference, and score it on test data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Values = Mapping[str, Measurement]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-    """Times of an artifact in turns with the baseline, and the number of processes."""
+    """Times of an artifact in turns with the reference, and the number of processes."""
 
     values: Values
     processes: int
@@ -73,9 +73,8 @@ class _Confirmation:
     def times(self, members: Sequence[Record]) -> dict[int, Times | str]:
         """Return the times of a group and the baseline, or the reason why a member has none.
 
-        If the group fails, each member is timed in turns with the baseline alone. If that fails
-        too, as for two artifacts that do not fit in memory together, the member is timed right
-        after it.
+        If the group fails, each member is timed in turns with baseline and reference alone. If that
+        fails too, as for artifacts that do not fit in memory together, they are timed one by one.
         """
         try:
             return self._in_turns([self.baseline, *members])

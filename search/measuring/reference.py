@@ -26,19 +26,13 @@ class Reference:
 
     @classmethod
     def of(cls, job: Mapping[str, Any], run: Path) -> Self | None:
-        """Return the reference that a job describes; None before there is one.
-
-        None also where its artifact is missing.
-        """
+        """Return the reference that a job describes; None before there is one."""
         if job["reference"] is None:
             return None
         record = Record.from_json(job["reference"])
-        artifact = run / str(record.artifact)
-        if not artifact.is_dir():
-            return None
         values = {name: m.value for name, m in record.measurements.items()}
         return cls(
-            artifact=artifact,
+            artifact=run / str(record.artifact),
             strategy=record.facts.strategy,
             values=values,
             baseline_values=job["baseline_values"],

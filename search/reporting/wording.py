@@ -109,8 +109,7 @@ def _enumeration(words: Sequence[str]) -> str:
 def trust(summary: Summary) -> list[str]:
     """Return sentences about the reliability of the numbers."""
     confirmation = (
-        "Every time is a ratio to the baseline, measured in turns with it, times the baseline's "
-        "own time. The front was measured again after the search, in turns with the baseline."
+        "The front was measured again after the search, in turns with the baseline."
         if summary.confirmed
         else UNCONFIRMED
     )
@@ -121,6 +120,7 @@ def trust(summary: Summary) -> list[str]:
     )
     return [
         "Every number was measured on the exported file, loaded by its own runtime.",
+        "Times follow from ratios, taken in turns with the unchanged model in its fastest runtime.",
         confirmation,
         split,
         "Times hold for the target and machine below, not for others: measure there again.",

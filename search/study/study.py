@@ -39,6 +39,7 @@ class PendingTrial:
     reference: Record | None = None
     """Record whose artifact takes turns with the trial's; None before there is a baseline."""
     baseline: Record | None = None
+    """Record to which its ratios are told; None before there is a baseline."""
 
 
 class Study:
