@@ -111,9 +111,7 @@ def _chart(summary: Summary) -> str:
     notes = ["Filled: on the front, with 95 % intervals. Faint: dominated. Cross: breaks a limit."]
     notes += [f"Marker area: {plane.size.name}."] if plane.size else []
     hidden = axis_ranges(summary, plane)[2]
-    notes += (
-        [f"{hidden} poor trials lie outside the frame; double-click shows all."] if hidden else []
-    )
+    notes += [f"Poor trials outside the frame: {hidden}; double-click shows all."] if hidden else []
     return _section("Trade-offs", " ".join(notes), _plot(charts.tradeoffs(summary), "tradeoffs"))
 
 

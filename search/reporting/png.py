@@ -147,7 +147,7 @@ def _headings(figure: Any, axes: Any, summary: Summary, plane: Plane) -> None:
     hidden = axis_ranges(summary, plane)[2]
     notes = [f"marker area = {plane.size.name}"] if plane.size else []
     notes += ["bars = 95 % intervals"] if summary.front else []
-    notes += [f"{hidden} poor trials lie outside the frame"] if hidden else []
+    notes += [f"poor trials outside the frame: {hidden}"] if hidden else []
     figure.text(0.97, 0.025, " · ".join(notes), fontsize=9, color=GREY, ha="right")
 
 
