@@ -106,11 +106,12 @@ def _pairs(
         found = measure(artifact)
         relative, own = found.measurements[name], reference.values[name]
         ratio = {k: getattr(relative, k) / own for k in ("value", "low", "high")}
-        medians = [float(np.median(times)) for times in found.times[name]]
+        series = found.times[name]
+        medians = [np.median([x for turn in turns for x in turn]) for turns in series]
         return {
             "seconds": time.perf_counter() - start,
             "absolute": float(np.median(medians)),
-            "bursts": sum(map(len, found.times[name])),
+            "processes": found.processes,
             "ratio": ratio,
         }
 
@@ -146,7 +147,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
             f"the 95th percentile span a factor of {spread[1] / spread[0]:.3f}"
         )
     seconds = [row[k]["seconds"] for row in rows for k in row]
-    print(f"seconds of a measurement: median {np.median(seconds):.2f}")
+    processes = [row[k]["processes"] for row in rows for k in row]
+    print(
+        f"a measurement takes {np.median(seconds):.2f} s in the median, "
+        f"in {np.mean(processes):.1f} processes on average"
+    )
 
 
 @contextlib.contextmanager

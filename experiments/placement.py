@@ -36,6 +36,7 @@ from objectives import (
     Program,
     Target,
     TimedObjective,
+    Turns,
     artifacts,
     in_turns,
     read,
@@ -178,8 +179,8 @@ def _measured(
     finally:
         for program in programs.values():
             program.close()
-    found = {k: o.summary(seen[placement.count][k]).to_json() for k, o in TIMED.items()}
-    alone = {k: o.summary(seen[1][k]).value for k, o in TIMED.items()}
+    found = {k: o.summary([seen[placement.count][k]]).to_json() for k, o in TIMED.items()}
+    alone = {k: o.summary([seen[1][k]]).value for k, o in TIMED.items()}
     gains = {
         "latency": alone["latency"] / found["latency"]["value"],
         "throughput": found["throughput"]["value"] / alone["throughput"],
@@ -191,7 +192,7 @@ def _measured(
 
 def _in_turns(
     programs: dict[int, Program], examples: Examples, asked: Any
-) -> dict[int, dict[str, list[float]]]:
+) -> dict[int, dict[str, Turns]]:
     seconds = asked.rounds * asked.seconds
     bursts = {k: in_turns(programs, o, examples, seconds) for k, o in TIMED.items()}
     return {n: {k: bursts[k][n] for k in TIMED} for n in programs}

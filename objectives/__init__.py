@@ -1,7 +1,7 @@
 """Tasks, runtimes, artifacts and objectives: everything that measures a candidate."""
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
-from objectives.intervals import error_of_median, of_processes
+from objectives.intervals import Turns, error_of_median
 from objectives.objective import Direction, Measurement, Objective, Ratio, TimedObjective
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
@@ -20,11 +20,11 @@ __all__ = [
     "Signature",
     "Target",
     "TimedObjective",
+    "Turns",
     "cached",
     "calibration",
     "error_of_median",
     "fingerprint",
     "in_turns",
-    "of_processes",
     "read",
 ]

@@ -1,5 +1,6 @@
 """95 % intervals of timings, over processes, and of scores, over samples."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,17 +13,83 @@ from spaces.devices import device_of
 LEVEL = 0.95
 TRUST = 2
 """Observed deviations that the usual spread of a device counts for."""
+BATCHES = 4
+"""Distinct batches that timed runs cycle through, so that no single input decides a timing."""
+FASTEST = 0.2
+"""Share of a batch's turns that count as undisturbed."""
+PARTS = 4
+"""Parts of a process's turns, which tell how well its own value is known."""
 BLOCKS, DRAWS = 20, 200
 """Blocks of a process's observations, and resamples of them."""
 
+Turns = Sequence[Sequence[float]]
+"""Observations of a program in one process by turn: turn number t has batch number t % BATCHES."""
+
+
+def undisturbed(turns: Turns, *, lowest: bool = True) -> float:
+    """Return a program's value on an undisturbed machine, from its turns in one process.
+
+    The best observation of each turn counts, and of these, for each batch, the mean of its FASTEST
+    turns; the value is the mean over batches. The best is the lowest unless told otherwise.
+
+    Interrupts, neighbours and slower clocks only ever make a program slower, and hit short programs
+    and long ones by different factors. So a median, and a ratio of medians, depend on the minute
+    (Chen and Revels 2016, Robust benchmarking in noisy environments, section III).
+    """
+    return float(np.mean(_of_fastest_turns([turns], lowest)[0]))
+
+
+def undisturbed_ratio(turns: Turns, others: Turns, *, lowest: bool = True) -> float:
+    """Return the ratio of two programs' values on an undisturbed machine.
+
+    The programs took the same turns in one process. It is made as `undisturbed`, from the turns
+    that were the fastest for both together, so that numerator and denominator saw the same pace.
+    """
+    own, other = _of_fastest_turns([turns, others], lowest)
+    return float(np.sum(own) / np.sum(other))
+
+
+def _of_fastest_turns(programs: Sequence[Turns], lowest: bool) -> np.ndarray:
+    """Return the mean of each program's best observations in the fastest turns of each batch.
+
+    The result has shape (programs, batches).
+    """
+    best = np.array([[min(t) if lowest else max(t) for t in turns] for turns in programs])
+    columns = []
+    for batch in range(min(BATCHES, best.shape[1])):
+        own = best[:, batch::BATCHES]
+        fastest = own.min(axis=1) if lowest else own.max(axis=1)
+        # By the slower of the programs: the pace may change between their bursts of one turn.
+        slowdown = np.abs(np.log(own / fastest[:, None])).max(axis=0)
+        count = math.ceil(FASTEST * len(slowdown))
+        columns.append(own[:, np.argsort(slowdown)[:count]].mean(axis=1))
+    return np.stack(columns, axis=1)
+
+
+def error_within(turns: Turns, others: Turns | None = None, *, lowest: bool = True) -> float:
+    """Return the standard error of a process's undisturbed value, as a share of it.
+
+    With the turns of `others`, it is that of the ratio to them. It follows from contiguous parts of
+    the turns, as a disturbance lasts for several turns.
+    """
+    edges = np.linspace(0, len(turns), min(PARTS, len(turns)) + 1).astype(int)
+    parts = [slice(*ends) for ends in itertools.pairwise(edges.tolist())]
+    values = [
+        undisturbed(turns[part], lowest=lowest)
+        if others is None
+        else undisturbed_ratio(turns[part], others[part], lowest=lowest)
+        for part in parts
+    ]
+    return float(np.std(values) / np.mean(values) / math.sqrt(len(parts)))
+
 
 def of_processes(
-    series: Sequence[Sequence[float]], device: str = "cpu"
+    values: Sequence[float], errors: Sequence[float] = (0.0,), device: str = "cpu"
 ) -> tuple[float, float, float]:
-    """Return the median of the processes' medians, and a 95 % interval for that of other processes.
+    """Return the median of the processes' values, and a 95 % interval for that of other processes.
 
-    Each of `series` holds the observations of one process, in one unit, with a median above 0.
-    `device` is the device type.
+    `values` are above 0, one of each process, `errors` their standard errors within the process as
+    shares, and `device` the device type.
 
     Times vary more between processes than within one (memory layout, clocks, neighbours), so the
     spread between processes decides the interval (Kalibera and Jones 2013, Rigorous benchmarking
@@ -34,35 +101,32 @@ def of_processes(
     Disturbances make a process slower and hardly ever faster, so each side of the interval uses
     the deviations on that side.
     """
-    value, deviations, within = _between(series)
+    value, deviations = _deviations(values)
+    within = float(np.mean(np.square(errors)))
     squares = [float(np.sum(np.maximum(side, 0) ** 2)) for side in (-deviations, deviations)]
-    below, above = (_factor(2 * s, within, len(series), device) for s in squares)
+    below, above = (_factor(2 * s, within, len(values), device) for s in squares)
     return value, value / below, value * above
 
 
-def of_ratios(series: Sequence[Sequence[float]], device: str = "cpu") -> tuple[float, float, float]:
-    """Return the median of the processes' median ratios, and a 95 % interval for that of others.
+def of_ratios(
+    values: Sequence[float], errors: Sequence[float] = (0.0,), device: str = "cpu"
+) -> tuple[float, float, float]:
+    """Return the median of the processes' ratios, and a 95 % interval for that of others.
 
-    Each of `series` holds the ratios of one process, all above 0: an artifact's observations over
-    those of another one that took turns with it. `device` is the device type.
-
-    The interval is made as in `of_processes`, except that deviations to either side count for both:
-    a disturbance may hit the numerator or the denominator.
+    Each of `values` is the ratio of two programs that took turns in one process; `errors` and
+    `device` are as in `of_processes`. The interval is made as there, except that deviations to
+    either side count for both: a disturbance may hit the numerator or the denominator.
     """
-    value, deviations, within = _between(series)
-    factor = _factor(float(np.sum(deviations**2)), within, len(series), device)
+    value, deviations = _deviations(values)
+    within = float(np.mean(np.square(errors)))
+    factor = _factor(float(np.sum(deviations**2)), within, len(values), device)
     return value, value / factor, value * factor
 
 
-def _between(series: Sequence[Sequence[float]]) -> tuple[float, np.ndarray, float]:
-    """Return the median of medians, their deviations from it, and the variance within a process.
-
-    Deviations and variance are of the logarithms.
-    """
-    medians = np.array([float(np.median(observations)) for observations in series])
-    value = float(np.median(medians))
-    errors = [error_of_median(s, m) for s, m in zip(series, medians, strict=True)]
-    return value, np.log(medians / value), float(np.mean(np.square(errors)))
+def _deviations(values: Sequence[float]) -> tuple[float, np.ndarray]:
+    """Return the median, and the deviations of the values' logarithms from it."""
+    value = float(np.median(values))
+    return value, np.log(np.asarray(values) / value)
 
 
 def _factor(squares: float, within: float, count: int, device: str) -> float:

@@ -7,15 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from objectives.examples import Examples
-from objectives.intervals import of_processes, of_ratios
+from objectives.intervals import (
+    BATCHES,
+    Turns,
+    error_within,
+    of_processes,
+    of_ratios,
+    undisturbed,
+    undisturbed_ratio,
+)
 from objectives.runtime import Program
 from spaces.modules import flatten, rows
-
-BATCHES = 8
-"""Distinct batches that timed runs cycle through, at most."""
 
 
 class Direction(enum.StrEnum):
@@ -53,6 +56,11 @@ class Measurement:
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
             raise ValueError(f"a measurement must be finite, got {self.value} {self.unit}")
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval, as a share of the value."""
+        return (self.high - self.low) / 2 / abs(self.value)
 
     def beside(self, baseline_value: float) -> Self:
         """Return the measurement with its ratio to the baseline's value."""
@@ -102,10 +110,11 @@ class Objective(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimedObjective(Objective):
-    """Objective whose value is the median of observations over a period of time.
+    """Objective that is observed over time; its value is that of an undisturbed machine.
 
     Observations are taken while no other measurement runs on the host, in short bursts that take
-    turns with bursts of a reference: see `objectives.turns`.
+    turns with bursts of a reference: see `objectives.turns`. How a value follows from observations
+    is told in `objectives.intervals.undisturbed`.
     """
 
     trained = False
@@ -123,64 +132,70 @@ class TimedObjective(Objective):
         """
 
     def measure(self, program: Program, examples: Examples) -> Measurement:
-        """Measure the median of the observations in this process, without a reference.
+        """Measure in this process, without a reference.
 
-        Raises ValueError if it is not above 0.
+        Raises ValueError if the value is not above 0.
         """
         batches = feeds(program, examples)
         self.observe(program, batches, self.seconds / 4)  # warm up
-        observations = self.observe(program, batches, self.seconds)
-        return self.summary([observations], program.target.device)
+        turns = [self.observe(program, [b], self.seconds / BATCHES) for b in batches]
+        return self.summary([turns], program.target.device)
 
-    def summary(self, series: Sequence[Sequence[float]], device: str = "cpu") -> Measurement:
+    def summary(self, series: Sequence[Turns], device: str = "cpu") -> Measurement:
         """Summarise the observations of one or several processes as a measurement.
 
         Each of `series` holds the observations of one process; `device` is the device type. The
-        interval predicts the median of other processes at another moment. Raises ValueError if
-        the median of a process is not above 0.
+        interval predicts the value of other processes at another moment. Raises ValueError if
+        an observation is not above 0.
         """
         self._require_positive(series)
-        value, low, high = of_processes(series, device)
-        samples = sum(len(observations) for observations in series)
+        values = [undisturbed(turns, lowest=self._lowest) for turns in series]
+        errors = [error_within(turns, lowest=self._lowest) for turns in series]
+        value, low, high = of_processes(values, errors, device)
+        samples = sum(len(turn) for turns in series for turn in turns)
         return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
 
     def relative(
         self,
-        series: Sequence[Sequence[float]],
-        reference_series: Sequence[Sequence[float]],
+        series: Sequence[Turns],
+        reference_series: Sequence[Turns],
         reference_value: float,
         device: str = "cpu",
     ) -> Measurement:
         """Summarise observations that were taken in turns with those of a reference.
 
-        Each of `series` and `reference_series` holds the observations of one process; those at the
-        same index were taken one after the other. The value is the ratio times `reference_value`,
-        so that values of different minutes, and paces of the machine, can be compared. Raises
-        ValueError if the median of a process is not above 0.
+        Each of `series` and `reference_series` holds the observations of one process, with the same
+        turns. The value is the ratio times `reference_value`, so that values of different minutes,
+        and paces of the machine, can be compared. Raises ValueError if an observation is not
+        above 0.
         """
+        pairs = list(zip(series, reference_series, strict=True))
         self._require_positive([*series, *reference_series])
-        ratios = [
-            np.divide(observations, reference).tolist()
-            for observations, reference in zip(series, reference_series, strict=True)
-        ]
-        value, low, high = (ratio * reference_value for ratio in of_ratios(ratios, device))
-        samples = sum(map(len, series))
+        ratios = [undisturbed_ratio(*pair, lowest=self._lowest) for pair in pairs]
+        errors = [error_within(*pair, lowest=self._lowest) for pair in pairs]
+        value, low, high = (r * reference_value for r in of_ratios(ratios, errors, device))
+        samples = sum(len(turn) for turns in series for turn in turns)
         return Measurement(value=value, unit=self.unit, low=low, high=high, samples=samples)
 
-    def _require_positive(self, series: Sequence[Sequence[float]]) -> None:
-        if min(float(np.median(observations)) for observations in series) <= 0:
+    @property
+    def _lowest(self) -> bool:
+        return self.direction is Direction.MINIMIZE
+
+    def _require_positive(self, series: Sequence[Turns]) -> None:
+        """Raise ValueError if an observation is not above 0."""
+        if min(observation for turns in series for turn in turns for observation in turn) <= 0:
             raise ValueError(f"what is timed must be above 0 {self.unit}")
 
 
 def feeds(program: Program, examples: Examples) -> list[Any]:
-    """Return up to BATCHES full batches in the runtime's own form.
+    """Return BATCHES full batches in the runtime's own form.
 
-    Several batches keep a single input from deciding a timing. Raises ValueError if the examples do
-    not fill one batch.
+    Examples that fill fewer batches are repeated. Raises ValueError if they do not fill one.
     """
     size = program.target.batch_size
-    count = max(1, min(BATCHES, len(examples) // size))
-    if len(examples) < size:
+    count = min(BATCHES, len(examples) // size)
+    if count == 0:
         raise ValueError(f"the split has {len(examples)} samples, one batch needs {size}")
     chunks = [rows(examples.inputs, slice(i * size, (i + 1) * size)) for i in range(count)]
-    return [program.feed([t.contiguous() for t in flatten(chunk)[0]]) for chunk in chunks]
+    feeds = [program.feed([t.contiguous() for t in flatten(chunk)[0]]) for chunk in chunks]
+    return [feeds[i % count] for i in range(BATCHES)]

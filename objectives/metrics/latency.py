@@ -1,4 +1,4 @@
-"""Latency: the median time of one batch, in milliseconds."""
+"""Latency: the time of one batch on an undisturbed machine, in milliseconds."""
 
 import dataclasses
 import time
@@ -11,7 +11,7 @@ from objectives.runtime import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency(TimedObjective):
-    """Median time of one batch at the target, in milliseconds.
+    """Time of one batch at the target on an undisturbed machine, in milliseconds.
 
     On several devices it is the time of a batch that all of them compute together; for replicas,
     the time of one replica's batch while the other replicas are busy too.

@@ -25,6 +25,11 @@ class Times:
     values: Values
     processes: int
 
+    @property
+    def precision(self) -> float | None:
+        """Half the width of the widest interval, as a share of the time; None without times."""
+        return max((m.half_width for m in self.values.values()), default=None)
+
 
 def pending(records: Sequence[Record], baseline: Record) -> list[Record]:
     """Return the records that were not confirmed with this baseline."""
@@ -103,7 +108,7 @@ class _Confirmation:
         values = {k: m.to_json() for k, m in measurements.items()}
         artifacts.annotate(self.run / str(record.artifact), confirmed=values, test=test)
         facts: dict[str, Any] = {"confirmed_beside": self.baseline.trial}
-        facts |= {"processes": times.processes} if values else {}
+        facts |= {"processes": times.processes, "precision": times.precision} if values else {}
         return {"measurements": values, "test": test, "facts": facts}
 
     def _in_turns(self, records: Sequence[Record]) -> dict[int, Times | str]:

@@ -23,7 +23,7 @@ from search.evaluation.context import Pruned, TrialContext
 from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
 from search.experiment import kinds_of, refusal
-from search.measuring import PROCESSES, ArtifactMeasurements
+from search.measuring import PROBING, ArtifactMeasurements
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
 from spaces import Infeasible, Point, Prepared, sentence
 from spaces.modules import placed, workplace
@@ -211,16 +211,16 @@ class Trial:
         """Measure the objectives that depend on training, or the others, in fresh processes."""
         names = [g.name for g in self.experiment.objectives if g.objective.trained is trained]
         if names:
-            # One process is left for `_measure_again`.
-            measured = self._measured(folder, names, limit=PROCESSES - 1)
+            # The other processes are left for `_measure_again`.
+            measured = self._measured(folder, names, limit=PROBING)
             self._untrained = self._untrained if trained else measured
 
     def _measure_again(self) -> None:
-        """Time the artifact in one more process, separated in time from the others by scoring."""
+        """Time the artifact in further processes, apart in time from the first by the scoring."""
         untrained = self._untrained
         if untrained and not untrained.complete:
             names = list(untrained.measurements)
-            self._measured(self.context.artifact, names, limit=PROCESSES, known=untrained)
+            self._measured(self.context.artifact, names, known=untrained)
 
     def _measured(self, folder: Path, names: Sequence[str], **options: Any) -> ArtifactMeasurements:
         """Return the server's measurements of an artifact, and keep them."""
@@ -236,7 +236,7 @@ class Trial:
         )
         self.measurements |= measured.measurements
         if measured.processes:
-            self.learn(processes=measured.processes)
+            self.learn(processes=measured.processes, precision=measured.precision)
         if measured.conditions:
             self.learn(conditions=measured.conditions)
         if measured.placement and not self.facts.placement:

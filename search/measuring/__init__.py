@@ -3,10 +3,11 @@
 from search.measuring.reference import Reference
 from search.measuring.server import ArtifactMeasurements, Crashed, MeasurementServer
 from search.measuring.subject import Subject, checked
-from search.measuring.worker import PROCESSES
+from search.measuring.worker import PRECISION, PROBING
 
 __all__ = [
-    "PROCESSES",
+    "PRECISION",
+    "PROBING",
     "ArtifactMeasurements",
     "Crashed",
     "MeasurementServer",

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from objectives import Measurement
+from objectives import Measurement, Turns
 from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
 from search.measuring.reference import Reference
@@ -34,9 +34,9 @@ class ArtifactMeasurements:
     conditions: dict[str, Any]
     """State of the target's device: name, clocks and other processes of a GPU; load by others of a
     CPU."""
-    times: dict[str, tuple[list[float], ...]]
+    times: dict[str, tuple[Turns, ...]]
     """Observations of each process, by timed objective."""
-    reference_times: dict[str, tuple[list[float], ...]]
+    reference_times: dict[str, tuple[Turns, ...]]
     """Those of the reference in the same turns; empty without one."""
     planned_processes: int
     """Number of processes that are to time the artifact, decided by the first one's time of
@@ -49,8 +49,14 @@ class ArtifactMeasurements:
 
     @property
     def complete(self) -> bool:
-        """True if all planned processes have timed the artifact."""
-        return not self.times or self.processes >= self.planned_processes
+        """True if the times are precise, or all planned processes have timed the artifact."""
+        timed = [self.measurements[name] for name in self.times]
+        return self.processes >= self.planned_processes or _precise(timed, self.processes)
+
+    @property
+    def precision(self) -> float | None:
+        """Half the width of the widest interval of a time, as a share of it; None without times."""
+        return max((self.measurements[name].half_width for name in self.times), default=None)
 
 
 class Crashed(Exception):
@@ -166,7 +172,8 @@ class MeasurementServer:
     ) -> tuple[dict[str, dict[str, Measurement]], int]:
         """Return times of artifacts measured in turns, and the number of processes.
 
-        Each process loads all artifacts and does its part of the turns. `artifacts` maps each path
+        Each process loads all artifacts and does its part of the turns; there are no more of them
+        once all times are precise. `artifacts` maps each path
         to the strategy of its devices, or None; ratios are those to the first one, whose `values`
         by objective are given. Raises Crashed or Infeasible.
         """
@@ -174,6 +181,7 @@ class MeasurementServer:
         if not objectives:
             return {str(a): {} for a in artifacts}, 0
         answers: list[dict[str, Any]] = []
+        measurements: dict[str, dict[str, Measurement]] = {}
         planned_processes = None
         while planned_processes is None or len(answers) < planned_processes:
             answers.append(
@@ -188,20 +196,10 @@ class MeasurementServer:
                 )
             )
             planned_processes = int(answers[0]["planned_processes"])
-        device = experiment.target.device
-        first = str(next(iter(artifacts)))
-        measurements = {
-            str(a): {
-                name: objective.relative(
-                    [answer["times"][str(a)][name] for answer in answers],
-                    [answer["times"][first][name] for answer in answers],
-                    values[name],
-                    device,
-                )
-                for name, objective in objectives.items()
-            }
-            for a in artifacts
-        }
+            measurements = _interleaved(experiment, [str(a) for a in artifacts], answers, values)
+            every = [m for found in measurements.values() for m in found.values()]
+            if _precise(every, len(answers)):
+                break
         return measurements, len(answers)
 
     def layers(
@@ -240,6 +238,37 @@ class MeasurementServer:
         return dict(answer["result"])
 
 
+def _interleaved(
+    experiment: Experiment,
+    artifacts: Sequence[str],
+    answers: Sequence[Mapping[str, Any]],
+    values: Mapping[str, float],
+) -> dict[str, dict[str, Measurement]]:
+    """Return times of artifacts relative to the first one, whose `values` by objective are given.
+
+    Each of `answers` is that of one process.
+    """
+    first = artifacts[0]
+    return {
+        artifact: {
+            name: objective.relative(
+                [answer["times"][artifact][name] for answer in answers],
+                [answer["times"][first][name] for answer in answers],
+                values[name],
+                experiment.target.device,
+            )
+            for name, objective in timed(experiment.objectives).items()
+        }
+        for artifact in artifacts
+    }
+
+
+def _precise(times: Sequence[Measurement], processes: int) -> bool:
+    """True if enough processes have timed, and each interval is within PRECISION of its value."""
+    precise = all(m.half_width <= worker.PRECISION for m in times)
+    return processes >= worker.ENOUGH and precise
+
+
 def _source(experiment: Experiment) -> dict[str, Any]:
     return {"experiment": experiment.to_json(), "folder": str(experiment.folder)}
 
@@ -276,8 +305,8 @@ def _add_process(
 
 
 def _appended(
-    known: Mapping[str, tuple[list[float], ...]], times: Mapping[str, list[float]]
-) -> dict[str, tuple[list[float], ...]]:
+    known: Mapping[str, tuple[Turns, ...]], times: Mapping[str, Turns]
+) -> dict[str, tuple[Turns, ...]]:
     """Return the known times of processes with those of one more."""
     return {name: (*known.get(name, ()), series) for name, series in times.items()}
 

@@ -17,6 +17,7 @@ from objectives import (
     Program,
     Target,
     TimedObjective,
+    Turns,
     artifacts,
     cached,
     in_turns,
@@ -30,8 +31,14 @@ from search.measuring.subject import Subject, checked, runtime_of
 from spaces import Placement, decode
 from spaces.devices import device_of
 
-PROCESSES = 3
+PROCESSES = 6
 """Most processes in which an artifact is timed: see `num_processes`."""
+ENOUGH = 3
+"""Processes that are enough if their times agree."""
+PROBING = 2
+"""Processes that time an artifact before it is known whether the trial goes on."""
+PRECISION = 0.02
+"""Half the width of a time's 95 % interval, as a share, at which no further process is needed."""
 LOADING = 2.0
 """Seconds of loading an artifact, summed over processes, after which no further process loads
 it."""
@@ -129,9 +136,9 @@ class ProcessResult:
     """Result of one measuring process."""
 
     measurements: dict[str, Measurement]
-    times: dict[str, list[float]]
+    times: dict[str, Turns]
     """Observations of the timed objectives in their units, which are not summarised yet."""
-    reference_times: dict[str, list[float]]
+    reference_times: dict[str, Turns]
     """Those of the reference, in the same turns; empty without one."""
     planned_processes: int
     """Number of processes that are to time the artifact, including this one."""
@@ -161,8 +168,8 @@ def measure_artifact(
     this process has no threads and can still fork. Raises ValueError for an impossible value.
     """
     measurements: dict[str, Measurement] = {}
-    times: dict[str, list[float]] = {}
-    reference_times: dict[str, list[float]] = {}
+    times: dict[str, Turns] = {}
+    reference_times: dict[str, Turns] = {}
     sharing: dict[str, Any] = {}
     execution: dict[str, str] = {}
     several = placement(artifact).count > 1
@@ -225,7 +232,7 @@ def _observe(
     objective: TimedObjective,
     examples: Examples,
     fraction: float,
-) -> dict[str, list[float]]:
+) -> Mapping[str, Turns]:
     """Return a fraction of an objective's bursts, taken in turns in the host's exclusive lane."""
     device = next(iter(programs.values())).target.device
     with exclusive(device):

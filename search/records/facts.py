@@ -7,6 +7,9 @@ from typing import Any, Self
 from objectives.exporting import RECORDED
 from spaces import Scope
 
+COARSE = 0.05
+"""Precision of a time, as a share, from which the readers of a report are told about it."""
+
 Seconds = Mapping[str, float]
 
 
@@ -60,6 +63,8 @@ class Facts:
     """Remark of the runtime about the artifact, in one sentence."""
     processes: int | None = None
     """Number of processes that timed the artifact."""
+    precision: float | None = None
+    """Half the width of the widest interval of its times, as a share of the time."""
     conditions: Mapping[str, Any] | None = None
     """State of the target's device while it was measured; `others` is the share of a CPU
     that other processes used, `execution` the way in which kernels were launched."""
@@ -96,6 +101,7 @@ class Facts:
         """Return remarks for the readers of a report, in whole sentences."""
         dropped = [f"Dropped: {', '.join(self.layers_dropped)}."] if self.layers_dropped else []
         sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._execution()]
+        sentences.append(self._precision())
         if self.recovery is not None and self.taken_back:
             before, after = self.recovery["before"], self.recovery["after"]
             sentences.append(
@@ -103,6 +109,12 @@ class Facts:
                 "taken back."
             )
         return [sentence for sentence in sentences if sentence]
+
+    def _precision(self) -> str | None:
+        if self.precision is None or self.precision <= COARSE:
+            return None
+        processes = "one process" if self.processes == 1 else f"{self.processes} processes"
+        return f"Its time is known within {self.precision:.0%} only, from {processes}."
 
     def _execution(self) -> str | None:
         execution = (self.conditions or {}).get("execution", RECORDED)

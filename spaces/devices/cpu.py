@@ -14,7 +14,7 @@ class Cpu(Device):
 
     accelerator = None
     backend = "gloo"
-    spread = 0.015
+    spread = 0.01
     shortest = 5e-4
     step_flops = 1e11  # one to three seconds on one core
 

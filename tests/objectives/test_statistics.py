@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from objectives.intervals import of_processes, of_score, wilson
+from objectives.intervals import Turns, error_within, of_processes, of_score, undisturbed, wilson
 from objectives.metrics.latency import Latency
 
 Random = np.random.Generator
@@ -24,8 +24,10 @@ def process(random: Random, *, apart: float, disturbed: float, count: int = 120)
     return [float(t) for t in 2.0 * np.exp(noise)]
 
 
-def measured(random: Random, processes: int, **how: float) -> list[list[float]]:
-    return [process(random, **how) for _ in range(processes)]
+def measured(random: Random, processes: int, **how: float) -> tuple[list[float], list[float]]:
+    """Return the values of processes, and their errors within."""
+    series = [[[time] for time in process(random, **how)] for _ in range(processes)]
+    return [undisturbed(turns) for turns in series], [error_within(turns) for turns in series]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
@@ -36,8 +38,8 @@ def test_measuring_again_gives_a_value_within_the_interval(
     random = np.random.default_rng(3)
     inside, widths = [], []
     for _ in range(200):
-        value, low, high = of_processes(measured(random, processes, apart=apart, disturbed=0.0))
-        again, _, _ = of_processes(measured(random, processes, apart=apart, disturbed=disturbed))
+        value, low, high = of_processes(*measured(random, processes, apart=apart, disturbed=0.0))
+        again, _, _ = of_processes(*measured(random, processes, apart=apart, disturbed=disturbed))
         inside.append(low <= again <= high)
         widths.append((high - low) / value)
     assert np.mean(inside) >= 0.9
@@ -45,7 +47,7 @@ def test_measuring_again_gives_a_value_within_the_interval(
 
 
 def test_processes_that_agree_are_no_proof_but_those_that_differ_are_believed() -> None:
-    alike, apart = ([[level] * 20 for level in levels] for levels in ((2, 2, 2), (2, 2, 2.6)))
+    alike, apart = (2.0, 2.0, 2.0), (2.0, 2.0, 2.6)
     _, low, high = of_processes(alike)
     assert (high - 2) / 2 == pytest.approx((2 - low) / 2, rel=0.1)
     assert 0.01 < (high - low) / 2 < 0.1
@@ -56,23 +58,39 @@ def test_processes_that_agree_are_no_proof_but_those_that_differ_are_believed() 
 
 
 def test_what_varies_within_one_process_widens_its_interval() -> None:
-    steady, restless = [2.0] * 100, [2.0] * 50 + [3.0] * 50
-    (_, low, high), (_, lower, higher) = of_processes([steady]), of_processes([restless])
+    steady, restless = [[2.0]] * 100, [[2.0]] * 50 + [[3.0]] * 50
+    (_, low, high), (_, lower, higher) = (
+        of_processes([2.0], [error_within(turns)]) for turns in (steady, restless)
+    )
     assert lower < low
     assert higher > high
 
 
-@pytest.mark.parametrize("series", [[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0], [8.0], [9.0, 9.0]]])
-def test_every_process_counts_once_and_all_samples_are_told(series: Sequence[list[float]]) -> None:
+def test_a_value_is_that_of_the_moments_without_disturbance() -> None:
+    random = np.random.default_rng(0)
+    quiet = [[2.0 * random.lognormal(0, 0.01)] for _ in range(400)]
+    disturbed = [[t * (1.8 if random.random() < 0.7 else 1.0)] for (t,) in quiet]
+    assert undisturbed(disturbed) == pytest.approx(undisturbed(quiet), rel=0.02)
+
+
+def test_no_single_batch_decides_a_value() -> None:
+    """One input of four that is fast, as one that exits early, counts for a quarter."""
+    turns: Turns = [[1.0] * 5 if t % 4 == 0 else [3.0] * 5 for t in range(40)]
+    assert undisturbed(turns) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("levels", [[2.0], [2.0, 8.0, 9.0]])
+def test_every_process_counts_once_and_all_samples_are_told(levels: Sequence[float]) -> None:
+    series = [[[level] * 3] * (4 * (i + 1)) for i, level in enumerate(levels)]
     found = Latency().summary(series)
-    assert found.value == np.median([np.median(s) for s in series])
-    assert found.samples == sum(len(s) for s in series)
+    assert found.value == np.median(levels)
+    assert found.samples == sum(len(turn) for turns in series for turn in turns)
     assert found.low < found.value < found.high
 
 
 def test_a_time_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="must be above 0 ms"):
-        Latency().summary([[1.0, 1.0], [0.0, 0.0]])
+        Latency().summary([[[1.0, 1.0]], [[0.0, 0.0]]])
 
 
 @pytest.mark.parametrize("raises", [True, False])

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectives import Target, of_processes
+from objectives import Target
 from objectives.host import exclusive
+from objectives.intervals import of_processes
 from objectives.kernels import with_codes
 from objectives.placement import limits
 from objectives.runtimes.eager import Eager
@@ -153,8 +154,8 @@ class TestAnotherAcceleratorIsOneFile:
         assert limits.devices(target) == 1
 
     def test_its_times_have_its_own_spread_and_lane(self, tpu: type[Device]) -> None:
-        _, low, high = of_processes([[1.0] * 20, [1.0] * 20], "xla")
-        _, least, most = of_processes([[1.0] * 20, [1.0] * 20], "cuda")
+        _, low, high = of_processes([1.0, 1.0], device="xla")
+        _, least, most = of_processes([1.0, 1.0], device="cuda")
         assert low < least < most < high
         with exclusive("xla"):
             pass
