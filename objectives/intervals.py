@@ -17,6 +17,10 @@ BATCHES = 4
 """Distinct batches that timed runs cycle through, so that no single input decides a timing."""
 FASTEST = 0.2
 """Share of a batch's turns that count as undisturbed."""
+ROBUST = 4
+"""Processes from which on the one that deviates most is left out of the spread."""
+UNTRIMMED = 1.6
+"""Standard deviation of normal values over that without the largest of 4 to 6 deviations."""
 PARTS = 4
 """Parts of a process's turns, which tell how well its own value is known."""
 BLOCKS, DRAWS = 20, 200
@@ -30,13 +34,13 @@ def undisturbed(turns: Turns, *, lowest: bool = True) -> float:
     """Return a program's value on an undisturbed machine, from its turns in one process.
 
     The best observation of each turn counts, and of these, for each batch, the mean of its FASTEST
-    turns; the value is the mean over batches. The best is the lowest unless told otherwise.
+    turns; the value is the median over batches. The best is the lowest unless told otherwise.
 
     Interrupts, neighbours and slower clocks only ever make a program slower, and hit short programs
     and long ones by different factors. So a median, and a ratio of medians, depend on the minute
     (Chen and Revels 2016, Robust benchmarking in noisy environments, section III).
     """
-    return float(np.mean(_of_fastest_turns([turns], lowest)[0]))
+    return float(np.median(_of_fastest_turns([turns], lowest)[0]))
 
 
 def undisturbed_ratio(turns: Turns, others: Turns, *, lowest: bool = True) -> float:
@@ -46,7 +50,7 @@ def undisturbed_ratio(turns: Turns, others: Turns, *, lowest: bool = True) -> fl
     that were the fastest for both together, so that numerator and denominator saw the same pace.
     """
     own, other = _of_fastest_turns([turns, others], lowest)
-    return float(np.sum(own) / np.sum(other))
+    return float(np.median(own / other))
 
 
 def _of_fastest_turns(programs: Sequence[Turns], lowest: bool) -> np.ndarray:
@@ -102,7 +106,7 @@ def of_processes(
     the deviations on that side.
     """
     value, deviations = _deviations(values)
-    within = float(np.mean(np.square(errors)))
+    within = float(np.median(errors)) ** 2
     squares = [float(np.sum(np.maximum(side, 0) ** 2)) for side in (-deviations, deviations)]
     below, above = (_factor(2 * s, within, len(values), device) for s in squares)
     return value, value / below, value * above
@@ -118,15 +122,22 @@ def of_ratios(
     either side count for both: a disturbance may hit the numerator or the denominator.
     """
     value, deviations = _deviations(values)
-    within = float(np.mean(np.square(errors)))
+    within = float(np.median(errors)) ** 2
     factor = _factor(float(np.sum(deviations**2)), within, len(values), device)
     return value, value / factor, value * factor
 
 
 def _deviations(values: Sequence[float]) -> tuple[float, np.ndarray]:
-    """Return the median, and the deviations of the values' logarithms from it."""
+    """Return the median, and the deviations of the values' logarithms from it.
+
+    From ROBUST values on, the one that deviates most is left out, as the median hardly depends on
+    it; the others are scaled so that their squares have the expected sum of all.
+    """
     value = float(np.median(values))
-    return value, np.log(np.asarray(values) / value)
+    deviations = np.log(np.asarray(values) / value)
+    if len(values) < ROBUST:
+        return value, deviations
+    return value, UNTRIMMED * np.delete(deviations, np.argmax(np.abs(deviations)))
 
 
 def _factor(squares: float, within: float, count: int, device: str) -> float:

@@ -74,9 +74,9 @@ def test_a_value_is_that_of_the_moments_without_disturbance() -> None:
 
 
 def test_no_single_batch_decides_a_value() -> None:
-    """One input of four that is fast, as one that exits early, counts for a quarter."""
+    """One input of four that is fast, as one that exits early, is one of four."""
     turns: Turns = [[1.0] * 5 if t % 4 == 0 else [3.0] * 5 for t in range(40)]
-    assert undisturbed(turns) == pytest.approx(2.5)
+    assert undisturbed(turns) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("levels", [[2.0], [2.0, 8.0, 9.0]])
