@@ -23,6 +23,8 @@ UNTRIMMED = 1.6
 """Standard deviation of normal values over that without the largest of 4 to 6 deviations."""
 PARTS = 4
 """Parts of a process's turns, which tell how well its own value is known."""
+DIGITS = 6
+"""Decimals that are kept of a resample's score."""
 BLOCKS, DRAWS = 20, 200
 """Blocks of a process's observations, and resamples of them."""
 
@@ -169,13 +171,15 @@ def error_of_median(samples: Sequence[float], median: float) -> float:
 
 def of_score(
     score: Callable[[Tensor], float], count: int, value: float, *, draws: int = 200
-) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of a score over samples.
+) -> tuple[float, float, tuple[float, ...]]:
+    """Return a 95 % bootstrap interval of a score over samples, and the scores of the resamples.
 
     `score` takes the indices (count,) of a resample; `value` is the score of the sample itself.
-    Resamples without a score are left out: an area under a curve, for example, is undefined if a
-    rare class is missing. If all resamples agree, which a bootstrap cannot tell from certainty, a
-    share in 0..1 gets Wilson's interval instead. Raises ValueError if most resamples have no score.
+    Resamples of equally many samples are the same ones, so that two models can be compared on them.
+    Resamples without a score are left out of the interval, and none is returned then: an area under
+    a curve, for example, is undefined if a rare class is missing. If all resamples agree, which a
+    bootstrap cannot tell from certainty, a share in 0..1 gets Wilson's interval instead. Raises
+    ValueError if most resamples have no score.
     """
     # Not scipy.stats.bootstrap: one resample without a score makes its interval NaN.
     generator = torch.Generator().manual_seed(0)
@@ -188,8 +192,9 @@ def of_score(
         )
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if low == high and 0 <= value <= 1:
-        return wilson(value, count)
-    return min(float(low), value), max(float(high), value)
+        low, high = wilson(value, count)
+    resamples = tuple(round(v, DIGITS) for v in values) if len(values) == draws else ()
+    return min(float(low), value), max(float(high), value), resamples
 
 
 def _score_of(score: Callable[[Tensor], float], index: Tensor) -> float:

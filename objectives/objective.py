@@ -52,6 +52,8 @@ class Measurement:
     """Number of observations that the value summarises."""
     ratio: Ratio | None = None
     """Ratio to the baseline's value; None unless it was timed in turns with a reference."""
+    resamples: tuple[float, ...] = ()
+    """Score of each bootstrap resample; resamples at one index have the same samples of a split."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
@@ -69,17 +71,17 @@ class Measurement:
         return dataclasses.replace(self, ratio=Ratio(value=value, low=low, high=high))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict for JSON, without a ratio if there is none."""
-        fields = dataclasses.asdict(self)
-        if self.ratio is None:
-            del fields["ratio"]
-        return fields
+        """Return the fields as a dict for JSON, without a ratio or resamples if there are none."""
+        optional = {"ratio", "resamples"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v or k not in optional}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return the measurement that `to_json` described."""
         ratio = fields.get("ratio")
-        return cls(**{**fields, "ratio": Ratio(**ratio) if ratio else None})
+        resamples = tuple(fields.get("resamples", ()))
+        parts = {"ratio": Ratio(**ratio) if ratio else None, "resamples": resamples}
+        return cls(**{**fields, **parts})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import nn
 
+from objectives import cached
 from search import run_folder
 from search.checks import inspect_model, rehearse, require_executable
 from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
 from search.evaluation import confirm
+from search.evaluation.estimate import smallest_differences
 from search.executors import Executor
 from search.experiment import Experiment, kinds_of
 from search.records import Record
-from search.reporting import Console, Summary, summary_of
+from search.reporting import Console, Summary, figures, summary_of
 from search.signals import Signals
 from search.study import Queue, Study
 from search.tracking import Tracker
@@ -53,6 +55,7 @@ class Search:
         study.close_stale()
         run_folder.store_records(self.folder, study.records)
         self.console.begin(study.experiment, study, self.folder)
+        self._tell_smallest_differences(experiment, model)
         with Signals() as signals:
             try:
                 self._loop(study, signals)
@@ -62,6 +65,22 @@ class Search:
             except SearchError:
                 self._close_run(study, "FAILED")
                 raise
+
+    def _tell_smallest_differences(self, experiment: Experiment, model: nn.Module) -> None:
+        """Print how small a difference of a score the validation split can show."""
+        if not any(g.objective.trained for g in experiment.objectives):
+            return
+        data = self.folder / "cache" / "data"
+        examples = cached(experiment.task, "validation", data)
+        try:
+            smallest = smallest_differences(experiment, model, examples)
+        except ValueError:  # too few of its samples have a score, as of a rare class
+            return
+        for name, value in smallest.items():
+            self.console.say(
+                f"the {len(examples)} validation samples can show differences of {name} from about "
+                f"{figures(value)} on; smaller ones may be noise"
+            )
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def record_stored(record: Record) -> None:

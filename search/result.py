@@ -135,6 +135,9 @@ def load_result(folder: Path) -> Result:
     records = run_folder.read_records(folder)
     if (folder / run_folder.FRONT).is_file():
         baseline, members, confirmed = run_folder.read_front(folder)
+        whole = {r.trial: r for r in records}  # with what front.json leaves out
+        baseline = whole.get(baseline.trial, baseline)
+        members = [whole.get(r.trial, r) for r in members]
     else:
         axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
         complete = [r for r in records if r.state == "complete"]

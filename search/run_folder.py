@@ -116,10 +116,18 @@ def read_front(folder: Path) -> tuple[Record, list[Record], bool]:
         )
     try:
         content = json.loads(path.read_text())
-        front = [Record.from_json(r) for r in content["front"]]
-        return Record.from_json(content["baseline"]), front, content.get("confirmed", True)
+        front = [_member(r) for r in content["front"]]
+        return _member(content["baseline"]), front, content.get("confirmed", True)
     except (KeyError, TypeError, ValueError) as error:
         raise BadRun(f"{path} cannot be read: {error}") from error
+
+
+def _member(fields: dict[str, Any]) -> Record:
+    """Return a record of the front, without its differences to the baseline."""
+    for part in ("measurements", "test"):
+        for measurement in fields.get(part, {}).values():
+            measurement.pop("difference", None)
+    return Record.from_json(fields)
 
 
 def store_tracking(folder: Path, store: str, location: tuple[str, str] | None) -> None:

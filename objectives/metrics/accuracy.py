@@ -30,5 +30,12 @@ class Accuracy(Objective):
         def resampled(index: Tensor) -> float:
             return float(examples.score(rows(outputs, index), plain(rows(examples.targets, index))))
 
-        low, high = of_score(resampled, len(examples), value)
-        return Measurement(value=value, unit=self.unit, low=low, high=high, samples=len(examples))
+        low, high, resamples = of_score(resampled, len(examples), value)
+        return Measurement(
+            value=value,
+            unit=self.unit,
+            low=low,
+            high=high,
+            samples=len(examples),
+            resamples=resamples,
+        )

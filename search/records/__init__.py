@@ -1,23 +1,24 @@
 """Records of trials, the Pareto front among them, and the rules that stop a trial early."""
 
+from search.records.axis import Axis, gain
+from search.records.comparison import Difference, difference, order, told_difference
 from search.records.facts import Facts, Impossible
 from search.records.front import (
-    Axis,
     feasible,
-    front,
     fronts,
-    gain,
     hypervolume_history,
     nearest,
     pick,
     picks,
 )
+from search.records.membership import front, ties
 from search.records.record import Record, State
 from search.records.stopping import PROBE, Ladder, Rung, bar_of, hopeless, rungs
 
 __all__ = [
     "PROBE",
     "Axis",
+    "Difference",
     "Facts",
     "Impossible",
     "Ladder",
@@ -25,6 +26,7 @@ __all__ = [
     "Rung",
     "State",
     "bar_of",
+    "difference",
     "feasible",
     "front",
     "fronts",
@@ -32,7 +34,10 @@ __all__ = [
     "hopeless",
     "hypervolume_history",
     "nearest",
+    "order",
     "pick",
     "picks",
     "rungs",
+    "ties",
+    "told_difference",
 ]

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from objectives import Measurement
 from search.experiment import Goal
+from search.records.comparison import order
 from search.records.dominance import front_numbers
 from search.records.front import feasible
 from search.records.record import Record
@@ -95,10 +96,9 @@ def hopeless(
 
 
 def _broken(goal: Goal, measurement: Measurement, bar: Bar) -> str | None:
-    """Return a sentence about the first limit that a measurement breaks, or None."""
-    for name, violation in goal.violations(
-        measurement.value, bar.baseline[goal.name].value
-    ).items():
+    """Return a sentence about the first limit that a measurement breaks beyond noise, or None."""
+    best = measurement.high if goal.rising else measurement.low
+    for name, violation in goal.violations(best, bar.baseline[goal.name].value).items():
         if violation > 0:
             figures = f"{measurement.value:.4g} {measurement.unit}"
             return f"its {goal.name} of {figures} breaks the limit {name} by {violation:.3g}"
@@ -106,14 +106,8 @@ def _broken(goal: Goal, measurement: Measurement, bar: Bar) -> str | None:
 
 
 def _worse(goal: Goal, candidate: Measurement, incumbent: Measurement) -> bool:
-    """True if the candidate is worse and each value is outside of the other's interval.
-
-    An interval says where a repeated measurement would lie, so two intervals may overlap. Sizes
-    have no interval and need only differ.
-    """
-    if goal.rising:
-        return candidate.value < incumbent.low and candidate.high < incumbent.value
-    return candidate.value > incumbent.high and candidate.low > incumbent.value
+    """True if the candidate is worse beyond noise."""
+    return order(candidate, incumbent) == (-1 if goal.rising else 1)
 
 
 def _best(goal: Goal, rival: Incumbent, incumbents: Sequence[Incumbent]) -> bool:

@@ -5,12 +5,13 @@
 
 from search.reporting.console import Console, front_table
 from search.reporting.summary import Summary, summary_of
-from search.reporting.wording import change, headline, quantity, title, trust
+from search.reporting.wording import change, figures, headline, quantity, title, trust
 
 __all__ = [
     "Console",
     "Summary",
     "change",
+    "figures",
     "frame",
     "front_table",
     "headline",

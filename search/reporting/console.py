@@ -11,7 +11,7 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.records import Record
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import axis_change, quantity
+from search.reporting.wording import axis_change, quantity, test_cell, tie_words
 from search.study import PendingTrial, Study
 from spaces import Space
 
@@ -192,10 +192,11 @@ def front_table(summary: Summary, width: int | None = None) -> str:
         cells += [quantity(axis.value(record), axis.unit) for axis in summary.axes]
         if timed:
             cells.append(f"{timed.value(summary.baseline) / timed.value(record):.2f}x")
-        cells.append(", ".join(quantity(m.value, m.unit) for m in record.test.values()) or "-")
+        cells.append(", ".join(test_cell(record, n, summary) for n in record.test) or "-")
         table.add_row(*cells, summary.short(record))
     terminal = Terminal(width=width or 150, no_color=True, highlight=False)
     with terminal.capture() as capture:
         terminal.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
+    lines += [f"{trial}: {words}" for trial, words in tie_words(summary).items()]
     return "\n".join(lines if summary.confirmed else [*lines, UNCONFIRMED])

@@ -16,7 +16,7 @@ from search.reporting.layout import axis_ranges, plane_of, plotted
 from search.reporting.parallel_chart import parallel_coordinates
 from search.reporting.png import draw
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import change, headline, quantity, title, trust
+from search.reporting.wording import SAME, change, headline, quantity, title, trust
 
 STYLE = importlib.resources.files("search.reporting") / "style.css"
 POLICY = (
@@ -95,7 +95,7 @@ def _card(words: str, record: Record, main: Axis, summary: Summary) -> str:
     result = quantity(main.value(record), main.unit)
     if words != "baseline" and main.positive:
         comparison = change(record, main, summary.baseline)
-        result = result if comparison == "same" else comparison
+        result = result if comparison == SAME else comparison
     lines = [record.runtime if words == "baseline" else f"trial {record.trial}, {record.runtime}"]
     lines += [summary.short(record)]
     lines += [", ".join(f"{a.name} {quantity(a.value(record), a.unit)}" for a in summary.axes)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from search.records import Axis, Record
 from search.reporting.summary import Summary
-from search.reporting.wording import change, interval, quantity
+from search.reporting.wording import change, interval, quantity, test_cell, tie_words
 
 
 def members(summary: Summary) -> str:
@@ -23,13 +23,14 @@ def members(summary: Summary) -> str:
 def _member(record: Record, summary: Summary, tested: Sequence[str]) -> str:
     is_baseline = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
-    cells.append(_point("baseline" if is_baseline else summary.short(record), record.note))
+    tie = tie_words(summary).get(record.trial)
+    note = " ".join(filter(None, [record.note, f"{tie.capitalize()}." if tie else None]))
+    cells.append(_point("baseline" if is_baseline else summary.short(record), note or None))
     cells += [_value(record, axis, summary) for axis in summary.axes]
-    for name in tested:
-        measurement = record.test.get(name)
-        cells.append(
-            _cell(quantity(measurement.value, measurement.unit) if measurement else "", "number")
-        )
+    cells += [
+        _cell(test_cell(record, name, summary) if name in record.test else "", "number")
+        for name in tested
+    ]
     return f'<tr class="{"baseline" if is_baseline else "member"}">{"".join(cells)}</tr>'
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from search import run_folder
 from search.experiment import Experiment, Goal
-from search.records import Axis, Record, feasible, nearest, pick, picks
+from search.records import Axis, Record, difference, feasible, nearest, pick, picks, ties
 from spaces import Space
 
 UNCONFIRMED = "The front has NOT been measured again: small differences may be noise."
@@ -42,6 +42,8 @@ class Summary:
     """Path of the run folder, as the user would type it."""
     confirmed: bool = False
     """True if the front was measured again after the search, in turns with the baseline."""
+    ties: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Trials that no measurement can tell from a member of the front, by the member's trial."""
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -58,9 +60,24 @@ class Summary:
         """Return the content of front.json."""
         return {
             "confirmed": self.confirmed,
-            "baseline": self.baseline.to_json(),
-            "front": [record.to_json() for record in self.front],
+            "baseline": self._record(self.baseline),
+            "front": [self._record(record) for record in self.front],
+            "ties": {str(trial): list(others) for trial, others in self.ties.items() if others},
         }
+
+    def _record(self, record: Record) -> dict[str, Any]:
+        """Return a record for front.json: with differences to the baseline, without resamples."""
+        fields = record.to_json()
+        for part, baseline in (
+            ("measurements", self.baseline.measurements),
+            ("test", self.baseline.test),
+        ):
+            for name, measurement in getattr(record, part).items():
+                fields[part][name].pop("resamples", None)
+                found = difference(measurement, baseline[name]) if name in baseline else None
+                if found and record.trial != self.baseline.trial:
+                    fields[part][name]["difference"] = dataclasses.asdict(found)
+        return fields
 
     @property
     def best(self) -> Record | None:
@@ -102,6 +119,7 @@ def summary_of(
     confirmed: bool,
 ) -> Summary:
     """Return the summary of a study."""
+    axes = tuple(Axis.of(g.name, g.objective) for g in experiment.objectives)
     environment = run_folder.environment(experiment, command)
     entries = {**environment.pop("versions"), **environment}
     limits = {
@@ -111,7 +129,7 @@ def summary_of(
         key=f"{experiment.name}-{experiment.key}-{run.resolve()}",
         name=experiment.name,
         command=command,
-        axes=tuple(Axis.of(g.name, g.objective) for g in experiment.objectives),
+        axes=axes,
         baseline=baseline,
         records=tuple(records),
         front=tuple(sorted(front, key=lambda r: _order(r, experiment))),
@@ -122,6 +140,7 @@ def summary_of(
         environment={k: str(v) for k, v in entries.items() if v is not None},
         run_folder=str(run),
         confirmed=confirmed,
+        ties=ties(records, axes),
     )
 
 

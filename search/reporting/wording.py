@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from objectives import Measurement
-from search.records import Axis, Record, gain
+from search.records import Axis, Record, difference, gain, order, told_difference
 from search.reporting.summary import UNCONFIRMED, Summary
+
+SAME = "same"
+"""Change of what cannot be told from the baseline."""
 
 
 def quantity(value: float, unit: str) -> str:
@@ -37,13 +40,46 @@ def interval(measurement: Measurement) -> str:
 def change(record: Record, axis: Axis, baseline: Record) -> str:
     """Return the change of a record relative to the baseline: `4.71x faster`, `-0.004`."""
     if not axis.positive:
-        difference = axis.value(record) - axis.value(baseline)
-        return "same" if abs(difference) < 5e-4 else f"{difference:+.3f}"
+        return _score_change(record, axis, baseline)
     factor = gain(record, axis, baseline)
-    if 0.995 < factor < 1.005:
-        return "same"
+    told_apart = order(record.measurements[axis.name], baseline.measurements[axis.name]) != 0
+    if 0.995 < factor < 1.005 or not told_apart:
+        return SAME
     better, worse = axis.better or ("better", "worse")
     return f"{figures(factor)}x {better}" if factor >= 1 else f"{figures(1 / factor)}x {worse}"
+
+
+def _score_change(record: Record, axis: Axis, baseline: Record) -> str:
+    """Return the difference of a score to the baseline's, with its 95 % interval if it is known."""
+    told = told_difference(record, baseline, axis.name)
+    if told is None:
+        value = axis.value(record) - axis.value(baseline)
+        return SAME if abs(value) < 5e-4 else f"{value:+.3f}"
+    found, on_test = told
+    if found.value == 0 and found.is_noise:
+        return SAME
+    where = " on test" if on_test else ""
+    return f"{found.value:+.3f}{where} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def test_cell(record: Record, name: str, summary: Summary) -> str:
+    """Return a score on test data, with the interval of its difference to the baseline's."""
+    measurement, base = record.test[name], summary.baseline.test.get(name)
+    value = quantity(measurement.value, measurement.unit)
+    if base is None or record.trial == summary.baseline.trial:
+        return value
+    found = difference(measurement, base)
+    return f"{value} ({found.low:+.3f} to {found.high:+.3f})" if found else value
+
+
+def tie_words(summary: Summary) -> dict[int, str]:
+    """Return a clause for each member that other trials tie with, by the member's trial."""
+    return {
+        trial: f"trial{'s' * (len(others) > 1)} {_enumeration([str(t) for t in others])} cannot be "
+        "told apart from it, and changed the model more or came later"
+        for trial, others in summary.ties.items()
+        if others
+    }
 
 
 def headline(summary: Summary) -> list[str]:
@@ -80,7 +116,7 @@ def title(summary: Summary) -> str:
 def axis_change(record: Record, axis: Axis, baseline: Record) -> str:
     """Return the change of a record on an axis, in words that name the axis."""
     words = change(record, axis, baseline)
-    if words == "same":
+    if words == SAME:
         return f"{axis.name} unchanged"
     return words if axis.positive and axis.better else f"{axis.name} {words}"
 

@@ -10,8 +10,7 @@ from objectives.metrics.accuracy import Accuracy
 from objectives.metrics.latency import Latency
 from objectives.metrics.size import Size
 from search.experiment.reading import space_from
-from search.records import Facts
-from search.records.front import Axis, front
+from search.records import Axis, Facts, front
 from search.records.record import Record, State
 from search.reporting.summary import Summary
 from spaces import Value

@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 
 from objectives import Direction
 from search.errors import BadRun, SearchError, UnknownName
-from search.records import Facts
+from search.records import Axis, Facts, front, gain
 from search.records.dominance import hypervolume
 from search.records.front import (
-    Axis,
     feasible,
-    front,
-    gain,
     hypervolume_history,
     nearest,
     pick,

@@ -18,8 +18,7 @@ from objectives.metrics.cost import Cost
 from objectives.metrics.memory import Memory
 from objectives.metrics.throughput import Throughput
 from search.experiment.reading import space_from
-from search.records import Facts
-from search.records.front import Axis, front
+from search.records import Axis, Facts, front
 from search.reporting import charts, html
 from search.reporting.console import front_table
 from search.reporting.frame import _safe, front_frame

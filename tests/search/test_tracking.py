@@ -10,8 +10,7 @@ from _examples import AXES, SPACE, record, study, summary
 from mlflow import MlflowClient
 
 from search.errors import BadEnvironment
-from search.records import Facts
-from search.records.front import front
+from search.records import Facts, front
 from search.tracking import addresses, runs
 from search.tracking.addresses import EXPERIMENT
 from search.tracking.mlflow_store import MlflowTracker
