@@ -174,8 +174,8 @@ def front_found(asked: Asked, name: str) -> dict[str, Any]:
 
 def scaling_command(asked: Asked, name: str) -> list[str]:
     """Return the command of scaling.py: most trials where most workers share them."""
-    trials = {1: 8, 2: 16, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
-    counts = sorted(asked.counts)
+    trials = {1: 10, 2: 18, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
+    counts = asked.counts
     command = [sys.executable, "-u", str(HERE / "scaling.py"), str(experiment(asked, name))]
     command += ["--workers", *map(str, counts)]
     command += ["--trials", *(str(trials.get(count, 12 * count)) for count in counts)]

@@ -6,7 +6,7 @@
 The same experiment is searched afresh with each number of workers, and stopped once so many trials
 (one number, or one for each number of workers) have ended or its seconds are over; what it started
 then is lost, so that no worker was ever idle for want of points. The steady rate is that of the
-trials after the first one of each worker: Ray's start and the workers' imports are no part of it,
+trials after the first two of each worker: Ray's start, imports and connections are no part of it,
 but stand beside it. What a worker spends on a trial is divided into the trial's stages, the rest of
 the time from its point to its record (a process and its imports), and the time between trials, so
 that the rows show where a loss of efficiency goes. Points that were measured with both numbers of
@@ -30,6 +30,8 @@ from typing import Any
 import optuna
 
 ROOT = Path(__file__).resolve().parents[1]
+WARM_UP = 2
+"""Trials of each worker that are no part of the steady rate: they import and connect."""
 STOPPING = 30.0
 """Seconds that an interrupted search has to end."""
 
@@ -127,10 +129,11 @@ def searched(
         for t in optuna.load_study(study_name=name, storage=storage).get_trials()
     }
     records = ended(run / "records.jsonl")
-    if len(records) <= workers:
+    warm = WARM_UP * workers
+    if len(records) <= warm:
         raise SystemExit(f"{len(records)} trials ended with {workers} workers: give more seconds")
     records = sorted(records, key=lambda r: times[r["trial"]][1])[:trials]
-    first, steady = records[:workers], records[workers:]
+    first, steady = records[:warm], records[warm:]
     window = (times[records[-1]["trial"]][1] - times[first[-1]["trial"]][1]).total_seconds()
     states = [r["state"] for r in records]
     starts = [times[r["trial"]][0] for r in records]
