@@ -123,8 +123,8 @@ def run(name: str, part: Part, asked: Asked, limit: float) -> dict[str, Any]:
     }
 
 
-def ended(command: list[str], log: Any, limit: float, asked: Asked) -> int | None:
-    """Run a command, interrupted at its limit and killed after GRACE; None if it was killed."""
+def ended(command: list[str], log: Any, limit: float, asked: Asked) -> int:
+    """Run a command, interrupted at its limit and killed after GRACE; return its exit code."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
@@ -141,15 +141,14 @@ def ended(command: list[str], log: Any, limit: float, asked: Asked) -> int | Non
     )
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(limit)
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(GRACE)
-        return None
+            process.wait(limit)
     finally:
+        process.terminate()  # a script then ends what it has started
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    return process.wait()
 
 
 def front_command(asked: Asked, name: str) -> list[str]:

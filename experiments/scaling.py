@@ -32,7 +32,7 @@ import optuna
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 2
 """Trials of each worker that are no part of the steady rate: they import and connect."""
-STOPPING = 30.0
+STOPPING = 15.0
 """Seconds that an interrupted search has to end."""
 
 
