@@ -48,7 +48,7 @@ class Facts:
     """Average of `bits` over the values of these weights."""
     recovery: Mapping[str, Any] | None = None
     """Outcome of recovery training: `before` and `after` are losses on validation samples, `kept`
-    is true if the trained weights were kept."""
+    is true if the trained weights were kept, `memory` is the peak number of bytes on a device."""
     training: Mapping[str, Any] | None = None
     """Number of devices that trained the model, and how they shared it."""
     loss: tuple[float, ...] | None = None

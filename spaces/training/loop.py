@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spaces.constraint import Project
+from spaces.devices import device_of
 from spaces.modules import evaluating
 from spaces.plan import Recovery
 from spaces.task import Split, Task
@@ -68,6 +69,8 @@ class Outcome:
     """The split of these samples."""
     dtype: str
     """Type of the arithmetic."""
+    memory: int | None = None
+    """Peak bytes of tensors on the device that needs most; None if it uses the host's memory."""
 
     @property
     def kept(self) -> bool:
@@ -101,6 +104,18 @@ class Setup:
 
 
 def run(setup: Setup) -> Outcome:
+    """Return the outcome of all steps, with the peak memory of the device that needs most.
+
+    Raises Diverged.
+    """
+    outcomes: list[Outcome] = []
+    peak = device_of(setup.device).peak_memory(lambda: outcomes.append(_run(setup)))
+    if peak is None:  # it uses the host's memory, and nothing was run
+        return _run(setup)
+    return dataclasses.replace(outcomes[0], memory=setup.world.largest(peak, setup.device))
+
+
+def _run(setup: Setup) -> Outcome:
     """Run all steps: the learning rate warms up linearly, then falls to zero along a cosine.
 
     A model that training made worse gets its old weights back: if shaping left hardly any error,

@@ -89,6 +89,14 @@ class World:
         dist.all_reduce(total)
         return total.item()
 
+    def largest(self, number: int, device: torch.device) -> int:
+        """Return the largest of the numbers that the devices of a group give."""
+        if self.count == 1:
+            return number
+        numbers = torch.tensor([number], device=device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers.item())
+
     def weigh(self, loss: Tensor, share: float) -> Tensor:
         """Return the loss to differentiate, scaled since gradients are averaged over devices."""
         return loss if self.count == 1 else loss * (share * self.count)

@@ -147,10 +147,11 @@ def shipped(
     batch: int = 4,
     runtime: Runtime | None = None,
     encoding: Encoding | None = None,
+    count: int = 2,
 ) -> Program:
-    """Return a task's model, loaded on two devices."""
+    """Return a task's model, loaded on several devices."""
     runtime = runtime or Eager()
-    placement = {"count": 2, "strategy": strategy}
+    placement = {"count": count, "strategy": strategy}
     target = Target(batch_size=batch)
     place = artifact(folder, task, placement, target, runtime, encoding or Encoding())
     return load(place, runtime, task)

@@ -91,6 +91,22 @@ def test_two_devices_compute_what_one_does(
         assert all(rate > 0 for rate in program.stream([feed], 0.01))
 
 
+@pytest.mark.parametrize("strategy", ["data", "tensor", "pipeline"])
+def test_four_devices_compute_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr(ranks, "cores_of", lambda *_: [()] * 4)  # they share the cores there are
+    task = Random(Block)
+    inputs = next(task.batches("test", 7))[0]
+    with shipped(tmp_path / "a", task, strategy, count=4) as program:
+        assert deviation(task, program(inputs), inputs) < 1e-5
+        assert deviation(task, program(-inputs), -inputs) < 1e-5
+        assert program.placement()["devices"] == 4
+        feed = program.feed([inputs[:4]])
+        assert program.seconds(feed) > 0
+        assert all(rate > 0 for rate in program.stream([feed], 0.01))
+
+
 @two_cores
 def test_half_precision_is_summed_too(tmp_path: Path) -> None:
     task = Random(Perceptron)

@@ -21,6 +21,7 @@ from search.executors.ray.executor import RayTune, _as_options
 from search.executors.ray.losses import CRASHED, KILLED, NO_MACHINE, NO_MEMORY, reason_of
 from search.executors.ray.searcher import StudySearcher
 from search.executors.ray.shipping import Workspace
+from search.executors.ray.trainable import placement
 from search.experiment.experiment import Experiment
 from search.study.study import PendingTrial, Study
 from spaces import Placement, Plan
@@ -139,11 +140,11 @@ def test_a_lost_trial_avoids_its_machine_where_another_can_run_it(
     nodes(monkeypatch, one=2)
     alone = executor.config(asked, "one")
     assert alone["avoid"] is None
-    assert not executor._placement(alone)._bound.kwargs
+    assert not placement(alone)._bound.kwargs
     nodes(monkeypatch, one=2, two=2)
     config = executor.config(asked, "one")
     assert config["avoid"] == "one"
-    selector = executor._placement(config)._bound.kwargs["bundle_label_selector"]
+    selector = placement(config)._bound.kwargs["bundle_label_selector"]
     assert selector == [{"ray.io/node-id": "!one"}]
     assert executor.config(asked, None)["avoid"] is None
     nodes(monkeypatch, one=2)

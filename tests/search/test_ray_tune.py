@@ -41,6 +41,23 @@ from spaces import Encoding, Placement, Plan
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
 
 
+OWN = """
+import task
+from spaces import Task
+
+
+class Own(Task):
+    def model(self):
+        return task.model()
+
+    def batches(self, split, batch_size):
+        return task.batches(split, batch_size)
+
+    def describe(self):
+        return {"name": "own"}
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A cluster of two machines with two cores and one, on this one."""
@@ -74,6 +91,17 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert prepared._workspace.scratch.is_dir()
     prepared.close()
     assert not prepared._workspace.scratch.exists()
+
+
+@pytest.mark.ci
+def test_a_task_of_the_users_own_class_reaches_the_workers(project: Path, cluster: Cluster) -> None:
+    (project / "own.py").write_text(OWN)
+    file = project / "experiment.toml"
+    named = file.read_text().replace('[task.python]\nfile = "task.py"', '[task."own.py:Own"]')
+    file.write_text(named)
+    with connected(project, cluster, 2, 2) as executor:
+        study = searched(executor)
+    assert [r.reason for r in study.records if r.state != "infeasible"] == [None, None]
 
 
 @pytest.mark.ci

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from spaces import Infeasible, Recovery, Split, Task
 from spaces.constraint import Constraint, Project
+from spaces.devices.cpu import Cpu
 from spaces.training.logits_term import distillation
 from spaces.training.recovery import Diverged, recover, schedule
 
@@ -424,6 +425,24 @@ class TestRecover:
         torch.manual_seed(0)
         recover(Named(), Named(), Dicts(), plan, seed=0, progress=lambda *s: losses.append(s[2]))
         assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_device_with_a_counter_of_its_own_tells_the_peak_of_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def peak(self: Cpu, work: Callable[[], object]) -> int:
+        work()
+        return 7
+
+    task, plan = Blobs(), Recovery(steps=2, batch_size=50)
+    outcomes = []
+    for _ in range(2):
+        recover(
+            task.model(), nn.Identity(), task, plan, seed=0, progress=quiet, ended=outcomes.append
+        )
+        monkeypatch.setattr(Cpu, "peak_memory", peak)
+    assert outcomes[1] == dataclasses.replace(outcomes[0], memory=7)
+    assert outcomes[0].memory is None
 
 
 class TestDiverged:

@@ -88,6 +88,11 @@ class TestTheResultIsThatOfOneDevice:
         assert_same(task, recipe, sharding="shard")
 
     @pytest.mark.parametrize("sharding", ["replicate", "shard"])
+    def test_on_four_devices(self, sharding: str) -> None:
+        recipe = Recovery(steps=STEPS, batch_size=45, teacher_weight=0.5)
+        assert_same(Images(), recipe, devices=4, sharding=sharding)
+
+    @pytest.mark.parametrize("sharding", ["replicate", "shard"])
     def test_with_rounded_activations(self, sharding: str) -> None:
         recipe = Recovery(steps=STEPS, batch_size=45, constraints=(Activations(),))
         assert_same(Images(), recipe, sharding=sharding)
@@ -254,16 +259,20 @@ class TestBatchNormalisation:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-class TestOnTwoGpus:
+class TestOnSeveralGpus:
     """Loss curves within 1e-3 of those of one GPU, over 20 steps in float32."""
 
+    @pytest.mark.parametrize("devices", [2, 4])
     @pytest.mark.parametrize("sharding", ["replicate", "shard"])
     @pytest.mark.parametrize("task", [Images(), Dicts()])
-    def test_the_result_is_that_of_one(self, task: Task, sharding: str) -> None:
+    def test_the_result_is_that_of_one(self, task: Task, sharding: str, devices: int) -> None:
+        if torch.cuda.device_count() < devices:
+            pytest.skip(f"needs {devices} CUDA devices")
         recipe = Recovery(
             steps=STEPS, batch_size=45, teacher_weight=0.5, feature_weight=0.1, dtype="float32"
         )
-        assert_same(task, recipe, damaged(task.model()).cuda(), sharding=sharding)
+        model = damaged(task.model()).cuda()
+        assert_same(task, recipe, model, sharding=sharding, devices=devices)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_mixed_precision_trains(self, dtype: str) -> None:

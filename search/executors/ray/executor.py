@@ -17,7 +17,6 @@ from search.executors.ray.cluster import (  # isort: skip
 
 import ray
 from ray import tune
-from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.errors import BadEnvironment
@@ -26,7 +25,7 @@ from search.executors.local import Local, trial_content
 from search.executors.ray.control import RungScheduler, SearchCallback
 from search.executors.ray.searcher import StudySearcher
 from search.executors.ray.shipping import Depot, Workspace
-from search.executors.ray.trainable import Trial
+from search.executors.ray.trainable import Trial, placement
 from search.executors.ray.worker import clear, confirm, remote_refusal
 from search.experiment import refusal
 from search.records import Record
@@ -145,7 +144,7 @@ class RayTune(Executor):
                 "verbose": 0,
             }
             try:
-                tune.run(tune.with_resources(Trial, self._placement), **options)
+                tune.run(tune.with_resources(Trial, placement), **options)
             finally:
                 watching.end_trials()
 
@@ -204,6 +203,7 @@ class RayTune(Executor):
             "workspace": dataclasses.asdict(self._workspace),
             **trial_content(pending, plan.runtime),
             "avoid": avoid if self._able(plan) - {avoid} else None,
+            "resources": self._request(plan),
             "threads": self.threads(),
             "measuring_threads": self.experiment.target.threads,
             "limit": self.experiment.trial_time,
@@ -223,13 +223,6 @@ class RayTune(Executor):
         return {
             i for i, n in resources.items() if all(n.get(k, 0) >= v for k, v in request.items())
         }
-
-    def _placement(self, config: Mapping[str, Any]) -> PlacementGroupFactory:
-        bundle = self._request(self.experiment.space.plan(config["point"]))
-        if config["avoid"] is None:
-            return PlacementGroupFactory([bundle])
-        elsewhere = [{"ray.io/node-id": f"!{config['avoid']}"}]
-        return PlacementGroupFactory([bundle], bundle_label_selector=elsewhere)
 
     @functools.cached_property
     def _here(self) -> str:

@@ -1,10 +1,25 @@
 """Ray Tune trainable that runs trials in a worker; imports little, so that workers start fast."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from search.trial_process import context_for
+
+
+def placement(config: Mapping[str, Any]) -> PlacementGroupFactory:
+    """Return the request for the resources of a trial, not on the machine that it avoids.
+
+    A function of the configuration alone: Ray sends it to the workers, which could not unpickle an
+    experiment of the user's classes.
+    """
+    bundle = config["resources"]
+    if config["avoid"] is None:
+        return PlacementGroupFactory([bundle])
+    elsewhere = [{"ray.io/node-id": f"!{config['avoid']}"}]
+    return PlacementGroupFactory([bundle], bundle_label_selector=elsewhere)
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
