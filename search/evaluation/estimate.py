@@ -53,9 +53,9 @@ def estimate_scores(
 ) -> dict[str, Measurement]:
     """Return the objectives that depend on training, computed by PyTorch for `model` as it is now.
 
-    They are computed on about `samples` samples spread over the split, in float32 and without encoding. This is
-    good enough to rank models estimated alike, and is never recorded. `folder` is the folder of the
-    future artifact.
+    They are computed on about `samples` samples spread over the split, in float32 and without
+    encoding. This is good enough to rank models estimated alike, and is never recorded. `folder` is
+    the folder of the future artifact.
     """
     examples = examples.thinned(samples)
     target = dataclasses.replace(experiment.target, batch_size=min(BATCH, len(examples)))
