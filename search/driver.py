@@ -12,8 +12,7 @@ from objectives import cached
 from search import run_folder
 from search.checks import inspect_model, rehearse, require_executable
 from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
-from search.evaluation import confirm
-from search.evaluation.estimate import smallest_differences
+from search.evaluation import confirm, smallest_differences
 from search.executors import Executor
 from search.experiment import Experiment, kinds_of
 from search.records import Record

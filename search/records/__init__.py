@@ -11,7 +11,7 @@ from search.records.front import (
     pick,
     picks,
 )
-from search.records.membership import front, ties
+from search.records.membership import Membership, front, membership
 from search.records.record import Record, State
 from search.records.stopping import PROBE, Ladder, Rung, bar_of, hopeless, rungs
 
@@ -22,6 +22,7 @@ __all__ = [
     "Facts",
     "Impossible",
     "Ladder",
+    "Membership",
     "Record",
     "Rung",
     "State",
@@ -33,11 +34,11 @@ __all__ = [
     "gain",
     "hopeless",
     "hypervolume_history",
+    "membership",
     "nearest",
     "order",
     "pick",
     "picks",
     "rungs",
-    "ties",
     "told_difference",
 ]

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from objectives import Measurement
-from objectives.intervals import LEVEL
+from objectives import LEVEL, Measurement
 from search.records.axis import Axis
 from search.records.record import Record
 
@@ -93,10 +92,18 @@ def outcome(own: Record, other: Record, axis: Axis) -> int:
     return axis.sign * order(own.measurements[axis.name], other.measurements[axis.name])
 
 
-def dominates(own: Record, other: Record, axes: Sequence[Axis]) -> bool:
-    """True if `own` is better beyond noise on an axis, and worse on none."""
+def dominates(
+    own: Record, other: Record, axes: Sequence[Axis], *, scores_by_value: bool = False
+) -> bool:
+    """True if `own` is better beyond noise on an axis, and worse on none.
+
+    With `scores_by_value`, a score that is lower counts as worse within noise too.
+    """
     outcomes = [outcome(own, other, axis) for axis in axes]
-    return max(outcomes) <= 0 and min(outcomes) < 0
+    if max(outcomes) > 0 or min(outcomes) == 0:
+        return False
+    scores = [axis for axis in axes if own.measurements[axis.name].resamples]
+    return not scores_by_value or all(axis.loss(own) <= axis.loss(other) for axis in scores)
 
 
 def tied(own: Record, other: Record, axes: Sequence[Axis]) -> bool:

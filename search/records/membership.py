@@ -1,5 +1,7 @@
-"""Members of the Pareto front that noise cannot have made, and the records tied with them."""
+"""Members of a Pareto front, judged by what noise can and cannot have made."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 from search.records.axis import Axis
@@ -8,35 +10,58 @@ from search.records.front import feasible, fronts
 from search.records.record import Record
 
 
-def front(records: Sequence[Record], axes: Sequence[Axis]) -> list[Record]:
-    """Return the feasible records that no other member dominates beyond noise, in their order.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Membership:
+    """Members of a front by trial number, with what noise leaves open about them."""
 
-    Records that no axis can tell apart are one member, the simplest of them: see `ties`.
+    members: tuple[int, ...] = ()
+    ties: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Trials that no axis can tell from a member, by the member's trial."""
+    doubtful: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """Members whose better score may be noise, each with a member that beats it otherwise."""
+
+
+def membership(records: Sequence[Record], axes: Sequence[Axis]) -> Membership:
+    """Return who is on the front of the feasible records.
+
+    A member is dominated by no other member beyond noise. Records that no axis can tell apart are
+    one member, the simplest of them: the one with the fewest values that differ from the first
+    record's, which is the unchanged model's. A record whose score is better, but not beyond noise,
+    stays as a doubtful member: a small split must not cost the most accurate artifact. A time that
+    is better within noise does not make a member.
     """
-    members = ties(records, axes)
-    return [record for record in records if record.trial in members]
-
-
-def ties(records: Sequence[Record], axes: Sequence[Axis]) -> Mapping[int, tuple[int, ...]]:
-    """Return the trials that no axis can tell from each member of the front, by the member's trial.
-
-    The simplest record of a tie is the member: the one with the fewest values that differ from the
-    first record's, which is the unchanged model's.
-    """
-    candidates = feasible(records)
     best = [[], *fronts(records, axes)][-1]
-    found: dict[int, tuple[int, ...]] = {}
-    taken: set[int] = set()
+    certain = kernel(best, functools.partial(dominates, axes=axes))
+    lenient = kernel(best, functools.partial(dominates, axes=axes, scores_by_value=True))
     origin = min(records, key=lambda r: r.trial).point if records else {}
-    for member in kernel(best, lambda own, other: dominates(own, other, axes)):
+    ties: dict[int, tuple[int, ...]] = {}
+    taken: set[int] = set()
+    everything = feasible(records)
+    for member in [*certain, *(r for r in lenient if r not in certain)]:
         if member.trial in taken:
             continue
-        alike = [r for r in candidates if r.trial not in taken and tied(r, member, axes)]
+        alike = [r for r in everything if r.trial not in taken and tied(r, member, axes)]
         alike.sort(key=lambda r: (_changes(r, origin), r.trial != member.trial, r.trial))
-        first, *others = alike
-        found[first.trial] = tuple(r.trial for r in others)
+        ties[alike[0].trial] = tuple(r.trial for r in alike[1:])
         taken |= {r.trial for r in alike}
-    return found
+    members = [r for r in everything if r.trial in ties]
+    doubtful = {
+        r.trial: rival.trial
+        for r in members
+        for rival in members
+        if rival.trial != r.trial and dominates(rival, r, axes)
+    }
+    return Membership(
+        members=tuple(r.trial for r in members),
+        ties={trial: others for trial, others in ties.items() if others},
+        doubtful=doubtful,
+    )
+
+
+def front(records: Sequence[Record], axes: Sequence[Axis]) -> list[Record]:
+    """Return the members of the front in the order of the records: see `membership`."""
+    members = set(membership(records, axes).members)
+    return [record for record in records if record.trial in members]
 
 
 def _changes(record: Record, origin: Mapping[str, object]) -> int:

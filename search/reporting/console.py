@@ -11,7 +11,7 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.records import Record
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import axis_change, quantity, test_cell, tie_words
+from search.reporting.wording import axis_change, doubts, quantity, test_cell
 from search.study import PendingTrial, Study
 from spaces import Space
 
@@ -198,5 +198,5 @@ def front_table(summary: Summary, width: int | None = None) -> str:
     with terminal.capture() as capture:
         terminal.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    lines += [f"{trial}: {words}" for trial, words in tie_words(summary).items()]
+    lines += doubts(summary).values()
     return "\n".join(lines if summary.confirmed else [*lines, UNCONFIRMED])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from search.records import Axis, Record
 from search.reporting.summary import Summary
-from search.reporting.wording import change, interval, quantity, test_cell, tie_words
+from search.reporting.wording import change, doubts, interval, quantity, test_cell
 
 
 def members(summary: Summary) -> str:
@@ -23,8 +23,7 @@ def members(summary: Summary) -> str:
 def _member(record: Record, summary: Summary, tested: Sequence[str]) -> str:
     is_baseline = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
-    tie = tie_words(summary).get(record.trial)
-    note = " ".join(filter(None, [record.note, f"{tie.capitalize()}." if tie else None]))
+    note = " ".join(filter(None, [record.note, doubts(summary).get(record.trial)]))
     cells.append(_point("baseline" if is_baseline else summary.short(record), note or None))
     cells += [_value(record, axis, summary) for axis in summary.axes]
     cells += [

@@ -8,7 +8,17 @@ from typing import Any
 
 from search import run_folder
 from search.experiment import Experiment, Goal
-from search.records import Axis, Record, difference, feasible, nearest, pick, picks, ties
+from search.records import (
+    Axis,
+    Membership,
+    Record,
+    difference,
+    feasible,
+    membership,
+    nearest,
+    pick,
+    picks,
+)
 from spaces import Space
 
 UNCONFIRMED = "The front has NOT been measured again: small differences may be noise."
@@ -42,8 +52,8 @@ class Summary:
     """Path of the run folder, as the user would type it."""
     confirmed: bool = False
     """True if the front was measured again after the search, in turns with the baseline."""
-    ties: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    """Trials that no measurement can tell from a member of the front, by the member's trial."""
+    membership: Membership = dataclasses.field(default_factory=Membership)
+    """What noise leaves open about the members of the front."""
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -62,7 +72,8 @@ class Summary:
             "confirmed": self.confirmed,
             "baseline": self._record(self.baseline),
             "front": [self._record(record) for record in self.front],
-            "ties": {str(trial): list(others) for trial, others in self.ties.items() if others},
+            "ties": {str(trial): list(others) for trial, others in self.membership.ties.items()},
+            "doubtful": {str(trial): rival for trial, rival in self.membership.doubtful.items()},
         }
 
     def _record(self, record: Record) -> dict[str, Any]:
@@ -140,7 +151,7 @@ def summary_of(
         environment={k: str(v) for k, v in entries.items() if v is not None},
         run_folder=str(run),
         confirmed=confirmed,
-        ties=ties(records, axes),
+        membership=membership(records, axes),
     )
 
 

@@ -72,14 +72,18 @@ def test_cell(record: Record, name: str, summary: Summary) -> str:
     return f"{value} ({found.low:+.3f} to {found.high:+.3f})" if found else value
 
 
-def tie_words(summary: Summary) -> dict[int, str]:
-    """Return a clause for each member that other trials tie with, by the member's trial."""
-    return {
-        trial: f"trial{'s' * (len(others) > 1)} {_enumeration([str(t) for t in others])} cannot be "
-        "told apart from it, and changed the model more or came later"
-        for trial, others in summary.ties.items()
-        if others
+def doubts(summary: Summary) -> dict[int, str]:
+    """Return what noise leaves open about members of the front, in sentences by trial number."""
+    known = summary.membership
+    sentences = {
+        trial: f"Trial{'s' * (len(others) > 1)} {_enumeration([str(t) for t in others])} cannot be "
+        f"told apart from trial {trial}."
+        for trial, others in known.ties.items()
     }
+    for trial, rival in known.doubtful.items():
+        doubt = f"Trial {rival} is better otherwise; the better score of {trial} may be noise."
+        sentences[trial] = " ".join(filter(None, [sentences.get(trial), doubt]))
+    return sentences
 
 
 def headline(summary: Summary) -> list[str]:

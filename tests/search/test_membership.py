@@ -12,7 +12,7 @@ from _examples import ACCURACY, AXES, LATENCY, record
 
 from objectives import Measurement
 from objectives.intervals import of_ratios, of_score
-from search.records import Record, front, ties
+from search.records import Record, front, membership
 from search.records.comparison import difference, dominates, kernel, order
 
 TWO = (ACCURACY, LATENCY)
@@ -71,7 +71,8 @@ def test_false_members_are_rare_and_true_ones_are_kept() -> None:
         points = [*FRONT, *DOMINATED]
         numbers = truth.random.permutation(len(points))
         records = [truth.record(i, *points[n]) for i, n in enumerate(numbers)]
-        found = {points[numbers[r.trial]] for r in front(records, TWO)}
+        told = membership(records, TWO)
+        found = {points[numbers[t]] for t in told.members if t not in told.doubtful}
         members += len(found)
         false += len(found - set(FRONT))
         lost += len(set(FRONT) - found)
@@ -156,10 +157,25 @@ def test_the_simplest_of_a_tie_is_the_member_and_the_others_are_told() -> None:
         noisy(3, 2.0, 0.1, **{"prune.channels.ratio": 0.5}),
         noisy(4, 4.5, 0.1, **{"prune.channels.ratio": 0.2}),
     ]
-    assert ties(records[:3], AXES) == {2: (1,)}
+    assert membership(records[:3], AXES).ties == {2: (1,)}
     assert [r.trial for r in front(records[:3], AXES)] == [2]
     assert [r.trial for r in front(records, AXES)] == [3]
     assert dominates(records[3], records[4], AXES)
+
+
+def test_a_better_score_within_noise_is_kept_as_a_doubt_and_a_better_time_is_not() -> None:
+    def with_score(plain: Record, right: int) -> Record:
+        accuracy = scored(torch.arange(SAMPLES) < right)
+        return dataclasses.replace(plain, measurements=plain.measurements | {"accuracy": accuracy})
+
+    faster, better = with_score(noisy(0, 2.0, 0.1), 900), with_score(noisy(1, 4.0, 0.1), 903)
+    told = membership([faster, better], AXES)
+    assert told.members == (0, 1)
+    assert told.doubtful == {1: 0}
+    much_better = with_score(noisy(1, 4.0, 0.1), 930)
+    assert membership([faster, much_better], AXES).doubtful == {}
+    lucky = with_score(noisy(1, 1.98, 0.1), 870)  # worse beyond noise, faster within noise
+    assert membership([faster, lucky], AXES).members == (0,)
 
 
 def spaced(values: Sequence[float]) -> list[Record]:
