@@ -18,6 +18,7 @@ from objectives.intervals import (
     undisturbed_ratio,
 )
 from objectives.runtime import Program
+from objectives.target import Target
 from spaces.modules import flatten, rows
 
 
@@ -104,6 +105,15 @@ class Objective(abc.ABC):
     """Words after a factor of gain and of loss: 4.71x faster, 1.20x slower."""
     superlative: ClassVar[str | None] = None
     """Name for the best artifact by this objective, such as "fastest"."""
+
+    def refuses(self, target: Target, kinds: frozenset[str]) -> str | None:
+        """Reason, in one sentence, why this machine cannot measure it; None if it can.
+
+        `kinds` are the class names of the model's layers. Called before any time is spent on a
+        point.
+        """
+        del target, kinds
+        return None
 
     @abc.abstractmethod
     def measure(self, program: Program, examples: Examples) -> Measurement:

@@ -22,6 +22,7 @@ from search.evaluation.build import Builder, identity_and_remark
 from search.evaluation.context import Pruned, TrialContext
 from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
+from search.evaluation.roofline import roofline_facts
 from search.experiment import kinds_of, refusal
 from search.measuring import PROBING, ArtifactMeasurements
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
@@ -205,7 +206,7 @@ class Trial:
             export,
             provenance(self.experiment, self.context.trial, self.point, self.plan, self.facts),
         )
-        self.learn(**identity_and_remark(manifest))
+        self.learn(**identity_and_remark(manifest), **roofline_facts(self.context, manifest))
 
     def _measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the objectives that depend on training, or the others, in fresh processes."""

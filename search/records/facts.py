@@ -40,6 +40,11 @@ class Facts:
     """Share of the weights that are zero."""
     zeros: str | None = None
     """Reason why zero weights take as long as others, in one sentence."""
+    work: Mapping[str, Any] | None = None
+    """Operations and bytes of one batch, as `objectives.work` describes them."""
+    ceilings: Mapping[str, float] | None = None
+    """Highest rates that the host's device reaches for this work: `operations` a second in its
+    type, and `bytes` a second."""
     techniques: Mapping[str, Any] | None = None
     """Decisions that techniques took in view of the shaped model, by technique name."""
     bits: Mapping[str, int] | None = None

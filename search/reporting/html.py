@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from objectives.host import write_json, write_text
 from search.records import Axis, Record, picks
-from search.reporting import charts, html_tables
+from search.reporting import charts, html_tables, roofline
 from search.reporting.frame import front_frame
 from search.reporting.layout import axis_ranges, plane_of, plotted
 from search.reporting.parallel_chart import parallel_coordinates
@@ -43,7 +43,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
 def render(summary: Summary) -> str:
     """Return the page: one file without network access, with every outside text escaped."""
     sections = [_opening(summary), _chart(summary), _members(summary), _progress(summary)]
-    sections += [_choices(summary), _unfinished(summary), _trust(summary)]
+    sections += [_choices(summary), _roofline(summary), _unfinished(summary), _trust(summary)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -133,6 +133,19 @@ def _choices(summary: Summary) -> str:
         "Each line is a trial, coloured if on the front. Results are better towards the top."
     )
     return _section("What was chosen, what came out", explanation, _plot(figure, "choices"))
+
+
+def _roofline(summary: Summary) -> str:
+    points = roofline.attained(summary)
+    if not points:
+        return ""
+    explanation = (
+        "Lines: the fastest matrix product and the fastest copy of as many bytes, each the best of "
+        "several bursts on this host. Numbers: trial, and its speed as a share of what they allow."
+    )
+    intro = " ".join(filter(None, [explanation, roofline.exceeding(points)]))
+    plot = _plot(roofline.chart(summary, points), "roofline")
+    return _section("How near to this host's ceilings", intro, plot)
 
 
 def _section(heading: str, intro: str, body: str) -> str:
