@@ -19,6 +19,10 @@ USED = {
         "_non_persistent_buffers_set",
         "_parameters",
     },
+    "spaces/modules/operations.py": {
+        "_python_dispatch",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    },
     "spaces/modules/structure/heads.py": {"_qkv_same_embed_dim"},
     "spaces/modules/structure/readers.py": {"_reversed_padding_repeated_twice"},
     "spaces/devices/cpu.py": {

@@ -13,7 +13,7 @@ import torch
 
 from objectives.host import others, processor, write_json
 from objectives.roofline.ceilings import Ceilings
-from objectives.roofline.measure import measure
+from objectives.roofline.rates import measure
 from objectives.target import Target
 from spaces.devices import device_of
 

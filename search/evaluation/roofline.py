@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from objectives import Work
 from objectives.host import write_json
 from objectives.roofline import Ceilings
-from objectives.work import Work
 from search.evaluation.context import TrialContext
 from search.measuring import Crashed
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import html
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from objectives.work import Work
+from objectives import Work
 from search.records import Axis, Record
 from search.reporting.charts import GREY, INK, blank
-from search.reporting.layout import colours
+from search.reporting.layout import colours, ticks
 from search.reporting.summary import Summary
 from search.reporting.wording import figures
 
@@ -81,13 +82,13 @@ def chart(summary: Summary, points: Sequence[Attained]) -> Any:
     architectures, figure 1.
     """
     figure = blank(height=420)
-    low = min(p.work.intensity for p in points) / 3
-    high = 3 * max([p.work.intensity for p in points] + [p.peak / p.bandwidth for p in points])
+    corners = [x for p in points for x in (p.work.intensity, p.peak / p.bandwidth)]
+    low, high = min(corners) / 3, 3 * max(corners)
     for (precision, peak, bandwidth), kind in _roofs(points).items():
         ridge = peak / bandwidth
-        xs = sorted({low, min(max(ridge, low), high), high})
+        xs = (low, ridge, high)
         figure.add_scatter(
-            x=xs, y=[min(peak, bandwidth * x) for x in xs], mode="lines", hoverinfo="skip",
+            x=xs, y=[1e-9 * min(peak, bandwidth * x) for x in xs], mode="lines", hoverinfo="skip",
             line={"color": GREY, "width": 1.5, "dash": kind},
             name=f"{html.escape(precision)}: {_rates(peak, bandwidth)}",
         )  # fmt: skip
@@ -95,9 +96,22 @@ def chart(summary: Summary, points: Sequence[Attained]) -> Any:
     for point in points:
         figure.add_trace(_marker(summary, point, colour_of[point.record.runtime]))
     title = "Operations per byte of weights, inputs and outputs"
-    figure.update_xaxes(type="log", title={"text": title})
-    figure.update_yaxes(type="log", title={"text": "Operations a second"})
+    rates = [1e-9 * rate for p in points for rate in (p.rate, p.peak, p.bandwidth * low)]
+    figure.update_xaxes(title={"text": title}, **_logarithmic(low, high))
+    title = "10⁹ operations a second"
+    figure.update_yaxes(title={"text": title}, **_logarithmic(min(rates) / 2, 2 * max(rates)))
     return figure
+
+
+def _logarithmic(low: float, high: float) -> dict[str, Any]:
+    """Return the settings of a logarithmic axis from `low` to `high`."""
+    marks = ticks(low, high)
+    return {
+        "type": "log",
+        "range": (math.log10(low), math.log10(high)),
+        "tickvals": marks,
+        "ticktext": [f"{mark:g}" for mark in marks],
+    }
 
 
 def _roofs(points: Sequence[Attained]) -> dict[tuple[str, float, float], str]:
@@ -122,7 +136,7 @@ def _marker(summary: Summary, point: Attained, colour: str) -> Any:
         f"{figures(point.work.operations / 1e6)} Mop, {figures(point.work.bytes / 1e6)} MB a batch",
     ]
     return go.Scatter(
-        x=[point.work.intensity], y=[point.rate], mode="markers+text", showlegend=False,
+        x=[point.work.intensity], y=[1e-9 * point.rate], mode="markers+text", showlegend=False,
         marker={"color": INK if is_baseline else colour, "size": 13,
                 "symbol": "diamond" if is_baseline else "circle",
                 "line": {"color": "white", "width": 1.5}},
