@@ -129,13 +129,13 @@ def _observed(
 def _row(found: dict[str, Any], ceilings: Ceilings) -> dict[str, Any]:
     work, times = found["work"], np.array(found["times"])
     allowed = 1e3 * ceilings.seconds(work)
-    arithmetic = 1e3 * work.operations / ceilings.peak(work.precision)
+    traffic = 1e3 * work.bytes / ceilings.bandwidth(work.bytes)
     median, fast = (float(np.quantile(times, q)) for q in (0.5, 0.1))
     return {
         **{k: v for k, v in found.items() if k not in ("work", "times")},
         "Mop": round(work.operations / 1e6, 2),
         "kB": round(work.bytes / 1e3, 1),
-        "bound": "arithmetic" if arithmetic >= allowed else "traffic",
+        "bound": "traffic" if traffic >= allowed else "arithmetic",
         "ms": float(f"{median:.4g}"),
         "share": round(allowed / median, 3),
         "share of the fastest tenth": round(allowed / fast, 3),

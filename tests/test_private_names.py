@@ -34,6 +34,7 @@ USED = {
         "_convert_weight_to_int4pack_for_cpu",
         "_int_mm",
         "_make_per_channel_quantized_tensor",
+        "_make_per_tensor_quantized_tensor",
         "_scaled_mm",
         "_weight_int4pack_mm",
         "_weight_int4pack_mm_for_cpu",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from objectives.exporting import rounded
-from objectives.kernels import kernels_of, torch_private
+from objectives.kernels import fbgemm, kernels_of, torch_private
 from objectives.target import Target
 from spaces.devices import device_of
 
@@ -54,13 +54,12 @@ def _product(precision: str, values: torch.Tensor) -> Callable[[], object]:
 
 
 def _integer_product(values: torch.Tensor) -> Callable[[], object]:
-    """Return a product of 8-bit integers; on a CPU that of FBGEMM, which rounds its inputs too.
+    """Return a product of 8-bit integers, on a CPU that of FBGEMM.
 
     PyTorch's plain product of integers has no vector instructions on most CPUs.
     """
     weight = rounded(values.cpu())
     if values.device.type == "cpu":
-        layer = kernels_of("cpu").integer_linear(weight, None)
-        return lambda: layer(values)
+        return fbgemm.product(weight.values.clamp(min=0).to(torch.uint8), weight)
     integers = weight.values.to(values.device)
     return lambda: torch_private.int8_product(integers, integers.t())
