@@ -135,6 +135,11 @@ class TimedObjective(Objective):
     seconds: float = 0.8
     """Seconds of timed runs per measurement, divided among its processes and the reference."""
 
+    @property
+    def least_runs(self) -> int:
+        """Observations that each process has to take at least, however long that takes."""
+        return 0
+
     @abc.abstractmethod
     def observe(self, program: Program, batches: Sequence[Any], seconds: float) -> list[float]:
         """Return observations of one burst in the objective's unit, at least one.

@@ -47,7 +47,7 @@ class Rapl(EnergyCounter):
     """
 
     folder: Path = POWERCAP
-    window = 0.02  # updated every millisecond
+    window = 0.05  # updated every millisecond
 
     def read(self) -> Mapping[str, float]:
         """Return the joules of each package; raises Unreadable."""

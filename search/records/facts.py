@@ -70,6 +70,9 @@ class Facts:
     """Number of processes that timed the artifact."""
     precision: float | None = None
     """Half the width of the widest interval of its times, as a share of the time."""
+    percentiles: Mapping[str, float] | None = None
+    """Milliseconds of a batch by percentile ("50", "90", "99"), of the runs that were timed in the
+    search; those for which there were too few runs are left out."""
     conditions: Mapping[str, Any] | None = None
     """State of the target's device while it was measured; `others` is the share of a CPU
     that other processes used, `execution` the way in which kernels were launched."""
