@@ -165,6 +165,10 @@ def _members(summary: Summary) -> str:
     if not summary.picked:
         return ""
     intro = "The baseline, then the front. Hover a number for its 95 % interval."
+    if any(r.facts.percentiles for r in summary.front):
+        intro += (
+            " Median, p90 and p99 are those of single batches timed in the search, at its pace."
+        )
     command = f"python -m search export {summary.run_folder or 'RUN'} --pick trial=N --to DIR"
     export = f'<p class="grey">Take one: <code>{html.escape(command)}</code></p>'
     return _section("The front", intro, export + html_tables.members(summary))

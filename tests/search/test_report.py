@@ -22,6 +22,7 @@ from search.records import Axis, Facts, front
 from search.reporting import charts, html, roofline
 from search.reporting.console import front_table
 from search.reporting.frame import _safe, front_frame
+from search.reporting.html_tables import members
 from search.reporting.layout import axis_ranges, plane_of, plotted, staircase, ticks
 from search.reporting.png import draw, picture
 from search.reporting.wording import headline, quantity, title
@@ -325,3 +326,13 @@ def test_a_share_above_one_is_told():
 
 def test_without_known_work_there_is_no_roofline():
     assert "ceilings" not in html.render(summary())
+
+
+def test_the_front_shows_percentiles_that_have_enough_runs():
+    known = {"50": 1.7, "90": 1.9}
+    rare = Facts(percentiles=known)
+    told = summary((record(0, 0.9, 8.0, 10**6), record(1, 0.9, 1.6, 10**6, facts=rare)))
+    table = members(told)
+    assert [f">{head}<" in table for head in ("Median", "p90", "p99")] == [True] * 3
+    assert '>1.70 ms</td><td class="number">1.90 ms</td><td class="number">-</td>' in table
+    assert "Median" not in members(summary())
