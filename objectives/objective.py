@@ -165,7 +165,7 @@ class TimedObjective(Objective):
         interval predicts the value of other processes at another moment. Raises ValueError if
         an observation is not above 0.
         """
-        self._require_positive(series)
+        self.require_positive(series)
         values = [undisturbed(turns, lowest=self._lowest) for turns in series]
         errors = [error_within(turns, lowest=self._lowest) for turns in series]
         value, low, high = of_processes(values, errors, device)
@@ -187,7 +187,7 @@ class TimedObjective(Objective):
         above 0.
         """
         pairs = list(zip(series, reference_series, strict=True))
-        self._require_positive([*series, *reference_series])
+        self.require_positive([*series, *reference_series])
         ratios = [undisturbed_ratio(*pair, lowest=self._lowest) for pair in pairs]
         errors = [error_within(*pair, lowest=self._lowest) for pair in pairs]
         value, low, high = (r * reference_value for r in of_ratios(ratios, errors, device))
@@ -198,7 +198,7 @@ class TimedObjective(Objective):
     def _lowest(self) -> bool:
         return self.direction is Direction.MINIMIZE
 
-    def _require_positive(self, series: Sequence[Turns]) -> None:
+    def require_positive(self, series: Sequence[Turns]) -> None:
         """Raise ValueError if an observation is not above 0."""
         if min(observation for turns in series for turn in turns for observation in turn) <= 0:
             raise ValueError(f"what is timed must be above 0 {self.unit}")

@@ -63,7 +63,7 @@ class Latency(TimedObjective):
         if not self.percentile:
             return super().summary(series, device)
         runs = [list(itertools.chain.from_iterable(turns)) for turns in series]
-        self._require_positive(series)
+        self.require_positive(series)
         _, *processes = of_processes(
             [float(np.quantile(r, self._share)) for r in runs], (0.0,), device
         )
@@ -85,7 +85,7 @@ class Latency(TimedObjective):
         """
         if not self.percentile:
             return super().relative(series, reference_series, reference_value, device)
-        self._require_positive([*series, *reference_series])
+        self.require_positive([*series, *reference_series])
         pairs = list(zip(series, reference_series, strict=True))
         runs = [paced(own, other) for own, other in pairs]
         scale = self._best(reference_series, reference_value)

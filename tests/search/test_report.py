@@ -319,6 +319,11 @@ def test_devices_that_share_a_batch_have_a_ceiling_together():
     assert shares == pytest.approx([0.25, 0.5])
 
 
+def test_the_roofline_shows_the_median_where_the_latency_is_a_tail():
+    told = summary((rated(0, 8.0, percentiles={"50": 1.6, "90": 6.0}),))
+    assert roofline.attained(told)[0].share == pytest.approx(0.5)
+
+
 def test_a_share_above_one_is_told():
     told = summary((rated(0, 8.0), rated(1, 0.4)))
     assert "Above its ceiling: trial 1 (200%)." in html.render(told)
