@@ -6,6 +6,7 @@ from objectives.objective import Direction, Measurement, Objective, Ratio, Timed
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
 from objectives.turns import in_turns
+from objectives.work import Work
 
 __all__ = [
     "LEVEL",
@@ -22,6 +23,7 @@ __all__ = [
     "Target",
     "TimedObjective",
     "Turns",
+    "Work",
     "cached",
     "calibration",
     "error_of_median",

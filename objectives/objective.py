@@ -18,6 +18,7 @@ from objectives.intervals import (
     undisturbed_ratio,
 )
 from objectives.runtime import Program
+from objectives.target import Target
 from spaces.modules import flatten, rows
 
 
@@ -105,6 +106,15 @@ class Objective(abc.ABC):
     superlative: ClassVar[str | None] = None
     """Name for the best artifact by this objective, such as "fastest"."""
 
+    def refuses(self, target: Target, kinds: frozenset[str]) -> str | None:
+        """Reason, in one sentence, why this machine cannot measure it; None if it can.
+
+        `kinds` are the class names of the model's layers. Called before any time is spent on a
+        point.
+        """
+        del target, kinds
+        return None
+
     @abc.abstractmethod
     def measure(self, program: Program, examples: Examples) -> Measurement:
         """Measure a loaded artifact on a split's examples, at the program's target."""
@@ -124,6 +134,11 @@ class TimedObjective(Objective):
     timed = True
     seconds: float = 0.8
     """Seconds of timed runs per measurement, divided among its processes and the reference."""
+
+    @property
+    def least_runs(self) -> int:
+        """Observations that each process has to take at least, however long that takes."""
+        return 0
 
     @abc.abstractmethod
     def observe(self, program: Program, batches: Sequence[Any], seconds: float) -> list[float]:
@@ -150,7 +165,7 @@ class TimedObjective(Objective):
         interval predicts the value of other processes at another moment. Raises ValueError if
         an observation is not above 0.
         """
-        self._require_positive(series)
+        self.require_positive(series)
         values = [undisturbed(turns, lowest=self._lowest) for turns in series]
         errors = [error_within(turns, lowest=self._lowest) for turns in series]
         value, low, high = of_processes(values, errors, device)
@@ -172,7 +187,7 @@ class TimedObjective(Objective):
         above 0.
         """
         pairs = list(zip(series, reference_series, strict=True))
-        self._require_positive([*series, *reference_series])
+        self.require_positive([*series, *reference_series])
         ratios = [undisturbed_ratio(*pair, lowest=self._lowest) for pair in pairs]
         errors = [error_within(*pair, lowest=self._lowest) for pair in pairs]
         value, low, high = (r * reference_value for r in of_ratios(ratios, errors, device))
@@ -183,7 +198,7 @@ class TimedObjective(Objective):
     def _lowest(self) -> bool:
         return self.direction is Direction.MINIMIZE
 
-    def _require_positive(self, series: Sequence[Turns]) -> None:
+    def require_positive(self, series: Sequence[Turns]) -> None:
         """Raise ValueError if an observation is not above 0."""
         if min(observation for turns in series for turn in turns for observation in turn) <= 0:
             raise ValueError(f"what is timed must be above 0 {self.unit}")

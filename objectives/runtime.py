@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from objectives.target import Target
+from objectives.work import Work
 from spaces import Encoding, Infeasible, Task
 from spaces.devices import device_of
-from spaces.modules import Codes, flatten, length, unflatten
+from spaces.modules import Codes, Operations, flatten, length, unflatten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Export:
     codes: Mapping[str, Codes] = dataclasses.field(default_factory=dict)
     """Codes that equal weights of `model` exactly, by parameter; set if the encoding asks for few
     bits."""
+    operations: Operations | None = None
+    """Operations of one batch of `example`; None if they were not counted."""
 
 
 ROUNDS = 10
@@ -65,6 +68,8 @@ class Program(abc.ABC):
 
     devices = 1
     """Number of devices that it runs on."""
+    work: Work | None = None
+    """Operations and bytes of one batch; None if they were not counted at the export."""
 
     def __init__(self, signature: Signature, target: Target, folder: Path) -> None:
         self.signature = signature

@@ -5,7 +5,7 @@ one another within milliseconds see the same pace.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from objectives.examples import Examples
@@ -26,6 +26,9 @@ WARM_UP = 0.1
 INDISPENSABLE = BATCHES
 """Turns that are taken at least: one with each batch."""
 
+PATIENCE = 60.0
+"""Seconds after which an objective gets no more observations than it has."""
+
 Key = TypeVar("Key")
 
 
@@ -39,19 +42,29 @@ def in_turns(
 
     In a turn, each program has one burst with the same batch; the next turn has the next batch and
     the reverse order. Turns end after `seconds` seconds, or after INDISPENSABLE turns if these take
-    longer.
+    longer. They go on, for PATIENCE seconds at most, until each program has the observations that
+    the objective needs.
     """
     batches = {key: feeds(program, examples) for key, program in programs.items()}
     lengths = {key: _warm_up(program, objective, batches[key]) for key, program in programs.items()}
     turns: dict[Key, list[list[float]]] = {key: [] for key in programs}
     order, start, count = list(programs), time.perf_counter(), 0
-    while count < INDISPENSABLE or time.perf_counter() - start < seconds:
+    while (
+        count < INDISPENSABLE
+        or (elapsed := time.perf_counter() - start) < seconds
+        or (elapsed < PATIENCE and _fewest(turns.values()) < objective.least_runs)
+    ):
         for key in order:
             batch = batches[key][count % BATCHES]
             turns[key].append(objective.observe(programs[key], [batch], lengths[key]))
         order.reverse()
         count += 1
     return turns
+
+
+def _fewest(programs: Iterable[Turns]) -> int:
+    """Return the number of observations of the program that has the fewest."""
+    return min(sum(map(len, turns)) for turns in programs)
 
 
 def _warm_up(program: Program, objective: TimedObjective, batches: Sequence[Any]) -> float:

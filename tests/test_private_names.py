@@ -19,6 +19,10 @@ USED = {
         "_non_persistent_buffers_set",
         "_parameters",
     },
+    "spaces/modules/operations.py": {
+        "_python_dispatch",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    },
     "spaces/modules/structure/heads.py": {"_qkv_same_embed_dim"},
     "spaces/modules/structure/readers.py": {"_reversed_padding_repeated_twice"},
     "spaces/devices/cpu.py": {
@@ -30,6 +34,7 @@ USED = {
         "_convert_weight_to_int4pack_for_cpu",
         "_int_mm",
         "_make_per_channel_quantized_tensor",
+        "_make_per_tensor_quantized_tensor",
         "_scaled_mm",
         "_weight_int4pack_mm",
         "_weight_int4pack_mm_for_cpu",

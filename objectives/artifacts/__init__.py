@@ -10,18 +10,21 @@ from objectives.artifacts.manifest import (
     manifest_of,
     placement_of,
 )
-from objectives.artifacts.signature import signature_of
+from objectives.artifacts.signature import described, signature_of
 from objectives.artifacts.versions import versions
+from objectives.artifacts.work import work_of
 
 __all__ = [
     "MANIFEST",
     "Altered",
     "annotate",
+    "described",
     "identity",
     "load",
     "manifest_of",
     "placement_of",
     "signature_of",
     "versions",
+    "work_of",
     "write",
 ]

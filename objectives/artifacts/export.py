@@ -7,6 +7,7 @@ from typing import Any
 
 from objectives.artifacts.manifest import FORMAT, MANIFEST, file_entry
 from objectives.artifacts.versions import versions
+from objectives.artifacts.work import work_of
 from objectives.exporting import compress_files
 from objectives.host import new_folder, write_json
 from objectives.runtime import Export, Runtime
@@ -31,6 +32,7 @@ def write(
             "encoding": dataclasses.asdict(export.encoding),
             "signature": dataclasses.asdict(export.signature),
             "notes": notes,
+            "work": dataclasses.asdict(work_of(export)) if export.operations else None,
             "files": {str(p.relative_to(draft)): file_entry(p) for p in _files(draft)},
             "versions": versions(runtime),
             **facts,

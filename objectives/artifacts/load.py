@@ -10,6 +10,7 @@ from objectives.artifacts.signature import signature_from
 from objectives.placement import Job, PlacedProgram
 from objectives.runtime import Program, Runtime
 from objectives.target import Target
+from objectives.work import Work
 from spaces import Encoding, Task
 
 
@@ -43,7 +44,11 @@ def load(
     placement = placement_of(folder)
     if strategy is not None:
         placement = dataclasses.replace(placement, strategy=strategy)
-    return PlacedProgram(job, placement) if apart or placement.count > 1 else job.load()
+    separate = apart or placement.count > 1
+    program: Program = PlacedProgram(job, placement) if separate else job.load()
+    if work := manifest.get("work"):
+        program.work = Work.from_json(work)
+    return program
 
 
 def _encoding_of(manifest: Mapping[str, Any]) -> Encoding:

@@ -8,7 +8,7 @@ import torch
 
 from objectives.runtime import Signature
 from objectives.target import Target
-from spaces.modules import call, flatten, names
+from spaces.modules import Operations, call, counted, flatten, names
 
 
 def signature_of(model: torch.nn.Module, inputs: Any, target: Target) -> Signature:
@@ -16,9 +16,23 @@ def signature_of(model: torch.nn.Module, inputs: Any, target: Target) -> Signatu
 
     Raises ValueError if an output does not have the batch in dimension 0.
     """
-    tensors, spec = flatten(inputs)
     with torch.inference_mode():
-        leaves, structure = flatten(call(model, inputs))
+        return _signature(inputs, call(model, inputs), target)
+
+
+def described(model: torch.nn.Module, inputs: Any, target: Target) -> tuple[Signature, Operations]:
+    """Run `model` on one full batch; return the signature and the operations of that run.
+
+    Raises ValueError if an output does not have the batch in dimension 0.
+    """
+    with torch.inference_mode():
+        outputs, operations = counted(lambda: call(model, inputs))
+    return _signature(inputs, outputs, target), operations
+
+
+def _signature(inputs: Any, outputs: Any, target: Target) -> Signature:
+    tensors, spec = flatten(inputs)
+    leaves, structure = flatten(outputs)
     for leaf in leaves:
         if leaf.dim() == 0 or leaf.shape[0] != target.batch_size:
             raise ValueError(

@@ -1,10 +1,16 @@
-"""Host facilities: the exclusive timing lane, processor facts, atomic file writes."""
+"""Host facilities: the exclusive lane, processor facts, energy counters, atomic writes."""
 
 from objectives.host.cpu import cores, flags, has_dot_products, processor
+from objectives.host.energy import POWERCAP, EnergyCounter, Nvml, Rapl, Unreadable
 from objectives.host.files import new_file, new_folder, write_json, write_text
 from objectives.host.lane import enrolled, exclusive, others, pin, revive
 
 __all__ = [
+    "POWERCAP",
+    "EnergyCounter",
+    "Nvml",
+    "Rapl",
+    "Unreadable",
     "cores",
     "enrolled",
     "exclusive",

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ class DynamicLinear(nn.Module):
         product = torch.ops.quantized.linear_dynamic
         outputs: Tensor = product(inputs, self._packed, self._reduce_range)
         return outputs
+
+
+def product(rows: Tensor, weight: stored_modules.Rounded) -> Callable[[], Tensor]:
+    """Return a function that multiplies uint8 rows by an int8 weight, without rounding inputs.
+
+    Its results are rounded to 8 bits again.
+    """
+    inputs, packed = torch_private.quantized(rows, 1.0), _packed(weight, None)
+    return lambda: torch.ops.quantized.linear(inputs, packed, 1.0, 0)
 
 
 def _packed(weight: stored_modules.Rounded, bias: Tensor | None) -> Any:

@@ -57,6 +57,11 @@ def packed_for_cpu(codes: Tensor) -> Tensor:
     return packed
 
 
+def quantized(values: Tensor, scale: float) -> Tensor:
+    """Return uint8 values with one scale as a quantized tensor."""
+    return torch._make_per_tensor_quantized_tensor(values, scale, 0)
+
+
 def quantized_by_row(values: Tensor, scale: Tensor) -> Tensor:
     """Return int8 values (rows, columns) with a scale (rows,) as a quantized tensor."""
     zeros = torch.zeros(len(values), dtype=torch.long)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from objectives import Runtime, Target
+from objectives import Objective, Runtime, Target
 from objectives.artifacts import versions
 from objectives.host import cores, processor
 from search import catalogue
@@ -39,6 +39,8 @@ def report(*, as_json: bool) -> str:
     for name, encodings in report_data["runtimes"].items():
         lines.append(f"runtime {name}")
         lines += [f"    {encoding:<14} {answer}" for encoding, answer in encodings.items()]
+    lines.append("objectives")
+    lines += [f"    {name:<14} {answer}" for name, answer in report_data["objectives"].items()]
     return "\n".join(lines + [f"warning: {w}" for w in report_data["warnings"]])
 
 
@@ -64,6 +66,12 @@ def examine() -> dict[str, Any]:
             for device in all_devices()
             if device.available()
             for name in catalogue.names("runtime")
+        },
+        "objectives": {
+            f"{name} on {device.name}" if device.accelerator else name: _measurable(name, device)
+            for device in all_devices()
+            if device.available()
+            for name in catalogue.names("objective")
         },
         "warnings": warnings,
     }
@@ -104,6 +112,12 @@ def _support(name: str, device: Device) -> dict[str, str]:
         label: runtime.refuses(encoding, Target(device=device.name), kinds) or "yes"
         for label, encoding in ENCODINGS.items()
     }
+
+
+def _measurable(name: str, device: Device) -> str:
+    """Return "yes" if an objective can be measured on a device here, else the reason against it."""
+    objective = catalogue.find("objective", name, Objective)()
+    return objective.refuses(Target(device=device.name), frozenset()) or "yes"
 
 
 def _version(package: str) -> str:

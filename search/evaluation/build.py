@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from objectives import Examples, Export, artifacts, cached, calibration
-from objectives.artifacts import signature_of
+from objectives.artifacts import described
 from search.evaluation.cache import Cache
 from search.evaluation.context import TrialContext
 from search.evaluation.shape import collect_left, removal_facts
@@ -170,16 +170,18 @@ class Builder:
         if encoding.packed:
             result = encoded(model, experiment.task, encoding, workplace(model, target.device))
             model, codes, facts = result.model, result.codes, result.facts()
+        signature, operations = described(model, self.example, target)
         export = Export(
             model=model,
             reference=self.reference,
             example=self.example,
-            signature=signature_of(model, self.example, target),
+            signature=signature,
             encoding=encoding,
             calibration=self._calibration(encoding),
             target=target,
             folder=self.context.artifact,
             codes=codes,
+            operations=operations,
         )
         return export, facts
 

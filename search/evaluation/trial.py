@@ -17,12 +17,14 @@ from torch import nn
 from objectives import Measurement, artifacts
 from objectives.artifacts import versions
 from objectives.host import write_json
+from objectives.metrics.latency import Latency
 from search.evaluation.alone import TrialTools
 from search.evaluation.build import Builder, identity_and_remark
 from search.evaluation.context import Pruned, TrialContext
 from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
-from search.experiment import kinds_of, refusal
+from search.evaluation.roofline import roofline_facts
+from search.experiment import kinds_of, refusal, timed
 from search.measuring import PROBING, ArtifactMeasurements
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
 from spaces import Infeasible, Point, Prepared, sentence
@@ -205,7 +207,7 @@ class Trial:
             export,
             provenance(self.experiment, self.context.trial, self.point, self.plan, self.facts),
         )
-        self.learn(**identity_and_remark(manifest))
+        self.learn(**identity_and_remark(manifest), **roofline_facts(self.context, manifest))
 
     def _measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the objectives that depend on training, or the others, in fresh processes."""
@@ -237,8 +239,20 @@ class Trial:
         self.measurements |= measured.measurements
         if measured.processes:
             self.learn(processes=measured.processes, precision=measured.precision)
+            self.learn(percentiles=self._percentiles(measured))
         if measured.conditions:
             self.learn(conditions=measured.conditions)
         if measured.placement and not self.facts.placement:
             self.learn(placement=measured.placement)
         return measured
+
+    def _percentiles(self, measured: ArtifactMeasurements) -> Mapping[str, float] | None:
+        """Return the percentiles of single runs, if the time of a batch is an objective."""
+        for name, objective in timed(self.experiment.objectives).items():
+            if isinstance(objective, Latency) and name in measured.times:
+                reference = self.context.reference
+                value = reference.values[name] if reference else None
+                return objective.percentiles(
+                    measured.times[name], measured.reference_times.get(name, ()), value
+                )
+        return None

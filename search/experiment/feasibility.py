@@ -25,7 +25,16 @@ def refusal(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | 
         or untrainable(plan.recovery, target.device)
         or runtime.refuses(plan.encoding, target, kinds)
         or limits.refuses(plan.placement, plan.encoding, plan.runtime, runtime)
+        or unmeasurable(experiment, kinds)
     )
+
+
+def unmeasurable(experiment: Experiment, kinds: frozenset[str]) -> str | None:
+    """Return the reason why this machine cannot measure one of the objectives, or None."""
+    for goal in experiment.objectives:
+        if reason := goal.objective.refuses(experiment.target, kinds):
+            return f"{goal.name}: {reason}"
+    return None
 
 
 def refusal_here(experiment: Experiment, plan: Plan, kinds: frozenset[str]) -> str | None:

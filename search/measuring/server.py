@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives import Measurement, Turns
+from objectives.roofline import Ceilings
 from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
 from search.measuring.reference import Reference
@@ -216,6 +217,14 @@ class MeasurementServer:
             source=_source(experiment),
         )
         return dict(zip(artifacts, answer["times"], strict=True))
+
+    def ceilings(self, experiment: Experiment) -> Ceilings:
+        """Return the highest rates of the target's device, measured once a host.
+
+        Raises Crashed if they cannot be measured.
+        """
+        answer = self._call(job="ceilings", artifacts=[], source=_source(experiment))
+        return Ceilings.from_json(answer)
 
     def close(self) -> None:
         """End the server."""

@@ -24,6 +24,7 @@ from objectives import (
 )
 from objectives.artifacts import Altered, placement_of
 from objectives.host import exclusive, others, pin
+from objectives.roofline import renewed
 from search.errors import BadArtifact
 from search.experiment import Goal, timed
 from search.measuring import layer_times
@@ -50,7 +51,10 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request of the server; request and answer are plain data."""
     subject = Subject.of(request["source"])
     artifacts = [Path(a) for a in request["artifacts"]]
-    use_target_cores(subject.target, max(placement(a).count for a in artifacts))
+    use_target_cores(subject.target, max((placement(a).count for a in artifacts), default=1))
+    if request["job"] == "ceilings":
+        with exclusive(subject.target.device):
+            return renewed(subject.target).to_json()
     if request["job"] == "layers":
         layers = [decode(layer) for layer in request["layers"]]
         return {"times": layer_times.timed(artifacts, layers, subject)}

@@ -40,6 +40,11 @@ class Facts:
     """Share of the weights that are zero."""
     zeros: str | None = None
     """Reason why zero weights take as long as others, in one sentence."""
+    work: Mapping[str, Any] | None = None
+    """Operations and bytes of one batch, as `objectives.work` describes them."""
+    ceilings: Mapping[str, float] | None = None
+    """Highest rates that the host's device reaches for this work: `operations` a second in its
+    type, and `bytes` a second."""
     techniques: Mapping[str, Any] | None = None
     """Decisions that techniques took in view of the shaped model, by technique name."""
     bits: Mapping[str, int] | None = None
@@ -65,6 +70,9 @@ class Facts:
     """Number of processes that timed the artifact."""
     precision: float | None = None
     """Half the width of the widest interval of its times, as a share of the time."""
+    percentiles: Mapping[str, float] | None = None
+    """Milliseconds of a batch by percentile ("50", "90", "99"), of the runs that were timed in the
+    search; those for which there were too few runs are left out."""
     conditions: Mapping[str, Any] | None = None
     """State of the target's device while it was measured; `others` is the share of a CPU
     that other processes used, `execution` the way in which kernels were launched."""

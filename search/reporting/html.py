@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from objectives.host import write_json, write_text
 from search.records import Axis, Record, picks
-from search.reporting import charts, html_tables
+from search.reporting import charts, html_tables, roofline
 from search.reporting.frame import front_frame
 from search.reporting.layout import axis_ranges, plane_of, plotted
 from search.reporting.parallel_chart import parallel_coordinates
@@ -43,7 +43,7 @@ def write(folder: Path, summary: Summary) -> list[Path]:
 def render(summary: Summary) -> str:
     """Return the page: one file without network access, with every outside text escaped."""
     sections = [_opening(summary), _chart(summary), _members(summary), _progress(summary)]
-    sections += [_choices(summary), _unfinished(summary), _trust(summary)]
+    sections += [_choices(summary), _roofline(summary), _unfinished(summary), _trust(summary)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -135,6 +135,19 @@ def _choices(summary: Summary) -> str:
     return _section("What was chosen, what came out", explanation, _plot(figure, "choices"))
 
 
+def _roofline(summary: Summary) -> str:
+    points = roofline.attained(summary)
+    if not points:
+        return ""
+    explanation = (
+        "Lines: the fastest matrix product and the fastest copy of as many bytes, each the best of "
+        "several bursts on this host. Numbers: trial, and its speed as a share of what they allow."
+    )
+    intro = " ".join(filter(None, [explanation, roofline.exceeding(points)]))
+    plot = _plot(roofline.chart(summary, points), "roofline")
+    return _section("How near to this host's ceilings", intro, plot)
+
+
 def _section(heading: str, intro: str, body: str) -> str:
     return f'<h2>{html.escape(heading)}</h2><p class="grey">{html.escape(intro)}</p>{body}'
 
@@ -152,6 +165,10 @@ def _members(summary: Summary) -> str:
     if not summary.picked:
         return ""
     intro = "The baseline, then the front. Hover a number for its 95 % interval."
+    if any(r.facts.percentiles for r in summary.front):
+        intro += (
+            " Median, p90 and p99 are those of single batches timed in the search, at its pace."
+        )
     command = f"python -m search export {summary.run_folder or 'RUN'} --pick trial=N --to DIR"
     export = f'<p class="grey">Take one: <code>{html.escape(command)}</code></p>'
     return _section("The front", intro, export + html_tables.members(summary))

@@ -7,30 +7,53 @@ from search.records import Axis, Record
 from search.reporting.summary import Summary
 from search.reporting.wording import change, doubts, interval, quantity, test_cell
 
+PERCENTILES = {"50": "Median", "90": "p90", "99": "p99"}
+"""Headings of the percentiles of single runs, by their names in a record's facts."""
+
 
 def members(summary: Summary) -> str:
     """Return the table of the baseline and the front, fastest first."""
     tested = sorted({name for r in summary.front for name in r.test})
     heads = ["Trial", "Runtime", "Point"]
-    numbers = [axis.name.capitalize() for axis in summary.axes] + [f"Test {n}" for n in tested]
+    numbers = [axis.name.capitalize() for axis in summary.axes]
+    if any(r.facts.percentiles for r in (summary.baseline, *summary.front)):
+        numbers += PERCENTILES.values()
+    numbers += [f"Test {n}" for n in tested]
     order = [*summary.axes[1:], summary.axes[0]]
     ranked = sorted(summary.front, key=lambda r: [axis.loss(r) for axis in order])
     others = [r for r in ranked if r.trial != summary.baseline.trial]
-    rows = [_member(summary.baseline, summary, tested)]
-    return _table(heads, numbers, rows + [_member(r, summary, tested) for r in others])
+    has_percentiles = len(numbers) > len(summary.axes) + len(tested)
+    rows = [
+        _member(r, summary, tested, has_percentiles=has_percentiles)
+        for r in (summary.baseline, *others)
+    ]
+    return _table(heads, numbers, rows)
 
 
-def _member(record: Record, summary: Summary, tested: Sequence[str]) -> str:
+def _member(
+    record: Record, summary: Summary, tested: Sequence[str], *, has_percentiles: bool
+) -> str:
     is_baseline = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
     note = " ".join(filter(None, [record.note, doubts(summary).get(record.trial)]))
     cells.append(_point("baseline" if is_baseline else summary.short(record), note or None))
     cells += [_value(record, axis, summary) for axis in summary.axes]
+    if has_percentiles:
+        cells += _percentiles(record)
     cells += [
         _cell(test_cell(record, name, summary) if name in record.test else "", "number")
         for name in tested
     ]
     return f'<tr class="{"baseline" if is_baseline else "member"}">{"".join(cells)}</tr>'
+
+
+def _percentiles(record: Record) -> list[str]:
+    """Return the cells of a record's percentiles, a dash where there were too few runs."""
+    known = record.facts.percentiles or {}
+    return [
+        _cell(quantity(known[name], "ms") if name in known else "-", "number")
+        for name in PERCENTILES
+    ]
 
 
 def _point(title: str, note: str | None) -> str:

@@ -12,6 +12,7 @@ from spaces.modules.layer_types import (
 from spaces.modules.modes import differentiable, evaluating
 from spaces.modules.module_tables import own_parameters
 from spaces.modules.on_device import placed, workplace
+from spaces.modules.operations import Operations, counted
 from spaces.modules.seeding import seeded
 from spaces.modules.surgery import ARCHITECTURE, WEIGHTS, describe, rebuild, tensors
 from spaces.modules.trees import (
@@ -33,12 +34,14 @@ __all__ = [
     "Codes",
     "Convolution",
     "Dropout",
+    "Operations",
     "TransposedConvolution",
     "batchnorm_statistics",
     "call",
     "carried",
     "compact",
     "concatenate",
+    "counted",
     "describe",
     "differentiable",
     "drop",

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.devices import device_of
-from spaces.modules import BatchNorm, call, evaluating, length
+from spaces.modules import BatchNorm, call, counted, evaluating, length
 
 RATE = 2e-3
 """Peak learning rate of AdamW for convolution networks and multilayer perceptrons."""
@@ -74,6 +73,5 @@ def automatic_type(model: nn.Module, inputs: Any) -> str:
 
 def operations(model: nn.Module, inputs: Any) -> int:
     """Return the floating-point operations of a forward pass in evaluation mode."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(model):
-        call(model, inputs)
-    return int(counter.get_total_flops())
+    with torch.no_grad(), evaluating(model):
+        return counted(lambda: call(model, inputs))[1].count

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import Export, Program, Runtime, Signature, Target
-from objectives.artifacts import signature_of
+from objectives.artifacts import described, work_of
 from spaces import Encoding, Split, Task
 from spaces.modules.trees import call, flatten, names
 
@@ -94,15 +94,17 @@ def asked(task: Task, folder: Path, encoding: Encoding, target: Target) -> Expor
     """Return what a runtime needs to write the task's unedited model."""
     model = task.model()
     batches = [inputs for inputs, _ in task.batches("train", target.batch_size)]
+    signature, operations = described(model, batches[0], target)
     return Export(
         model=model,
         reference=task.model(),
         example=batches[0],
-        signature=signature_of(model, batches[0], target),
+        signature=signature,
         encoding=encoding,
         calibration=batches if encoding.activation_bits < 32 else [],
         target=target,
         folder=folder,
+        operations=operations,
     )
 
 
@@ -117,7 +119,9 @@ def ship(
     folder.mkdir()
     export = asked(task, folder, encoding or Encoding(), target or Target())
     notes = runtime.export(export)
-    return runtime.load(folder, export.signature, export.target, task, notes)
+    program = runtime.load(folder, export.signature, export.target, task, notes)
+    program.work = work_of(export)
+    return program
 
 
 def truth(task: Task, count: int) -> tuple[Any, Any]:

@@ -272,3 +272,16 @@ def test_a_front_that_cannot_be_confirmed_is_kept_and_marked(
     assert main(("resume", "runs/tiny", "--trials", "3")) == 0
     assert run_folder.read_front(run)[2] is True
     assert (run / "records.jsonl").read_text().count("\n") == count
+
+
+def test_energy_without_a_counter_is_refused_before_anything_is_paid(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (project / "experiment.toml").read_text()
+    (project / "energy.toml").write_text(
+        f'{text}\n[objectives.energy]\ncounters = "{project / "none"}"\n'
+    )
+    assert main(["run", str(project / "energy.toml"), "--out", str(project / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "no point of the space can be executed: energy: this machine shows no energy" in said
+    assert not (project / "run" / "study.db").exists()

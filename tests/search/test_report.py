@@ -19,9 +19,10 @@ from objectives.metrics.memory import Memory
 from objectives.metrics.throughput import Throughput
 from search.experiment.reading import space_from
 from search.records import Axis, Facts, front
-from search.reporting import charts, html
+from search.reporting import charts, html, roofline
 from search.reporting.console import front_table
 from search.reporting.frame import _safe, front_frame
+from search.reporting.html_tables import members
 from search.reporting.layout import axis_ranges, plane_of, plotted, staircase, ticks
 from search.reporting.png import draw, picture
 from search.reporting.wording import headline, quantity, title
@@ -277,3 +278,66 @@ def test_quantities_read_well(value, unit, text):
 def test_title_tells_the_knee():
     records = (record(0, 0.9, 8.0, 1000), record(1, 0.9, 2.0, 500, runtime="openvino"))
     assert title(summary(records)) == "4.00x faster, 2.00x smaller and accuracy unchanged"
+
+
+WORK = {"operations": 80_000_000, "bytes": 1_000_000, "precision": "float32", "uncounted": []}
+CEILINGS = {"operations": 100e9, "bytes": 40e9}
+
+
+def rated(trial, latency, **facts):
+    """Return a record of which operations, bytes and ceilings are known."""
+    known = Facts(**{"work": WORK, "ceilings": CEILINGS, **facts})
+    return record(trial, 0.9 - trial / 100, latency, 10**6 - trial, facts=known)
+
+
+def test_the_roofline_shows_shares_of_what_the_host_allows():
+    baseline, front_member = rated(0, 8.0), rated(1, 1.6)
+    told = summary((baseline, front_member))
+    points = roofline.attained(told)
+    assert [p.share for p in points] == pytest.approx([0.1, 0.5])
+    assert points[0].rate == pytest.approx(10e9)
+    names = {trace.name for trace in roofline.chart(told, points).data if trace.mode == "lines"}
+    assert names == {"float32: 100 Gop/s, 40.0 GB/s"}
+    page = html.render(told)
+    assert "1: 50%" in page
+    assert "Above its ceiling" not in page
+
+
+def test_traffic_bounds_the_share_of_little_arithmetic():
+    few = {**WORK, "operations": 1_000_000}  # one operation a byte: 40 billion a second at most
+    (point,) = roofline.attained(summary((rated(0, 0.1, work=few),)))
+    assert point.share == pytest.approx(10e9 / 40e9)
+
+
+def test_devices_that_share_a_batch_have_a_ceiling_together():
+    both = {"devices": 2, "strategy": "tensor"}
+    replicas = {"devices": 2, "strategy": "data"}
+    shares = [
+        roofline.attained(summary((rated(0, 1.6, placement=placement),)))[0].share
+        for placement in (both, replicas)
+    ]
+    assert shares == pytest.approx([0.25, 0.5])
+
+
+def test_the_roofline_shows_the_median_where_the_latency_is_a_tail():
+    told = summary((rated(0, 8.0, percentiles={"50": 1.6, "90": 6.0}),))
+    assert roofline.attained(told)[0].share == pytest.approx(0.5)
+
+
+def test_a_share_above_one_is_told():
+    told = summary((rated(0, 8.0), rated(1, 0.4)))
+    assert "Above its ceiling: trial 1 (200%)." in html.render(told)
+
+
+def test_without_known_work_there_is_no_roofline():
+    assert "ceilings" not in html.render(summary())
+
+
+def test_the_front_shows_percentiles_that_have_enough_runs():
+    known = {"50": 1.7, "90": 1.9}
+    rare = Facts(percentiles=known)
+    told = summary((record(0, 0.9, 8.0, 10**6), record(1, 0.9, 1.6, 10**6, facts=rare)))
+    table = members(told)
+    assert [f">{head}<" in table for head in ("Median", "p90", "p99")] == [True] * 3
+    assert '>1.70 ms</td><td class="number">1.90 ms</td><td class="number">-</td>' in table
+    assert "Median" not in members(summary())
