@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from objectives import Measurement
-from objectives.intervals import LEVEL
+from objectives import LEVEL, Measurement
 from search.records.axis import Axis
 from search.records.record import Record
 
