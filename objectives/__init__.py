@@ -1,7 +1,7 @@
 """Tasks, runtimes, artifacts and objectives: everything that measures a candidate."""
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
-from objectives.intervals import LEVEL, Turns, error_of_median
+from objectives.intervals import LEVEL, Turns, error_of_median, wilson
 from objectives.objective import Direction, Measurement, Objective, Ratio, TimedObjective
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
@@ -30,4 +30,5 @@ __all__ = [
     "fingerprint",
     "in_turns",
     "read",
+    "wilson",
 ]

@@ -9,7 +9,7 @@ result.pick("knee").export("model/")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.api import check, measure, open, resume, run
+    from search.api import audit, check, compare, measure, noise, open, resume, run, verify
     from search.errors import SearchError
     from search.experiment import Experiment
     from search.records import Record
@@ -21,12 +21,16 @@ __all__ = [
     "Record",
     "Result",
     "SearchError",
+    "audit",
     "catalogue",
     "check",
+    "compare",
     "measure",
+    "noise",
     "open",
     "resume",
     "run",
+    "verify",
 ]
 
 _MODULES = {
@@ -34,7 +38,17 @@ _MODULES = {
     "search.experiment": ("Experiment",),
     "search.records": ("Record",),
     "search.result": ("Member", "Result"),
-    "search.api": ("check", "measure", "open", "resume", "run"),
+    "search.api": (
+        "audit",
+        "check",
+        "compare",
+        "measure",
+        "noise",
+        "open",
+        "resume",
+        "run",
+        "verify",
+    ),
 }
 
 

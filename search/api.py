@@ -1,4 +1,4 @@
-"""The Python API: run, resume, open, check and measure, which the command line also calls."""
+"""The Python API, which the command line also calls: run, resume, open, check, measure, verify."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.host import cores
-from search import catalogue, run_folder
+from search import catalogue, run_folder, trust
 from search.checks import check as checking
 from search.driver import Search
 from search.errors import BadArtifact, BadEnvironment, BadExperiment
@@ -23,6 +23,7 @@ from search.measuring import ArtifactMeasurements, Crashed, MeasurementServer, S
 from search.reporting import Console
 from search.result import Result, load_result
 from search.tracking import Background, Tracker
+from search.trust import NOISE_SECONDS, Audits, Comparison, Noise, Verified
 from spaces import Infeasible, Split
 
 
@@ -36,17 +37,20 @@ def run(
     ray: str | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
+    force: bool = False,
 ) -> Result:
     """Search until the budget is spent, confirm the front, and return the result.
 
     `experiment` is an Experiment or the path of a TOML file. Without it the space is chosen for
     `task`, a task.py; without both the embedded default is searched. `trials` and `time` (seconds,
     or a text such as "20m") replace the experiment's budget, `workers` and `ray` its executor.
-    `out` is the run folder, by default runs/NAME; an existing search in it is continued. `quiet`
-    prints no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises SearchError.
+    `out` is the run folder, by default runs/NAME; an existing search in it is continued, if code,
+    data, settings and versions are those with which it began, or with `force`, which the records
+    note. `quiet` prints no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises
+    SearchError.
     """
     chosen = with_budget(experiment_of(experiment, task), trials, time, workers, ray)
-    return _run_search(chosen, Path(out) if out else Path("runs") / chosen.name, quiet)
+    return _run_search(chosen, Path(out) if out else Path("runs") / chosen.name, quiet, force)
 
 
 def resume(
@@ -57,11 +61,12 @@ def resume(
     workers: int | None = None,
     ray: str | None = None,
     quiet: bool = False,
+    force: bool = False,
 ) -> Result:
     """Continue the search of a run folder, with a new budget or executor if given; see `run`."""
     folder = Path(folder)
     experiment = with_budget(run_folder.reopen(folder), trials, time, workers, ray)
-    return _run_search(experiment, folder, quiet)
+    return _run_search(experiment, folder, quiet, force)
 
 
 def open(folder: str | Path) -> Result:  # as in search.open("runs/mine")
@@ -98,6 +103,31 @@ def measure(
             raise BadArtifact(f"{artifact} cannot be measured: {error}") from error
         except Infeasible as error:
             raise BadEnvironment(f"{artifact} cannot be measured here: {error}") from error
+
+
+def verify(folder: str | Path, *, trial: int | None = None, quiet: bool = False) -> list[Verified]:
+    """Rebuild the baseline and the front of a run, or one trial, and compare files, scores, times.
+
+    See `search.trust.verify`; `quiet` prints no progress.
+    """
+    with _threads(cores()), contextlib.closing(Console(quiet=quiet)) as console:
+        return trust.verify(folder, trial=trial, say=console.say)
+
+
+def audit(folder: str | Path, *, seed: int | None = None) -> Audits:
+    """Time one member of a run's front again, drawn at random; see `search.trust.audit`."""
+    return trust.audit(folder, seed=seed)
+
+
+def compare(first: str | Path, second: str | Path, *, quiet: bool = False) -> Comparison:
+    """Return the fronts of two runs on one scale: see `search.trust.compare`."""
+    with contextlib.closing(Console(quiet=quiet)) as console:
+        return trust.compare(first, second, say=console.say)
+
+
+def noise(*, seconds: float = NOISE_SECONDS) -> Noise:
+    """Return the noise of this machine now, told in about ten seconds: see `search.trust.noise`."""
+    return trust.noise(seconds)
 
 
 def experiment_of(
@@ -145,7 +175,7 @@ def with_budget(
     return dataclasses.replace(experiment, **changes)
 
 
-def _run_search(experiment: Experiment, folder: Path, quiet: bool) -> Result:
+def _run_search(experiment: Experiment, folder: Path, quiet: bool, force: bool) -> Result:
     """Search in a run folder, which is locked until the search ends."""
     if multiprocessing.parent_process() is not None:
         raise BadExperiment(
@@ -164,6 +194,7 @@ def _run_search(experiment: Experiment, folder: Path, quiet: bool) -> Result:
             tracker=functools.cache(lambda: _tracker(console, executor)),
             console=console,
             command=_command(),
+            force=force,
         )
         try:
             return Result(summary=search.run())

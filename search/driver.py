@@ -15,10 +15,11 @@ from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded
 from search.evaluation import confirm, smallest_differences
 from search.executors import Executor
 from search.experiment import Experiment, kinds_of
+from search.origin import Origin, continued
 from search.records import Record
 from search.reporting import Console, Summary, figures, summary_of
 from search.signals import Signals
-from search.study import Queue, Study
+from search.study import Queue, Refuse, Study
 from search.tracking import Tracker
 from spaces import Point
 
@@ -35,6 +36,8 @@ class Search:
     console: Console
     command: str
     """Command of the user, shown for repetition."""
+    force: bool = False
+    """True if a run is continued although its code, data, settings or versions changed."""
 
     def run(self) -> Summary:
         """Search until the budget is spent, confirm the front, and return the summary.
@@ -49,9 +52,7 @@ class Search:
         rehearse(experiment, model)
         refuse = self._refuser(model)
         require_executable(experiment, refuse)
-        run_folder.begin(self.folder, self.experiment, self.command)
-        study = Study.open(self.folder, experiment, refuse)
-        study.close_stale()
+        study = self._study(experiment, model, refuse)
         run_folder.store_records(self.folder, study.records)
         self.console.begin(study.experiment, study, self.folder)
         self._tell_smallest_differences(experiment, model)
@@ -80,6 +81,21 @@ class Search:
                 f"the {len(examples)} validation samples can show differences of {name} from about "
                 f"{figures(value)} on; smaller ones may be noise"
             )
+
+    def _study(self, experiment: Experiment, model: nn.Module, refuse: Refuse) -> Study:
+        """Begin or continue the study of the run folder; raises BadRun if it may not continue."""
+        origin = Origin.of(self.experiment, model)
+        allowed = continued(self.folder, self.experiment, origin, force=self.force)
+        for line in allowed.told:
+            self.console.say(line)
+        run_folder.begin(self.folder, self.experiment, self.command, origin.to_json())
+        study = Study.open(self.folder, experiment, refuse, noted=allowed.noted)
+        study.close_stale()
+        if allowed.new:
+            first = max((record.trial for record in study.records), default=-1) + 1
+            made_from = origin.to_json()
+            run_folder.note_changes(self.folder, self.experiment, made_from, allowed.new, first)
+        return study
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def record_stored(record: Record) -> None:
@@ -181,7 +197,7 @@ class Search:
             confirmed=confirmed,
         )
 
-    def _refuser(self, model: nn.Module) -> Callable[[Point], str | None]:
+    def _refuser(self, model: nn.Module) -> Refuse:
         """Return a function that returns the reason why a point cannot be executed, or None."""
         kinds = kinds_of(model)
         known: dict[Any, str | None] = {}

@@ -36,8 +36,9 @@ class Member:
         BadArtifact if files were altered, BadEnvironment if the folder cannot be written.
         """
         to = Path(to)
-        if to.exists() and any(to.iterdir()):
-            raise BadRun(f"{to} exists and is not empty; choose another folder with --to")
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            state = "is not empty" if to.is_dir() else "is not a folder"
+            raise BadRun(f"{to} exists and {state}; choose another folder with --to")
         draft = to.with_name(f".{to.name}.{os.getpid()}.tmp")
         try:
             checked(self.artifact)

@@ -1,21 +1,22 @@
 """Files of a run folder: experiment, environment, records and front, with one writer at a time."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tomli_w
 
 from objectives.artifacts import versions
 from objectives.host import cores, processor, write_json, write_text
-from search.errors import BadRun
+from search.errors import BadEnvironment, BadRun
 from search.experiment import Experiment
 from search.records import Record
 
@@ -28,9 +29,11 @@ TRACKING = "tracking.json"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a run folder for writing; raises BadRun if another process holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    """Lock a run folder for writing, and create it if there is none.
+
+    Raises BadRun if another process holds the lock, BadEnvironment if the folder cannot be written.
+    """
+    with _lock_file(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -46,12 +49,64 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def begin(folder: Path, experiment: Experiment, command: str) -> None:
-    """Write the experiment and the environment, unless an earlier start of the search has."""
+def _lock_file(folder: Path) -> TextIO:
+    """Create a run folder and open its lock; raises BadEnvironment if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("a+")
+    except OSError as error:
+        raise BadEnvironment(
+            f"the run folder {folder} cannot be written: {error.strerror}: {error.filename}; "
+            "choose another one with --out"
+        ) from error
+
+
+def begin(folder: Path, experiment: Experiment, command: str, made_from: Mapping[str, Any]) -> None:
+    """Write the experiment and the environment, unless an earlier start of the search has.
+
+    `made_from` describes what the records are made from. It is added to an environment without it.
+    """
     if not (folder / EXPERIMENT).exists():
-        write_text(folder / EXPERIMENT, experiment.text or tomli_w.dumps(experiment.to_json()))
-    if not (folder / ENVIRONMENT).exists():
-        write_json(folder / ENVIRONMENT, environment(experiment, command))
+        _store_experiment(folder, experiment)
+    known = read_environment(folder) or environment(experiment, command)
+    if "made_from" not in known:
+        write_json(folder / ENVIRONMENT, known | {"made_from": made_from})
+
+
+def note_changes(
+    folder: Path,
+    experiment: Experiment,
+    made_from: Mapping[str, Any],
+    changes: Sequence[str],
+    trial: int,
+) -> None:
+    """Write what a run is made from since `trial`, and the changes; discard cached results."""
+    known = read_environment(folder) or {}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    entry = {"from_trial": trial, "date": date, "changes": list(changes)}
+    known["continued"] = [*known.get("continued", ()), entry]
+    _store_experiment(folder, experiment)
+    write_json(folder / ENVIRONMENT, known | {"made_from": made_from})
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """Return the environment of a run, or None if none was begun in the folder.
+
+    Raises BadRun if it cannot be read.
+    """
+    path = folder / ENVIRONMENT
+    if not (path.is_file() and (folder / EXPERIMENT).is_file()):
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise BadRun(f"{path} cannot be read: {error}") from error
+    return content
+
+
+def _store_experiment(folder: Path, experiment: Experiment) -> None:
+    write_text(folder / EXPERIMENT, experiment.text or tomli_w.dumps(experiment.to_json()))
 
 
 def reopen(folder: Path) -> Experiment:
@@ -60,8 +115,8 @@ def reopen(folder: Path) -> Experiment:
         if not (folder / name).is_file():
             raise BadRun(f"{folder} is not a run folder: it has no {name}; runs lie under runs/")
     try:
-        origin = json.loads((folder / ENVIRONMENT).read_text())["experiment_folder"]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        origin = (read_environment(folder) or {})["experiment_folder"]
+    except KeyError as error:
         raise BadRun(f"{folder / ENVIRONMENT} cannot be read: {error}") from error
     return Experiment.parse((folder / EXPERIMENT).read_text(), Path(origin))
 

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_every_data_file_is_package_data() -> None:
-    """Each file of the product that is neither Python nor a README is named by a pattern."""
+    """Each file of the product that is neither Python nor a page is named by a pattern."""
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     listed = {
         file
@@ -19,6 +19,6 @@ def test_every_data_file_is_package_data() -> None:
         path
         for top in ("spaces", "objectives", "search")
         for path in (ROOT / top).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "README.md"
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".md")
     }
     assert files == listed

@@ -14,6 +14,7 @@ from search.executors import executor_of
 from search.experiment import Experiment, kinds_of, refusal_here
 from search.study import opening, sampler_of
 from spaces import Outputs, said
+from spaces.modules import seeded
 from spaces.training import has_classes
 
 
@@ -51,7 +52,8 @@ def inspect_model(experiment: Experiment) -> tuple[Experiment, nn.Module]:
     """
     task = experiment.task
     try:
-        model = task.given()
+        with seeded(experiment.seed):  # alike at each start, also without trained weights
+            model = task.given()
     except Exception as error:
         raise BadTask(f"model() failed: {said(error)}") from error
     notices = (*experiment.notices, *_precision(model))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.cli import sceptic
 from search.errors import RESUMABLE, SearchError, UnknownName
 from spaces import Split
 
@@ -40,11 +41,14 @@ picks: knee, fastest, smallest, most-accurate, trial=N""",
   python -m search ui runs/digits                       http://127.0.0.1:5000
   python -m search ui runs/digits --port 8080""",
     "doctor": """examples:
-  python -m search doctor                               versions and what runtimes can execute""",
+  python -m search doctor                               versions and what runtimes can execute
+  python -m search doctor --noise                       the smallest difference that can be told""",
+    **sceptic.EXAMPLES,
 }
-EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 2 usage, configuration or environment;
-3 no trial succeeded; 75 stopped before the front was confirmed, resumable;
-130/143 interrupted, state saved"""
+FORCE = "continue a run although code, data, settings or versions changed; the records note it"
+EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 1 verify found a difference; 2 usage,
+configuration or environment; 3 no trial succeeded; 75 stopped before the front was confirmed,
+resumable; 130/143 interrupted, state saved"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,6 +131,7 @@ def _run_commands(commands: Any) -> None:
         each.add_argument("--time", help="start no trial after this time: 90s, 20m, 1.5h")
         each.add_argument("--workers", type=int, help="trials at the same time, through Ray Tune")
         each.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster; auto: this machine's")
+        each.add_argument("--force", action="store_true", help=FORCE)
         each.add_argument("--json", action="store_true", help="print the front as JSON")
 
 
@@ -149,7 +154,9 @@ def _reading_commands(commands: Any) -> None:
     command = _add(commands, ui)
     command.add_argument("folder", metavar="RUN", type=Path, nargs="?")
     command.add_argument("--port", type=int, default=5000)
+    sceptic.add_commands(_add, commands)
     command = _add(commands, doctor)
+    command.add_argument("--noise", action="store_true", help="of this machine now: ten seconds")
     command.add_argument("--json", action="store_true")
 
 
@@ -162,7 +169,7 @@ def run(
     from search.cli import commands
 
     if dry_run:
-        options.pop("out")
+        del options["out"], options["force"]
         chosen = api.with_budget(api.experiment_of(experiment, task), **options)
         print("\n".join(checking.plan(chosen)))
         return 0
@@ -231,8 +238,11 @@ def ui(folder: Path | None, port: int) -> int:
     commands.ui(folder, port)
 
 
-def doctor(json: bool) -> int:
+def doctor(noise: bool, json: bool) -> int:
     """Show versions, the processor and what each runtime can execute here."""
+    if noise:
+        print(sceptic.noise_report(as_json=json))
+        return 0
     from search.cli import doctor as examination
 
     print(examination.report(as_json=json))

@@ -1,7 +1,16 @@
 """Evaluation of one point into a record, and confirmation of the front."""
 
+from search.evaluation.cache import digest_of_weights
 from search.evaluation.context import TrialContext
 from search.evaluation.estimate import smallest_differences
 from search.evaluation.trial import evaluate
+from search.evaluation.unchanged import export_unchanged
 
-__all__ = ["TrialContext", "confirm", "evaluate", "smallest_differences"]
+__all__ = [
+    "TrialContext",
+    "confirm",
+    "digest_of_weights",
+    "evaluate",
+    "export_unchanged",
+    "smallest_differences",
+]

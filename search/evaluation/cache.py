@@ -33,7 +33,7 @@ class Cache:
     ) -> "Cache":
         """Return the cache in `folder` for a reference, its data and an experiment."""
         identity = {
-            "weights": _digest(reference),
+            "weights": digest_of_weights(reference),
             "data": fingerprint(data),
             "seed": experiment.seed,
             "target": dataclasses.asdict(experiment.target),
@@ -72,7 +72,7 @@ class Cache:
             (draft / "done").write_text(json.dumps(facts))
 
 
-def _digest(model: nn.Module) -> str:
+def digest_of_weights(model: nn.Module) -> str:
     """Return the sha256 of a model's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

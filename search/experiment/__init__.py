@@ -1,6 +1,6 @@
 """Experiments: task, target, space, objectives and limits, and which points can be executed."""
 
-from search.experiment.experiment import Experiment, NamedEntry
+from search.experiment.experiment import BUDGET, Experiment, NamedEntry
 from search.experiment.feasibility import kinds_of, refusal, refusal_here
 from search.experiment.fields import fields_of, instantiate
 from search.experiment.from_task import default_for
@@ -8,6 +8,7 @@ from search.experiment.goals import Goal, timed
 from search.experiment.reading import duration
 
 __all__ = [
+    "BUDGET",
     "Experiment",
     "Goal",
     "NamedEntry",

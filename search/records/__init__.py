@@ -1,7 +1,7 @@
 """Records of trials, the Pareto front among them, and the rules that stop a trial early."""
 
 from search.records.axis import Axis, gain
-from search.records.comparison import Difference, difference, order, told_difference
+from search.records.comparison import Difference, difference, dominates, order, told_difference
 from search.records.facts import Facts, Impossible
 from search.records.front import (
     feasible,
@@ -28,6 +28,7 @@ __all__ = [
     "State",
     "bar_of",
     "difference",
+    "dominates",
     "feasible",
     "front",
     "fronts",

@@ -86,9 +86,11 @@ class Facts:
     """Measurements taken during the search that the confirmed ones replaced."""
     confirmed_beside: int | None = None
     """Trial number of the baseline with which the artifact took turns when it was confirmed."""
+    continued_with: tuple[str, ...] | None = None
+    """Changes of code, data, settings or versions since the run began, forced before this trial."""
 
     def __post_init__(self) -> None:
-        for name in ("layers_dropped", "left", "loss"):
+        for name in ("layers_dropped", "left", "loss", "continued_with"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.impossible, dict):

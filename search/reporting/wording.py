@@ -164,4 +164,18 @@ def trust(summary: Summary) -> list[str]:
         confirmation,
         split,
         "Times hold for the target and machine below, not for others: measure there again.",
+        *_continuations(summary.records),
+    ]
+
+
+def _continuations(records: Sequence[Record]) -> list[str]:
+    """Return one sentence for each set of changes with which the run was continued by force."""
+    trials: dict[tuple[str, ...], list[int]] = {}
+    for record in records:
+        if changes := record.facts.continued_with:
+            trials.setdefault(changes, []).append(record.trial)
+    return [
+        f"Trials {min(numbers)} to {max(numbers)} were measured after the run was continued by "
+        f"force although {_enumeration(changes)}."
+        for changes, numbers in trials.items()
     ]

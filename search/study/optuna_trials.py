@@ -41,12 +41,12 @@ class Trials:
         self._axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
 
     @classmethod
-    def open(cls, folder: Path, experiment: Experiment) -> "Trials":
+    def open(cls, folder: Path, experiment: Experiment, *, forced: bool = False) -> "Trials":
         """Create the trials of a run folder, or continue them.
 
         A folder holds one study. It keeps the name under which it was begun, whatever the
         experiment is called on resume; the experiment's key decides if it may be continued. Raises
-        BadRun if the study has another key or format.
+        BadRun if the study has another format, or another key and changes were not `forced`.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
@@ -69,6 +69,8 @@ class Trials:
                 f"continues format {FORMAT}; search again with --out FOLDER, or resume it with the "
                 "version that began it"
             )
+        elif forced:
+            study.set_user_attr("key", experiment.key)
         elif study.user_attrs.get("key") != experiment.key:
             raise BadRun(
                 f"{folder} holds a search of {study.study_name!r} with other settings than those "

@@ -45,8 +45,11 @@ class PendingTrial:
 class Study:
     """The records of an experiment and its sources of new points, stored in the run folder."""
 
-    def __init__(self, trials: Trials, experiment: Experiment, refuse: Refuse) -> None:
+    def __init__(
+        self, trials: Trials, experiment: Experiment, refuse: Refuse, noted: Sequence[str] = ()
+    ) -> None:
         self._trials, self.experiment, self._refuse = trials, experiment, refuse
+        self._noted = tuple(noted)
         self._sampler = sampler_of(experiment)
         self._baseline_keys = {_key(point) for point in baselines(experiment)}
         opening_budget = max(2 * len(self._baseline_keys), int(SHARE * experiment.trials))
@@ -72,14 +75,17 @@ class Study:
         self._judge()
 
     @classmethod
-    def open(cls, folder: Path, experiment: Experiment, refuse: Refuse) -> "Study":
+    def open(
+        cls, folder: Path, experiment: Experiment, refuse: Refuse, noted: Sequence[str] = ()
+    ) -> "Study":
         """Create the study of a run folder, or continue it.
 
-        The study keeps the name under which the run was begun. Raises BadRun if the folder holds
-        the study of another experiment.
+        The study keeps the name under which the run was begun. `noted` are changes since then that
+        the user forced; every new record notes them. Raises BadRun if the folder holds the study
+        of another experiment, unless changes were forced.
         """
-        trials = Trials.open(folder, experiment)
-        return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse)
+        trials = Trials.open(folder, experiment, forced=bool(noted))
+        return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse, noted)
 
     # Records
 
@@ -145,6 +151,9 @@ class Study:
     def tell(self, pending: PendingTrial, record: Record) -> Record:
         """Store a record with its violations of the limits, and return it."""
         self._pending.pop(pending.trial, None)
+        if self._noted:
+            facts = dataclasses.replace(record.facts, continued_with=self._noted)
+            record = dataclasses.replace(record, facts=facts)
         stored = self._record(self._open.pop(pending.trial), record)
         self._judge()
         return stored

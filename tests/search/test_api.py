@@ -12,7 +12,7 @@ from _task import Points
 
 import search
 from objectives import Target
-from search.errors import BadExperiment, BadRun, SearchError, UnknownName
+from search.errors import BadEnvironment, BadExperiment, BadRun, SearchError, UnknownName
 from search.experiment.experiment import NamedEntry
 from spaces import Choice, Interval, Task
 
@@ -85,6 +85,10 @@ def test_a_member_is_picked_and_exported(result: search.Result, tmp_path: Path) 
     assert measured["accuracy"].value == member.record.measurements["accuracy"].value
     with pytest.raises(BadRun, match="exists and is not empty"):
         member.export(to)
+    with pytest.raises(BadRun, match="exists and is not a folder"):
+        member.export(to / "manifest.json")
+    with pytest.raises(BadEnvironment, match="cannot be written"):
+        member.export(to / "manifest.json" / "model")
     with pytest.raises(UnknownName, match="Did you mean 'smallest'"):
         result.pick("smalest")
 
