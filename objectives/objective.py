@@ -65,11 +65,20 @@ class Measurement:
         """Half the width of the interval, as a share of the value."""
         return (self.high - self.low) / 2 / abs(self.value)
 
-    def beside(self, baseline_value: float) -> Self:
-        """Return the measurement with its ratio to the baseline's value."""
-        ends = (self.value, self.low, self.high)
-        value, low, high = (end / baseline_value for end in ends)
-        return dataclasses.replace(self, ratio=Ratio(value=value, low=low, high=high))
+    def beside(self, baseline_value: float, scale: Ratio | None = None) -> Self:
+        """Return the measurement with its ratio to the baseline's value.
+
+        `scale` is the ratio of the reference to the baseline, or the other way round, if they are
+        two artifacts: its uncertainty adds to that of the measurement, which is relative to the
+        reference.
+        """
+        value = self.value / baseline_value
+        own = (math.log(self.value / self.low), math.log(self.high / self.value))
+        added = math.log(scale.high / scale.low) / 2 if scale else 0.0
+        below, above = (math.exp(math.hypot(side, added)) for side in own)
+        return dataclasses.replace(
+            self, ratio=Ratio(value=value, low=value / below, high=value * above)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON, without a ratio or resamples if there are none."""

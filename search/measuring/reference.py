@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from objectives import Ratio
 from search.records import Record
 
 
@@ -23,6 +24,8 @@ class Reference:
     """Its value by objective, which stays the same for the whole run."""
     baseline_values: Mapping[str, float]
     """The baseline's value by objective."""
+    ratios: Mapping[str, Ratio] = dataclasses.field(default_factory=dict)
+    """Its ratio to the baseline by timed objective; empty if it is the baseline."""
 
     @classmethod
     def of(cls, job: Mapping[str, Any], run: Path) -> Self | None:
@@ -36,4 +39,5 @@ class Reference:
             strategy=record.facts.strategy,
             values=values,
             baseline_values=job["baseline_values"],
+            ratios={name: m.ratio for name, m in record.measurements.items() if m.ratio},
         )

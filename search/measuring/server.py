@@ -298,7 +298,9 @@ def _add_process(
             relative = objective.relative(
                 times[name], reference_times[name], reference.values[name], device
             )
-            measurements[name] = relative.beside(reference.baseline_values[name])
+            measurements[name] = relative.beside(
+                reference.baseline_values[name], reference.ratios.get(name)
+            )
         elif name in times:
             measurements[name] = objective.summary(times[name], device)
     if known:

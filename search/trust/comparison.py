@@ -11,7 +11,7 @@ from search import run_folder
 from search.errors import BadRun
 from search.experiment import Experiment, timed
 from search.measuring import MeasurementServer
-from search.records import Axis, Record, dominates, hypervolume_history, ties
+from search.records import Axis, Record, dominates, hypervolume_history, membership
 from search.result import Result, load_result
 from search.trust.again import Timed, ratios
 
@@ -217,8 +217,8 @@ def _comparison(
     warnings: Sequence[str],
 ) -> Comparison:
     everything = [record for records in members.values() for record in records]
-    alike = ties([dataclasses.replace(r, trial=i) for i, r in enumerate(everything)], axes)
-    numbers = {*alike, *(number for others in alike.values() for number in others)}
+    union = membership([dataclasses.replace(r, trial=i) for i, r in enumerate(everything)], axes)
+    numbers = {*union.members, *(number for tied in union.ties.values() for number in tied)}
     on_union = {_key(everything[number]) for number in numbers}
     rows = [
         Row(
