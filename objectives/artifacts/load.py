@@ -1,16 +1,14 @@
 """Load an artifact through its runtime, after its files are checked."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from objectives.artifacts.manifest import manifest_of, placement_of
+from objectives.artifacts.manifest import encoding_from, manifest_of, placement_of
 from objectives.artifacts.signature import signature_from
 from objectives.placement import Job, PlacedProgram
 from objectives.runtime import Program, Runtime
 from objectives.target import Target
-from spaces import Encoding, Task
+from spaces import Task
 
 
 def load(
@@ -29,7 +27,7 @@ def load(
     missing or differs, Infeasible or DeviceFailed if separate processes cannot load it.
     """
     manifest = manifest_of(folder)
-    encoding = _encoding_of(manifest)
+    encoding = encoding_from(manifest)
     job = Job(
         folder=folder,
         runtime=runtime,
@@ -44,8 +42,3 @@ def load(
     if strategy is not None:
         placement = dataclasses.replace(placement, strategy=strategy)
     return PlacedProgram(job, placement) if apart or placement.count > 1 else job.load()
-
-
-def _encoding_of(manifest: Mapping[str, Any]) -> Encoding:
-    # format 1 may hold `latency`, a setting of bit allocation that execution does not need
-    return Encoding(**{k: v for k, v in manifest["encoding"].items() if k != "latency"})

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from objectives import Measurement, Turns
+from objectives import Execution, Measurement, Turns
 from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
 from search.measuring.reference import Reference
@@ -216,6 +216,22 @@ class MeasurementServer:
             source=_source(experiment),
         )
         return dict(zip(artifacts, answer["times"], strict=True))
+
+    def execution(self, experiment: Experiment, artifact: Path, *, data: Path) -> Execution | None:
+        """Return what an artifact executes, or None if its runtime does not say.
+
+        Its runtime is asked in a fresh process, as its profiler must not disturb what is timed.
+        Raises Crashed.
+        """
+        answer = self._call(
+            job="execution",
+            source=_source(experiment),
+            artifacts=[str(artifact)],
+            strategies={},
+            split="validation",
+            data=str(data),
+        )
+        return Execution.from_json(answer["execution"]) if answer["execution"] else None
 
     def close(self) -> None:
         """End the server."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+from objectives import Execution
 from objectives.exporting import RECORDED
 from spaces import Scope
 
@@ -68,6 +69,8 @@ class Facts:
     conditions: Mapping[str, Any] | None = None
     """State of the target's device while it was measured; `others` is the share of a CPU
     that other processes used, `execution` the way in which kernels were launched."""
+    execution: Execution | None = None
+    """What the artifact executes, beside the precision that was asked for, by its runtime."""
     placement: Mapping[str, Any] | None = None
     """Strategy by which several devices shared the work, and the reason for it."""
     impossible: Impossible | None = None
@@ -85,6 +88,8 @@ class Facts:
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.impossible, dict):
             object.__setattr__(self, "impossible", Impossible(**self.impossible))
+        if isinstance(self.execution, dict):
+            object.__setattr__(self, "execution", Execution.from_json(self.execution))
 
     @property
     def taken_back(self) -> bool:
@@ -100,8 +105,11 @@ class Facts:
     def sentences(self) -> list[str]:
         """Return remarks for the readers of a report, in whole sentences."""
         dropped = [f"Dropped: {', '.join(self.layers_dropped)}."] if self.layers_dropped else []
-        sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._execution()]
+        sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._launching()]
         sentences.append(self._precision())
+        if self.execution is not None:
+            sentences.append(self.execution.shortfall())
+            sentences.append(None if self.remark else self.execution.unpacked())
         if self.recovery is not None and self.taken_back:
             before, after = self.recovery["before"], self.recovery["after"]
             sentences.append(
@@ -116,7 +124,7 @@ class Facts:
         processes = "one process" if self.processes == 1 else f"{self.processes} processes"
         return f"Its time is known within {self.precision:.0%} only, from {processes}."
 
-    def _execution(self) -> str | None:
+    def _launching(self) -> str | None:
         execution = (self.conditions or {}).get("execution", RECORDED)
         return (
             None if execution == RECORDED else f"Its kernels are launched one by one: {execution}."
