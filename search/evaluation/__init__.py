@@ -1,7 +1,7 @@
-"""Evaluation of one point into a record, and confirmation of the front."""
+"""Evaluation of one point into a record, confirmation of the front, and steps to its picks."""
 
 from search.evaluation.context import TrialContext
 from search.evaluation.estimate import smallest_differences
 from search.evaluation.trial import evaluate
 
-__all__ = ["TrialContext", "confirm", "evaluate", "smallest_differences"]
+__all__ = ["TrialContext", "confirm", "evaluate", "smallest_differences", "steps"]

@@ -92,6 +92,18 @@ class Trial:
         )
         return "complete", None
 
+    def export_untrained(self, folder: Path) -> None:
+        """Write the candidate into `folder` as an artifact, without recovery training.
+
+        Raises Infeasible if it cannot be built.
+        """
+        builder = Builder.of(self.context, self.point)
+        if reason := refusal(self.experiment, self.plan, kinds_of(builder.reference)):
+            raise Infeasible(reason)
+        model = self._shape(builder)
+        self._prepare(builder, model)
+        self._deploy(builder, model, folder)
+
     def record(self, state: State, reason: str | None) -> Record:
         """Return the record of the trial in its final state."""
         self.learn(seconds={stage: round(seconds, 3) for stage, seconds in self.clock.items()})

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
-from objectives import Execution
+from objectives import Execution, Ratio
 from objectives.exporting import RECORDED
 from spaces import Scope
 
@@ -26,6 +26,26 @@ class Impossible:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scope", Scope(self.scope))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One change on the way from the baseline to a record, and what it did to a time."""
+
+    change: str
+    """What changes, in short: `eager → openvino`, `prune 0.25`, `8/8 bit`."""
+    objective: str
+    """The timed objective."""
+    trial: int | None = None
+    """Trial whose artifact stands for the point after the change; None if it was built for this."""
+    ratio: Ratio | None = None
+    """Value after the change over the value before, in turns; None if it was not measured."""
+    reason: str | None = None
+    """Why it was not measured, one sentence; the next step then contains this change."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ratio, dict):
+            object.__setattr__(self, "ratio", Ratio(**self.ratio))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +101,8 @@ class Facts:
     """Measurements taken during the search that the confirmed ones replaced."""
     confirmed_beside: int | None = None
     """Trial number of the baseline with which the artifact took turns when it was confirmed."""
+    steps: tuple[Step, ...] | None = None
+    """The way from the baseline to this record, one technique at a time; for picks alone."""
 
     def __post_init__(self) -> None:
         for name in ("layers_dropped", "left", "loss"):
@@ -88,6 +110,9 @@ class Facts:
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.impossible, dict):
             object.__setattr__(self, "impossible", Impossible(**self.impossible))
+        if self.steps is not None:
+            steps = (s if isinstance(s, Step) else Step(**s) for s in self.steps)
+            object.__setattr__(self, "steps", tuple(steps))
         if isinstance(self.execution, dict):
             object.__setattr__(self, "execution", Execution.from_json(self.execution))
 
