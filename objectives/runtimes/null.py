@@ -87,9 +87,18 @@ class Null(Runtime):
 
 
 class _NullProgram(torch_modules.ModuleProgram):
-    def __init__(self, *args: Any, run_seconds: float, rounds: bool, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._run_seconds, self._rounds = run_seconds, rounds
+    def __init__(
+        self,
+        *args: Any,
+        model: nn.Module,
+        dtype: torch.dtype,
+        run_seconds: float,
+        rounds: bool,
+    ) -> None:
+        super().__init__(*args, model=model, dtype=dtype)
+        self._run_seconds = run_seconds
+        self._layers = {name: model.get_submodule(name) for name in _layer_names(model)}
+        self._precision = "int8" if rounds else str(dtype).removeprefix("torch.")
 
     def seconds(self, feed: Any) -> float:
         """Return the synthetic seconds of a run."""
@@ -99,14 +108,12 @@ class _NullProgram(torch_modules.ModuleProgram):
     def operations(self, feed: Any) -> tuple[Operation, ...]:
         """Return one operation a layer, with shares of the synthetic time by their weights."""
         del feed
-        layers = {name: self._model.get_submodule(name) for name in _layer_names(self._model)}
-        weights = {name: cast(Tensor, layer.weight).numel() for name, layer in layers.items()}
-        precision = "int8" if self._rounds else str(self._dtype).removeprefix("torch.")
+        weights = {name: cast(Tensor, layer.weight).numel() for name, layer in self._layers.items()}
         return tuple(
             Operation(
                 name=name,
-                kind=Kind.LINEAR if isinstance(layers[name], nn.Linear) else Kind.CONVOLUTION,
-                precision=precision,
+                kind=Kind.LINEAR if isinstance(self._layers[name], nn.Linear) else Kind.CONVOLUTION,
+                precision=self._precision,
                 seconds=self._run_seconds * count / sum(weights.values()),
             )
             for name, count in weights.items()

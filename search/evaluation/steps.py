@@ -37,7 +37,8 @@ def way(space: Space, start: Point, end: Point, runtime: str | None) -> list[Sta
     would try them by hand. `runtime` is the name of the runtime's dimension. Techniques that change
     nothing in an artifact without training are left out.
     """
-    slots = sorted(space.slots, key=lambda s: (f"{s.name}.name" != runtime, s.base.stage))
+    chooses_runtime = (runtime or "").rpartition(".")[0]
+    slots = sorted(space.slots, key=lambda s: (s.name != chooses_runtime, s.base.stage))
     stairs: list[Stair] = []
     point = dict(start)
     for slot in slots:
@@ -45,7 +46,7 @@ def way(space: Space, start: Point, end: Point, runtime: str | None) -> list[Sta
         after = point | {name: end[name] for name in names if name in end}
         if _artifact(space, after) != _artifact(space, point):
             change = slot.at(after).short(slot.ranges) or f"{slot.name} off"
-            if f"{slot.name}.name" == runtime:
+            if slot.name == chooses_runtime:
                 change = f"{space.plan(point).runtime} → {space.plan(after).runtime}"
             stairs.append(Stair(change=change, point=after))
             point = after
