@@ -1,7 +1,7 @@
 """Tasks, runtimes, artifacts and objectives: everything that measures a candidate."""
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
-from objectives.execution import Execution, Kind, Operation, Part
+from objectives.execution import Execution, Kind, Operation, Part, typical
 from objectives.intervals import LEVEL, Turns, error_of_median
 from objectives.objective import (
     Direction,
@@ -41,4 +41,5 @@ __all__ = [
     "fingerprint",
     "in_turns",
     "read",
+    "typical",
 ]

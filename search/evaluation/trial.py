@@ -84,7 +84,7 @@ class Trial:
             return "pruned", str(error)
         self._timed("measure", lambda: self._measure(self.context.artifact, trained=True))
         self._timed("measure", self._measure_again)
-        self._timed("measure", self._ask)
+        self._timed("profile", self._ask)
         artifacts.annotate(
             self.context.artifact,
             measurements={k: m.to_json() for k, m in self.measurements.items()},

@@ -1,17 +1,19 @@
 """Ask the runtime of an artifact what it executes, in a process that times nothing else."""
 
-import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from objectives import Examples, Execution, Program, feeds
+from objectives import Examples, Execution, Program, feeds, typical
 from objectives.artifacts import encoding_of, load, placement_of
 from objectives.host import exclusive
 from search.measuring.subject import Subject, runtime_of
 
-RUNS = 5
-"""Runs whose median is compared with the time of the operations."""
+RUNS = (3, 30)
+"""Fewest and most runs that are compared with the time of the operations."""
+SECONDS = 0.1
+"""Seconds after which no further of these runs begins."""
 
 
 def asked(artifact: Path, subject: Subject, examples: Examples) -> dict[str, Any] | None:
@@ -33,6 +35,11 @@ def asked(artifact: Path, subject: Subject, examples: Examples) -> dict[str, Any
 
 
 def _seconds(program: Program, batches: Sequence[Any]) -> float:
-    """Return the median seconds of a run; the first run may allocate and does not count."""
+    """Return the seconds of a run; the first one may allocate and does not count."""
     program.seconds(batches[0])
-    return statistics.median(program.seconds(batches[i % len(batches)]) for i in range(RUNS))
+    fewest, most = RUNS
+    observations: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(observations) < most and (len(observations) < fewest or time.perf_counter() < end):
+        observations.append(program.seconds(batches[len(observations) % len(batches)]))
+    return typical(observations)
