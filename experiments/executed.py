@@ -22,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from objectives.host import cores, processor
 from search import Experiment
-from search.evaluation import TrialContext
-from search.evaluation.trial import Trial
+from search.evaluation import Trial, TrialContext
 from search.experiment import timed
 from search.measuring import MeasurementServer
 from spaces import Infeasible, Point

@@ -2,6 +2,6 @@
 
 from search.evaluation.context import TrialContext
 from search.evaluation.estimate import smallest_differences
-from search.evaluation.trial import evaluate
+from search.evaluation.trial import Trial, evaluate
 
-__all__ = ["TrialContext", "confirm", "evaluate", "smallest_differences", "steps"]
+__all__ = ["Trial", "TrialContext", "confirm", "evaluate", "smallest_differences", "steps"]
