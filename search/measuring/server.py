@@ -194,15 +194,17 @@ class MeasurementServer:
     ) -> list[dict[str, Measurement]]:
         """Return the ratio of each artifact but the first to the one before it, by objective.
 
-        All take turns in the same processes. Raises Crashed or Infeasible.
+        All take turns in the same processes, of which there are no more once all ratios are
+        precise. Raises Crashed or Infeasible.
         """
         ratios: list[dict[str, Measurement]] = []
-        turns = self._turns(experiment, dict.fromkeys(artifacts), data)
-        for answers in itertools.islice(turns, worker.ENOUGH):
+        for answers in self._turns(experiment, dict.fromkeys(artifacts), data):
             ratios = [
                 _interleaved(experiment, [str(before), str(after)], answers)[str(after)]
                 for before, after in itertools.pairwise(artifacts)
             ]
+            if _precise([m for ratio in ratios for m in ratio.values()], len(answers)):
+                break
         return ratios
 
     def _turns(

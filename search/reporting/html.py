@@ -162,7 +162,7 @@ def _steps(summary: Summary) -> str:
     table = html_tables.steps(summary)
     intro = (
         "From the baseline to each pick, one change at a time, without recovery training; each was "
-        "measured in turns with the one before it."
+        "measured in turns with the one before it. Small print: 95 % intervals."
     )
     return _section("Which change bought what", intro, table) if table else ""
 

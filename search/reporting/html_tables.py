@@ -83,8 +83,8 @@ def _ratio(ratio: Ratio, *, rising: bool) -> str:
     value, low, high = ratio.value, ratio.low, ratio.high
     if not rising:
         value, low, high = 1 / value, 1 / high, 1 / low
-    span = f"95 % interval {figures(low)} to {figures(high)}"
-    return f'<td class="number" title="{span}">{figures(value)}x</td>'
+    span = f"{figures(low)} to {figures(high)}"
+    return f'<td class="number">{figures(value)}x<br><small>{span}</small></td>'
 
 
 def unfinished(summary: Summary) -> str:
