@@ -102,8 +102,9 @@ class Execution:
     ) -> Self:
         """Summarise the operations of an artifact with this encoding, and `seconds` of a run."""
         asked = asked_precision(encoding)
-        # Integers were asked for where activations enter layers with weights.
-        kinds = LAYERS if asked.startswith("int") else MULTIPLYING
+        # 8 bits are asked for where activations enter layers with weights, types everywhere.
+        eight_bits = asked == "float8" or asked.startswith("int")
+        kinds = LAYERS if eight_bits else MULTIPLYING
         multiplying = [o for o in operations if o.kind in kinds]
         others = [o for o in multiplying if o.precision not in (asked, None)]
         others.sort(key=lambda o: -(o.multiply_adds or 0))

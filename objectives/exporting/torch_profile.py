@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile, record_function
 
-from objectives.execution import Kind, Operation, typical
+from objectives.execution import MULTIPLYING, Kind, Operation, typical
 
 SECONDS = 0.15
 """Seconds after which no further run is profiled."""
@@ -67,10 +67,11 @@ class Event:
 
 def operations(
     run: Callable[[], Any], model: nn.Module | None, device: torch.device
-) -> tuple[Operation, ...]:
+) -> tuple[Operation, ...] | None:
     """Call `run` under the profiler and return the operations of one call.
 
-    `model` names the layers, if `run` calls its modules.
+    `model` names the layers, if `run` calls its modules. Returns None if the profiler sees no
+    kernels of a GPU, as where another one uses its counters.
     """
     outputs: dict[str, int] = {}
     runs: list[list[Operation]] = []
@@ -79,7 +80,10 @@ def operations(
         run()
         end = time.perf_counter() + SECONDS
         while len(runs) < most and (len(runs) < fewest or time.perf_counter() < end):
-            runs.append(parsed(_trace(run, device), outputs))
+            trace = _trace(run, device)
+            if device.type != "cpu" and not any(e.get("cat") in _CUDA_WORK for e in trace):
+                return None
+            runs.append(parsed(trace, outputs))
     alike = [series for series in runs if len(series) == len(runs[-1])]
     return tuple(
         dataclasses.replace(same[-1], seconds=typical([o.seconds or 0.0 for o in same]))
@@ -290,30 +294,28 @@ def _of_kernel(kernel: Mapping[str, Any]) -> Operation:
     """Return a kernel of a compiled package as an operation, by its name alone."""
     name = str(kernel["name"])
     lower = name.lower()
-    kind = Kind.OTHER
-    if any(word in lower for word in ("fprop", "conv2d", "convolve", "implicit_gemm", "cudnn")):
-        kind = Kind.CONVOLUTION
-    elif any(
-        word in lower for word in ("gemm", "cutlass", "nvjet", "triton_tem", "_mm_", "cublas")
-    ):
-        kind = Kind.LINEAR
-    elif any(word in lower for word in ("flash", "fmha", "attention")):
-        kind = Kind.PRODUCT
-    elif "to_copy" in lower or "memcpy" in lower:
-        kind = Kind.CONVERSION
+    kind = next((kind for kind, words in _KERNELS if any(w in lower for w in words)), Kind.OTHER)
     return Operation(
         name=name[:80],
         kind=kind,
-        precision=_named_precision(lower) if kind is not Kind.CONVERSION else None,
+        precision=_named_precision(lower) if kind in MULTIPLYING else None,
         seconds=1e-6 * kernel["dur"],
     )
 
 
+_KERNELS = (
+    (Kind.CONVERSION, ("nchwtonhwc", "nhwctonchw", "memcpy", "triton_poi_fused__to_copy_")),
+    (Kind.OTHER, ("triton_poi", "triton_red", "triton_per", "splitkreduce")),
+    (Kind.PRODUCT, ("flash", "fmha", "attention")),
+    (Kind.CONVOLUTION, ("fprop", "conv", "implicit_gemm", "cudnn")),
+    (Kind.LINEAR, ("gemm", "cutlass", "nvjet", "triton_tem", "cublas")),
+)
+"""Parts of kernels' names by their kind; the first that fits counts."""
 _NAMED = (
     ("float8", ("e4m3", "fp8", "_qqtst", "f8f8")),
-    ("int8", ("i8816", "_i8", "s8_s8", "int8", "imma", "s8s8")),
+    ("int8", ("i8816", "i16832", "i161616", "gemm_s8", "s8_s8", "s8s8", "int8", "imma")),
     ("bfloat16", ("bf16", "bfloat16", "_tst_")),
-    ("float16", ("f16f16", "fp16", "_h884", "h16816", "hgemm", "half", "_hsh_")),
+    ("float16", ("f16f16", "_f16", "fp16", "_h884", "h16816", "hgemm", "half", "_hsh_")),
     ("float32", ("tf32", "f32f32", "sgemm", "_sss_", "float32", "fp32")),
 )
 """Parts of kernels' names by the type of their factors; the first that fits counts."""

@@ -180,6 +180,24 @@ def test_a_trace_of_a_gpu_has_the_times_of_kernels_also_of_packages() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("triton_poi_fused__to_copy_mm_0", (Kind.CONVERSION, None)),
+        ("triton_red_fused_convolution_mean_1", (Kind.OTHER, None)),
+        ("void cublasLt::splitKreduce_kernel<32, 16>", (Kind.OTHER, None)),
+        ("cutlass_80_tensorop_i16832gemm_s8_128x64", (Kind.LINEAR, "int8")),
+        ("sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n", (Kind.LINEAR, "float8")),
+        ("cutlass_80_wmma_tensorop_s161616gemm_f16_16x16", (Kind.LINEAR, "float16")),
+        ("ampere_sgemm_32x32", (Kind.LINEAR, "float32")),
+        ("triton_tem_fused_mm_3", (Kind.LINEAR, None)),
+    ],
+)
+def test_kernels_of_packages_are_known_by_their_names(name: str, expected: Any) -> None:
+    (found,) = torch_profile.parsed([kernel(name, 5, 77)], {})
+    assert (found.kind, found.precision) == expected
+
+
 def test_what_an_eight_bit_layer_does_beside_its_product_is_conversion() -> None:
     shapes = {"Input Dims": [[6, 4], [4, 2]], "Input type": ["signed char", "signed char"]}
     trace = [
@@ -195,6 +213,7 @@ def test_layers_of_a_module_are_named_and_counted() -> None:
     model = nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.ConvTranspose2d(6, 4, 2)).eval()
     inputs = torch.randn(1, 2, 8, 8)
     found = torch_profile.operations(lambda: model(inputs), model, torch.device("cpu"))
+    assert found is not None
     counts = {o.name: (o.kind, o.multiply_adds) for o in found if o.multiply_adds}
     assert counts == {
         "0": (Kind.CONVOLUTION, 6 * 36 * 9),
