@@ -1,8 +1,16 @@
 """Tasks, runtimes, artifacts and objectives: everything that measures a candidate."""
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
+from objectives.execution import Execution, Kind, Operation, Part, typical
 from objectives.intervals import LEVEL, Turns, error_of_median, wilson
-from objectives.objective import Direction, Measurement, Objective, Ratio, TimedObjective
+from objectives.objective import (
+    Direction,
+    Measurement,
+    Objective,
+    Ratio,
+    TimedObjective,
+    feeds,
+)
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
 from objectives.turns import in_turns
@@ -13,9 +21,13 @@ __all__ = [
     "READ_BATCH",
     "Direction",
     "Examples",
+    "Execution",
     "Export",
+    "Kind",
     "Measurement",
     "Objective",
+    "Operation",
+    "Part",
     "Program",
     "Ratio",
     "Runtime",
@@ -27,8 +39,10 @@ __all__ = [
     "cached",
     "calibration",
     "error_of_median",
+    "feeds",
     "fingerprint",
     "in_turns",
     "read",
+    "typical",
     "wilson",
 ]

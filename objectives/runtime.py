@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from objectives.execution import Operation
 from objectives.target import Target
 from objectives.work import Work
 from spaces import Encoding, Infeasible, Task
@@ -124,6 +125,16 @@ class Program(abc.ABC):
     def execution(self) -> str:
         """Describe a way of execution that is chosen at load; empty if there is no choice."""
         return ""
+
+    def operations(self, feed: Any) -> tuple[Operation, ...] | None:
+        """Run `feed` under the runtime's own profiler and return the operations that it executes.
+
+        Each appears once, with the time of one run. None means that the runtime does not say, which
+        is so for programs on several devices. The program may be used afterwards, but is not to be
+        timed.
+        """
+        del feed
+        return None
 
     def close(self) -> None:  # noqa: B027
         """End the processes of the program, if any; it cannot be used afterwards."""

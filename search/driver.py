@@ -140,6 +140,7 @@ class Search:
         if study.baseline is None:
             raise NothingSucceeded(_first_reason(study.records))
         confirmed = self._confirmed(study, signals)
+        self._explain(study, signals)
         summary = self.summary(study, confirmed=confirmed)
         assert summary is not None  # an unconfirmed baseline keeps its measurements
         run_folder.store_records(self.folder, study.records)
@@ -182,6 +183,39 @@ class Search:
             answers = self.executor.confirm(members, reference, listener)
             unconfirmed = confirm.pending(members, baseline)
             study.revise([confirm.revised(r, answers[str(r.trial)]) for r in unconfirmed])
+
+    def _explain(self, study: Study, signals: Signals) -> None:
+        """Measure the steps from the baseline to each pick that has none yet.
+
+        Must run before artifacts are discarded, as many points on the way have one.
+        """
+        summary = self.summary(study)
+        picks = {r.trial: r for r in summary.picked.values()} if summary else {}
+        members = [r for r in picks.values() if r.facts.steps is None]
+        records = [r for r in study.records if self._has_artifact(r)]
+        records.sort(key=lambda r: study.baseline is None or r.trial != study.baseline.trial)
+        members = [r for r in members if r.trial != records[0].trial]
+        if not members:
+            return
+        signals.check()
+        listener = functools.partial(signals.checked(self.console.stage), None)
+        try:
+            answers = self.executor.explain(members, records, listener)
+        except BadEnvironment as error:
+            self.console.say(f"note: what each change bought is not told: {error}")
+            return
+        study.revise(
+            [
+                dataclasses.replace(
+                    r, facts=dataclasses.replace(r.facts, steps=answers[str(r.trial)])
+                )
+                for r in members
+                if str(r.trial) in answers
+            ]
+        )
+
+    def _has_artifact(self, record: Record) -> bool:
+        return bool(record.artifact) and (self.folder / str(record.artifact)).is_dir()
 
     def summary(self, study: Study, *, confirmed: bool = False) -> Summary | None:
         """Return a summary of the study; None before a baseline is measured."""

@@ -1,17 +1,15 @@
 """Load an artifact through its runtime, after its files are checked."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from objectives.artifacts.manifest import manifest_of, placement_of
+from objectives.artifacts.manifest import encoding_from, manifest_of, placement_of
 from objectives.artifacts.signature import signature_from
 from objectives.placement import Job, PlacedProgram
 from objectives.runtime import Program, Runtime
 from objectives.target import Target
 from objectives.work import Work
-from spaces import Encoding, Task
+from spaces import Task
 
 
 def load(
@@ -30,7 +28,7 @@ def load(
     missing or differs, Infeasible or DeviceFailed if separate processes cannot load it.
     """
     manifest = manifest_of(folder)
-    encoding = _encoding_of(manifest)
+    encoding = encoding_from(manifest)
     job = Job(
         folder=folder,
         runtime=runtime,
@@ -49,8 +47,3 @@ def load(
     if work := manifest.get("work"):
         program.work = Work.from_json(work)
     return program
-
-
-def _encoding_of(manifest: Mapping[str, Any]) -> Encoding:
-    # format 1 may hold `latency`, a setting of bit allocation that execution does not need
-    return Encoding(**{k: v for k, v in manifest["encoding"].items() if k != "latency"})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.host import write_json
-from spaces import Placement
+from spaces import Encoding, Placement
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -69,6 +69,17 @@ def placement_of(folder: Path) -> Placement:
     Raises Altered if its manifest is missing or cannot be read.
     """
     return Placement(**read(folder / MANIFEST).get("placement", {}))
+
+
+def encoding_of(folder: Path) -> Encoding:
+    """Return an artifact's encoding without checking its files; raises the errors of `read`."""
+    return encoding_from(read(folder / MANIFEST))
+
+
+def encoding_from(manifest: Mapping[str, Any]) -> Encoding:
+    """Return the encoding in a manifest."""
+    # format 1 may hold `latency`, a setting of bit allocation that execution does not need
+    return Encoding(**{k: v for k, v in manifest["encoding"].items() if k != "latency"})
 
 
 def file_entry(file: Path) -> dict[str, Any]:

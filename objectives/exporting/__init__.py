@@ -14,7 +14,7 @@ from objectives.exporting.codes import (
     zero_points,
 )
 from objectives.exporting.cuda_graph import RECORDED, Replayed
-from objectives.exporting.lzma_files import compress_files, decompressed_files
+from objectives.exporting.lzma_files import compress_files, decompressed_files, readable
 from objectives.exporting.quiet import quiet, without_module
 from objectives.exporting.stored_modules import Rounded, rounded
 
@@ -34,6 +34,7 @@ __all__ = [
     "match_rows",
     "onnx_graphs",
     "quiet",
+    "readable",
     "refuses_calibration",
     "refuses_codes",
     "remarks",

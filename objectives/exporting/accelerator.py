@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from objectives.execution import Operation
+from objectives.exporting import torch_profile
 from objectives.exporting.cuda_graph import Replayed
 from objectives.exporting.torch_modules import cast, owned
 from objectives.runtime import Program, Signature
@@ -28,8 +30,11 @@ class AcceleratorProgram(Program):
         *,
         function: Callable[[Sequence[Tensor]], list[Tensor]],
         dtype: torch.dtype,
+        model: nn.Module | None = None,
     ) -> None:
+        """`model` is the module that the function calls, if it calls one."""
         super().__init__(signature, target, folder)
+        self._model = model
         self._dtype = dtype
         self._device = torch.device(target.device)
         self._replayed = Replayed(function, self._device)
@@ -51,6 +56,11 @@ class AcceleratorProgram(Program):
     def read(self, raw: list[Tensor]) -> list[Tensor]:
         """Copy the outputs to the host."""
         return [owned(tensor).cpu() for tensor in raw]
+
+    def operations(self, feed: list[Tensor]) -> tuple[Operation, ...] | None:
+        """Launch the kernels one by one under PyTorch's profiler, without the graph."""
+        run = functools.partial(self._replayed.launched, feed)
+        return torch_profile.operations(run, self._model, self._device)
 
     def execution(self) -> str:
         """Return RECORDED or the reason why there is no graph; empty on devices other than GPUs."""

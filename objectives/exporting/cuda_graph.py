@@ -64,9 +64,13 @@ class Replayed:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs; the next call overwrites those of a graph."""
         if self._graph is None:
-            with torch.inference_mode():
-                return self._function(tensors)
+            return self.launched(tensors)
         for recorded, tensor in zip(self._inputs, tensors, strict=True):
             recorded.copy_(tensor, non_blocking=True)
         self._graph.replay()
         return self._outputs
+
+    def launched(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs of a direct call, also if there is a graph."""
+        with torch.inference_mode():
+            return self._function(tensors)

@@ -58,6 +58,14 @@ def decompressed_files(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
+@contextlib.contextmanager
+def readable(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a folder in which the file `name` of `folder` is not compressed."""
+    coded = not (folder / name).is_file()
+    with decompressed_files(folder) if coded else contextlib.nullcontext(folder) as place:
+        yield place
+
+
 def _compressed(content: bytes, options: dict[str, int]) -> bytes:
     size = max(4096, min(64 * 2**20, len(content)))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": size, **options}]

@@ -204,6 +204,12 @@ def _shuffled(tensors: list[Tensor]) -> list[Tensor]:
 
 def session_of(path: Path, *, threads: int, fold: bool = False) -> onnxruntime.InferenceSession:
     """Open a session on the CPU; with `fold`, stored weights are dequantized once, at load."""
+    options = session_options(threads=threads, fold=fold)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def session_options(*, threads: int, fold: bool) -> onnxruntime.SessionOptions:
+    """Return the options of a session: see `session_of`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -212,7 +218,7 @@ def session_of(path: Path, *, threads: int, fold: bool = False) -> onnxruntime.I
     options.log_severity_level = 3
     if fold:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
 
 def _exceeds_protobuf(module: nn.Module) -> bool:

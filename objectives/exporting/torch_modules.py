@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectives.execution import Operation
+from objectives.exporting import torch_profile
 from objectives.runtime import Program, Signature
 from objectives.target import Target
 from spaces import Infeasible, Precision, first_line
@@ -129,3 +132,9 @@ class ModuleProgram(Program):
     def read(self, raw: Any) -> list[Tensor]:
         """Copy the outputs to the CPU in float32."""
         return [owned(tensor).cpu() for tensor in flatten(raw)[0]]
+
+    def operations(self, feed: Any) -> tuple[Operation, ...] | None:
+        """Call the model under PyTorch's profiler."""
+        return torch_profile.operations(
+            functools.partial(self.run, feed), self._model, self._device
+        )

@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from objectives.execution import Kind, Operation
 from objectives.exporting import CODED, coded_weights, stored_modules, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.target import Target
@@ -75,19 +76,48 @@ class Null(Runtime):
             for name in _layer_names(model):
                 model.get_submodule(name).register_forward_pre_hook(_round_inputs)
         return _NullProgram(
-            signature, target, folder, model=model, dtype=dtype, run_seconds=notes["seconds"]
+            signature,
+            target,
+            folder,
+            model=model,
+            dtype=dtype,
+            run_seconds=notes["seconds"],
+            rounds=notes["rounds"],
         )
 
 
 class _NullProgram(torch_modules.ModuleProgram):
-    def __init__(self, *args: Any, run_seconds: float, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        *args: Any,
+        model: nn.Module,
+        dtype: torch.dtype,
+        run_seconds: float,
+        rounds: bool,
+    ) -> None:
+        super().__init__(*args, model=model, dtype=dtype)
         self._run_seconds = run_seconds
+        self._layers = {name: model.get_submodule(name) for name in _layer_names(model)}
+        self._precision = "int8" if rounds else str(dtype).removeprefix("torch.")
 
     def seconds(self, feed: Any) -> float:
         """Return the synthetic seconds of a run."""
         del feed
         return self._run_seconds
+
+    def operations(self, feed: Any) -> tuple[Operation, ...]:
+        """Return one operation a layer, with shares of the synthetic time by their weights."""
+        del feed
+        weights = {name: cast(Tensor, layer.weight).numel() for name, layer in self._layers.items()}
+        return tuple(
+            Operation(
+                name=name,
+                kind=Kind.LINEAR if isinstance(self._layers[name], nn.Linear) else Kind.CONVOLUTION,
+                precision=self._precision,
+                seconds=self._run_seconds * count / sum(weights.values()),
+            )
+            for name, count in weights.items()
+        )
 
 
 def _layer_names(model: nn.Module) -> list[str]:

@@ -25,7 +25,7 @@ from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
 from search.evaluation.roofline import roofline_facts
 from search.experiment import kinds_of, refusal, timed
-from search.measuring import PROBING, ArtifactMeasurements
+from search.measuring import PROBING, ArtifactMeasurements, Crashed
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
 from spaces import Infeasible, Point, Prepared, sentence
 from spaces.modules import placed, workplace
@@ -86,12 +86,25 @@ class Trial:
             return "pruned", str(error)
         self._timed("measure", lambda: self._measure(self.context.artifact, trained=True))
         self._timed("measure", self._measure_again)
+        self._timed("profile", self._ask)
         artifacts.annotate(
             self.context.artifact,
             measurements={k: m.to_json() for k, m in self.measurements.items()},
             facts=self.facts.to_json(),
         )
         return "complete", None
+
+    def export_untrained(self, folder: Path) -> None:
+        """Write the candidate into `folder` as an artifact, without recovery training.
+
+        Raises Infeasible if it cannot be built.
+        """
+        builder = Builder.of(self.context, self.point)
+        if reason := refusal(self.experiment, self.plan, kinds_of(builder.reference)):
+            raise Infeasible(reason)
+        model = self._shape(builder)
+        self._prepare(builder, model)
+        self._deploy(builder, model, folder)
 
     def record(self, state: State, reason: str | None) -> Record:
         """Return the record of the trial in its final state."""
@@ -223,6 +236,22 @@ class Trial:
         if untrained and not untrained.complete:
             names = list(untrained.measurements)
             self._measured(self.context.artifact, names, known=untrained)
+
+    def _ask(self) -> None:
+        """Note what the runtime says that it executes; raise Infeasible if none of it is as asked.
+
+        A profiler that fails leaves it unknown, with the details in the trial's log.
+        """
+        context = self.context
+        try:
+            execution = context.server.execution(
+                self.experiment, context.artifact, data=context.cache / "data"
+            )
+        except Crashed:
+            return
+        self.learn(execution=execution)
+        if execution is not None and execution.never:
+            raise Infeasible(str(execution.shortfall()))
 
     def _measured(self, folder: Path, names: Sequence[str], **options: Any) -> ArtifactMeasurements:
         """Return the server's measurements of an artifact, and keep them."""

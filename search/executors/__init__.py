@@ -62,6 +62,17 @@ class Executor(abc.ABC):
         Raises BadEnvironment if they cannot be measured.
         """
 
+    def explain(
+        self, members: Sequence[Record], records: Sequence[Record], listener: Listener
+    ) -> dict[str, Any]:
+        """Return the steps from the baseline to each member, by trial: see `evaluation.steps`.
+
+        `records` are those whose artifacts exist, the first is the baseline. Executors that cannot
+        build candidates beside these artifacts return none. Raises BadEnvironment.
+        """
+        del members, records, listener
+        return {}
+
     def close(self) -> None:  # noqa: B027
         """Release all resources."""
 

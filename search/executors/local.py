@@ -73,6 +73,22 @@ class Local(Executor):
             raise BadEnvironment(f"the front could not be confirmed: {error}; see {log}") from error
         return dict(result)
 
+    def explain(
+        self, members: Sequence[Record], records: Sequence[Record], listener: Listener
+    ) -> dict[str, Any]:
+        """Return the steps from the baseline to each member, measured in one process."""
+        content = {
+            "runtimes": sorted({r.runtime for r in [*members, records[0]]}),
+            "members": [r.to_json() for r in members],
+            "records": [r.to_json() for r in records],
+        }
+        log = self.folder / "logs" / "steps.log"
+        try:
+            result = self._do("steps", content, log, 60 * CONFIRM_MINUTES, None, listener)
+        except Failed as error:
+            raise BadEnvironment(f"the steps could not be measured: {error}; see {log}") from error
+        return dict(result)
+
     def _do(
         self,
         kind: str,

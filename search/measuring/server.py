@@ -5,16 +5,17 @@ anything: importing torch takes longer than most measurements.
 """
 
 import dataclasses
+import itertools
 import multiprocessing
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from objectives import Measurement, Turns
+from objectives import Execution, Measurement, Turns
 from objectives.roofline import Ceilings
 from search.experiment import Experiment, Goal, timed
 from search.measuring import worker
@@ -181,8 +182,37 @@ class MeasurementServer:
         objectives = timed(experiment.objectives)
         if not objectives:
             return {str(a): {} for a in artifacts}, 0
-        answers: list[dict[str, Any]] = []
         measurements: dict[str, dict[str, Measurement]] = {}
+        for answers in self._turns(experiment, artifacts, data):
+            measurements = _interleaved(experiment, [str(a) for a in artifacts], answers, values)
+            every = [m for found in measurements.values() for m in found.values()]
+            if _precise(every, len(answers)):
+                break
+        return measurements, len(answers)
+
+    def chain(
+        self, experiment: Experiment, artifacts: Sequence[Path], *, data: Path
+    ) -> list[dict[str, Measurement]]:
+        """Return the ratio of each artifact but the first to the one before it, by objective.
+
+        All take turns in the same processes, of which there are no more once all ratios are
+        precise. Raises Crashed or Infeasible.
+        """
+        ratios: list[dict[str, Measurement]] = []
+        for answers in self._turns(experiment, dict.fromkeys(artifacts), data):
+            ratios = [
+                _interleaved(experiment, [str(before), str(after)], answers)[str(after)]
+                for before, after in itertools.pairwise(artifacts)
+            ]
+            if _precise([m for ratio in ratios for m in ratio.values()], len(answers)):
+                break
+        return ratios
+
+    def _turns(
+        self, experiment: Experiment, artifacts: Mapping[Path, str | None], data: Path
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Time artifacts in turns in one process after another; yield the answers so far."""
+        answers: list[dict[str, Any]] = []
         planned_processes = None
         while planned_processes is None or len(answers) < planned_processes:
             answers.append(
@@ -197,11 +227,7 @@ class MeasurementServer:
                 )
             )
             planned_processes = int(answers[0]["planned_processes"])
-            measurements = _interleaved(experiment, [str(a) for a in artifacts], answers, values)
-            every = [m for found in measurements.values() for m in found.values()]
-            if _precise(every, len(answers)):
-                break
-        return measurements, len(answers)
+            yield answers
 
     def layers(
         self, experiment: Experiment, artifacts: Mapping[Path, Alone]
@@ -225,6 +251,22 @@ class MeasurementServer:
         """
         answer = self._call(job="ceilings", artifacts=[], source=_source(experiment))
         return Ceilings.from_json(answer)
+
+    def execution(self, experiment: Experiment, artifact: Path, *, data: Path) -> Execution | None:
+        """Return what an artifact executes, or None if its runtime does not say.
+
+        Its runtime is asked in a fresh process, as its profiler must not disturb what is timed.
+        Raises Crashed.
+        """
+        answer = self._call(
+            job="execution",
+            source=_source(experiment),
+            artifacts=[str(artifact)],
+            strategies={},
+            split="validation",
+            data=str(data),
+        )
+        return Execution.from_json(answer["execution"]) if answer["execution"] else None
 
     def close(self) -> None:
         """End the server."""
@@ -251,11 +293,11 @@ def _interleaved(
     experiment: Experiment,
     artifacts: Sequence[str],
     answers: Sequence[Mapping[str, Any]],
-    values: Mapping[str, float],
+    values: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Measurement]]:
     """Return times of artifacts relative to the first one, whose `values` by objective are given.
 
-    Each of `answers` is that of one process.
+    Without `values` they are ratios. Each of `answers` is that of one process.
     """
     first = artifacts[0]
     return {
@@ -263,7 +305,7 @@ def _interleaved(
             name: objective.relative(
                 [answer["times"][artifact][name] for answer in answers],
                 [answer["times"][first][name] for answer in answers],
-                values[name],
+                values[name] if values else 1.0,
                 experiment.target.device,
             )
             for name, objective in timed(experiment.objectives).items()

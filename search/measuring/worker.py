@@ -27,7 +27,7 @@ from objectives.host import exclusive, others, pin
 from objectives.roofline import renewed
 from search.errors import BadArtifact
 from search.experiment import Goal, timed
-from search.measuring import layer_times
+from search.measuring import asking, layer_times
 from search.measuring.subject import Subject, checked, runtime_of
 from spaces import Placement, decode
 from spaces.devices import device_of
@@ -66,6 +66,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         planned = request["planned_processes"]
         return measure_in_turns(subject, artifacts, examples, strategies, shuffle, planned)
     examples = cached(subject.task, request["split"], data)
+    if request["job"] == "execution":
+        return {"execution": asking.asked(artifacts[0], subject, examples)}
     goals = [g for g in subject.objectives if g.name in request["names"]]
     strategy = strategies.get(str(artifacts[0]))
     load = load_of_others(subject.target, goals)

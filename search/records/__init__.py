@@ -2,7 +2,7 @@
 
 from search.records.axis import Axis, gain
 from search.records.comparison import Difference, difference, dominates, order, told_difference
-from search.records.facts import Facts, Impossible
+from search.records.facts import Facts, Impossible, Step
 from search.records.front import (
     feasible,
     fronts,
@@ -26,6 +26,7 @@ __all__ = [
     "Record",
     "Rung",
     "State",
+    "Step",
     "bar_of",
     "difference",
     "dominates",

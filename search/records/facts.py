@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+from objectives import Execution, Ratio
 from objectives.exporting import RECORDED
 from spaces import Scope
 
@@ -25,6 +26,26 @@ class Impossible:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scope", Scope(self.scope))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One change on the way from the baseline to a record, and what it did to a time."""
+
+    change: str
+    """What changes, in short: `eager → openvino`, `prune 0.25`, `8/8 bit`."""
+    objective: str
+    """The timed objective."""
+    trial: int | None = None
+    """Trial whose artifact stands for the point after the change; None if it was built for this."""
+    ratio: Ratio | None = None
+    """Value after the change over the value before, in turns; None if it was not measured."""
+    reason: str | None = None
+    """Why it was not measured, one sentence; the next step then contains this change."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ratio, dict):
+            object.__setattr__(self, "ratio", Ratio(**self.ratio))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +97,8 @@ class Facts:
     conditions: Mapping[str, Any] | None = None
     """State of the target's device while it was measured; `others` is the share of a CPU
     that other processes used, `execution` the way in which kernels were launched."""
+    execution: Execution | None = None
+    """What the artifact executes, beside the precision that was asked for, by its runtime."""
     placement: Mapping[str, Any] | None = None
     """Strategy by which several devices shared the work, and the reason for it."""
     impossible: Impossible | None = None
@@ -88,6 +111,8 @@ class Facts:
     """Trial number of the baseline with which the artifact took turns when it was confirmed."""
     continued_with: tuple[str, ...] | None = None
     """Changes of code, data, settings or versions since the run began, forced before this trial."""
+    steps: tuple[Step, ...] | None = None
+    """The way from the baseline to this record, one technique at a time; for picks alone."""
 
     def __post_init__(self) -> None:
         for name in ("layers_dropped", "left", "loss", "continued_with"):
@@ -95,6 +120,11 @@ class Facts:
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.impossible, dict):
             object.__setattr__(self, "impossible", Impossible(**self.impossible))
+        if self.steps is not None:
+            steps = (s if isinstance(s, Step) else Step(**s) for s in self.steps)
+            object.__setattr__(self, "steps", tuple(steps))
+        if isinstance(self.execution, dict):
+            object.__setattr__(self, "execution", Execution.from_json(self.execution))
 
     @property
     def taken_back(self) -> bool:
@@ -110,8 +140,11 @@ class Facts:
     def sentences(self) -> list[str]:
         """Return remarks for the readers of a report, in whole sentences."""
         dropped = [f"Dropped: {', '.join(self.layers_dropped)}."] if self.layers_dropped else []
-        sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._execution()]
+        sentences = [*dropped, *(self.left or ()), self.zeros, self.remark, self._launching()]
         sentences.append(self._precision())
+        if self.execution is not None:
+            sentences.append(self.execution.shortfall())
+            sentences.append(None if self.remark else self.execution.unpacked())
         if self.recovery is not None and self.taken_back:
             before, after = self.recovery["before"], self.recovery["after"]
             sentences.append(
@@ -126,7 +159,7 @@ class Facts:
         processes = "one process" if self.processes == 1 else f"{self.processes} processes"
         return f"Its time is known within {self.precision:.0%} only, from {processes}."
 
-    def _execution(self) -> str | None:
+    def _launching(self) -> str | None:
         execution = (self.conditions or {}).get("execution", RECORDED)
         return (
             None if execution == RECORDED else f"Its kernels are launched one by one: {execution}."

@@ -42,8 +42,9 @@ def write(folder: Path, summary: Summary) -> list[Path]:
 
 def render(summary: Summary) -> str:
     """Return the page: one file without network access, with every outside text escaped."""
-    sections = [_opening(summary), _chart(summary), _members(summary), _progress(summary)]
-    sections += [_choices(summary), _roofline(summary), _unfinished(summary), _trust(summary)]
+    sections = [_opening(summary), _chart(summary), _members(summary), _steps(summary)]
+    sections += [_progress(summary), _choices(summary), _roofline(summary)]
+    sections += [_unfinished(summary), _trust(summary)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -172,6 +173,15 @@ def _members(summary: Summary) -> str:
     command = f"python -m search export {summary.run_folder or 'RUN'} --pick trial=N --to DIR"
     export = f'<p class="grey">Take one: <code>{html.escape(command)}</code></p>'
     return _section("The front", intro, export + html_tables.members(summary))
+
+
+def _steps(summary: Summary) -> str:
+    table = html_tables.steps(summary)
+    intro = (
+        "From the baseline to each pick, one change at a time, without recovery training; each was "
+        "measured in turns with the one before it. Small print: 95 % intervals."
+    )
+    return _section("Which change bought what", intro, table) if table else ""
 
 
 def _unfinished(summary: Summary) -> str:

@@ -3,9 +3,10 @@
 import html
 from collections.abc import Sequence
 
+from objectives import Direction, Ratio
 from search.records import Axis, Record
 from search.reporting.summary import Summary
-from search.reporting.wording import change, doubts, interval, quantity, test_cell
+from search.reporting.wording import change, doubts, figures, interval, quantity, test_cell
 
 PERCENTILES = {"50": "Median", "90": "p90", "99": "p99"}
 """Headings of the percentiles of single runs, by their names in a record's facts."""
@@ -35,8 +36,11 @@ def _member(
 ) -> str:
     is_baseline = record.trial == summary.baseline.trial
     cells = [_cell(str(record.trial)), _cell(record.runtime, "word")]
-    note = " ".join(filter(None, [record.note, doubts(summary).get(record.trial)]))
-    cells.append(_point("baseline" if is_baseline else summary.short(record), note or None))
+    execution = record.facts.execution
+    notes = [record.note, doubts(summary).get(record.trial)]
+    notes += [execution.why() if execution else None]
+    small_print = " ".join(filter(None, notes))
+    cells.append(_point("baseline" if is_baseline else summary.short(record), small_print))
     cells += [_value(record, axis, summary) for axis in summary.axes]
     if has_percentiles:
         cells += _percentiles(record)
@@ -56,7 +60,7 @@ def _percentiles(record: Record) -> list[str]:
     ]
 
 
-def _point(title: str, note: str | None) -> str:
+def _point(title: str, note: str) -> str:
     """Return a table cell with a point and, in small print, the note about it."""
     small_print = f"<br><small>{html.escape(note)}</small>" if note else ""
     return f"<td>{html.escape(title)}{small_print}</td>"
@@ -71,6 +75,39 @@ def _value(record: Record, axis: Axis, summary: Summary) -> str:
     shown = html.escape(quantity(measurement.value, measurement.unit))
     note = f"<br><small>{html.escape(comparison)}</small>" if comparison else ""
     return f'<td class="number" title="{span}">{shown}{note}</td>'
+
+
+def steps(summary: Summary) -> str:
+    """Return the table of the steps from the baseline to each pick; empty if there are none."""
+    words: dict[int, list[str]] = {}
+    for word, record in summary.picked.items():
+        words.setdefault(record.trial, []).append(word.replace("-", " "))
+    members = {record.trial: record for record in summary.front}
+    rows = []
+    for trial, names in words.items():
+        taken = members[trial].facts.steps or ()
+        for number, step in enumerate(taken):
+            pick = f"{', '.join(names).capitalize()} (trial {trial})" if number == 0 else ""
+            cells = [_cell(pick), _cell(step.change), _cell(step.objective, "word")]
+            if step.ratio is None:
+                cells += [_cell(f"not measured: {step.reason}")]
+            else:
+                cells += [_ratio(step.ratio, rising=_rising(step.objective, summary))]
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+    return _table(["Pick", "Change", "Objective"], ["Gain"], rows) if rows else ""
+
+
+def _rising(objective: str, summary: Summary) -> bool:
+    return any(a.name == objective and a.direction is Direction.MAXIMIZE for a in summary.axes)
+
+
+def _ratio(ratio: Ratio, *, rising: bool) -> str:
+    """Return a cell with the factor by which a value became better, and its 95 % interval."""
+    value, low, high = ratio.value, ratio.low, ratio.high
+    if not rising:
+        value, low, high = 1 / value, 1 / high, 1 / low
+    span = f"{figures(low)} to {figures(high)}"
+    return f'<td class="number">{figures(value)}x<br><small>{span}</small></td>'
 
 
 def unfinished(summary: Summary) -> str:

@@ -161,6 +161,7 @@ def trust(summary: Summary) -> list[str]:
     return [
         "Every number was measured on the exported file, loaded by its own runtime.",
         "Times follow from ratios, taken in turns with the unchanged model in its fastest runtime.",
+        "Each runtime was asked what it executes; a trial says where that is not what was asked.",
         confirmation,
         split,
         "Times hold for the target and machine below, not for others: measure there again.",

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from objectives.host import enrolled
-from search.evaluation import TrialContext, confirm, evaluate
+from search.evaluation import TrialContext, confirm, evaluate, steps
 from search.experiment import Experiment
 from search.measuring import MeasurementServer, Reference
 from search.records import Rung
@@ -88,6 +88,8 @@ def _run_job(
         stop: str | None = processes.receive(connection)["stop"]
         return stop
 
+    if job["kind"] == "steps":
+        return steps.measure(experiment, job, server)
     context = TrialContext(
         experiment=experiment,
         folder=Path(job["run"]),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from _runtimes import Images, Tiny, ship, truth
+from _runtimes import INTEGERS, Images, Tiny, asked, ship, truth
 
-from objectives import Measurement, Objective, Runtime, Target, TimedObjective, read
+from objectives import Execution, Measurement, Objective, Runtime, Target, TimedObjective, read
+from objectives.tasks.digits import Digits
 from search import catalogue
 from spaces import Encoding, Space
 from spaces.modules import flatten
@@ -54,6 +55,27 @@ def test_the_neutral_artifact_computes_what_the_model_does(
         assert torch.allclose(program(inputs), expected, atol=1e-4)
         example = flatten(truth(task, 2)[0])[0]
         assert program.seconds(program.feed(example)) > 0
+        operations = program.operations(program.feed(example))
+    assert operations is not None
+    execution = Execution.of(operations, Encoding())
+    assert (execution.share, execution.others) == (1.0, ())
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_integers_are_executed_as_asked_on_the_digits(name: str, tmp_path: Path) -> None:
+    runtime, task, encoding = catalogue.find("runtime", name, Runtime)(), Digits(), INTEGERS
+    export = asked(task, tmp_path, encoding, Target())
+    export = dataclasses.replace(export, calibration=export.calibration[:16])
+    notes = runtime.export(export)
+    with runtime.load(tmp_path, export.signature, export.target, task, notes) as program:
+        example = flatten(export.example)[0]
+        operations = program.operations(program.feed(example))
+    assert operations is not None
+    execution = Execution.of(operations, encoding)
+    assert execution.share is not None
+    assert execution.share > 0.9
+    assert execution.shortfall() is None
+    assert execution.parts
 
 
 def test_an_objective_measures_an_artifact(objective: Objective, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import torch
 from _runtimes import INTEGERS, ROOT, Images, Mixed, Tiny, asked, elsewhere, ship, truth
 from torch import Tensor, nn
 
-from objectives import Target
+from objectives import Execution, Runtime, Target
+from objectives.runtimes.eager import Eager
 from objectives.runtimes.inductor import Inductor
 from spaces import Encoding, Infeasible
+from spaces.modules import flatten
 
 KINDS = frozenset({"Linear", "Conv2d"})
 
@@ -112,3 +114,20 @@ def test_refuses_without_a_compiler(monkeypatch, tmp_path):
 
 def test_refuses_other_devices():
     assert "asks for cuda" in Inductor().refuses(Encoding(), Target(device="cuda"), KINDS)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [Eager, Inductor])
+def test_a_gpu_says_what_it_executes(tmp_path: Path, kind: type[Runtime]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    encoding, target = Encoding(dtype="bfloat16"), Target(device="cuda", batch_size=2)
+    task = Tiny(Images)
+    with ship(kind(), task, tmp_path / "artifact", encoding, target) as program:
+        example = flatten(truth(task, 2)[0])[0]
+        operations = program.operations(program.feed(example))
+    assert operations is not None
+    execution = Execution.of(operations, encoding)
+    assert execution.parts
+    # a package's kernels are known by their names alone, of which some do not tell the type
+    assert execution.share == 1.0 or (kind is Inductor and not execution.never)

@@ -108,7 +108,9 @@ class Eager(Runtime):
             with_codes(model, stored.codes, notes.get("read_layers", ()))
         if device_of(target.device).accelerator:
             function = torch_modules.as_function(model, signature.inputs)
-            return AcceleratorProgram(signature, target, folder, function=function, dtype=dtype)
+            return AcceleratorProgram(
+                signature, target, folder, function=function, dtype=dtype, model=model
+            )
         return torch_modules.ModuleProgram(signature, target, folder, model=model, dtype=dtype)
 
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from objectives.runtime import Export, Program, Signature
 from objectives.target import Target
-from spaces import Encoding, Precision
+from spaces import Encoding
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
 """Errors of torch.export, torchao and Inductor on models that they cannot process."""
@@ -55,15 +55,22 @@ class Compiler(abc.ABC):
         Raises Infeasible if they do not compute in the encoding.
         """
 
+    def executed(
+        self, program: ExportedProgram, export: Export, scratch: Path
+    ) -> list[dict[str, Any]] | None:
+        """Return the products that the generated files compute, for the manifest's notes.
+
+        `program` was traced before it was quantized. None if the files do not tell, or if a
+        profiler tells it later.
+        """
+        del program, export, scratch
+        return None
+
     @abc.abstractmethod
     def load(
-        self,
-        file: Path,
-        signature: Signature,
-        target: Target,
-        dtype: Precision,
+        self, file: Path, signature: Signature, target: Target, notes: dict[str, Any]
     ) -> Program:
-        """Load a package as a program; its floating-point inputs are cast to `dtype`."""
+        """Load a package as a program; `notes` are those of its manifest."""
 
 
 def cxx() -> str | None:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from objectives.execution import Operation
 from objectives.exporting import describe_weights, quiet, torch_modules
 from objectives.host import has_dot_products
 from objectives.kernels import kernels_of
 from objectives.runtime import Export, Program, Signature
-from objectives.runtimes.inductor import package
+from objectives.runtimes.inductor import package, products
 from objectives.runtimes.inductor.compiler import FAILURES, Compiler, cxx
 from objectives.target import Target
-from spaces import Encoding, Infeasible, Precision, first_line
+from spaces import Encoding, Infeasible, first_line
 from spaces.modules import flatten
 
 with quiet(FutureWarning, DeprecationWarning, UserWarning):
@@ -115,15 +116,24 @@ class Cpu(Compiler):
             raise Infeasible("Inductor found no layer of this model to compute in integers.")
         return [file for file in files if not str(file).endswith(".cpp")]
 
-    def load(self, file: Path, signature: Signature, target: Target, dtype: Precision) -> Program:
+    def executed(
+        self, program: ExportedProgram, export: Export, scratch: Path
+    ) -> list[dict[str, Any]] | None:
+        """Return the products of the program by the calls of the generated code."""
+        return products.executed(program, _sources(scratch), export.encoding.dtype)
+
+    def load(
+        self, file: Path, signature: Signature, target: Target, notes: dict[str, Any]
+    ) -> Program:
         """Return a program that runs the package on the threads of the target."""
-        return _PackageProgram(signature, target, file.parent, file=file, dtype=dtype)
+        return _PackageProgram(signature, target, file.parent, file=file, notes=notes)
 
 
 class _PackageProgram(Program):
-    def __init__(self, *args: Any, file: Path, dtype: Precision) -> None:
+    def __init__(self, *args: Any, file: Path, notes: dict[str, Any]) -> None:
         super().__init__(*args)
-        self._dtype = torch_modules.dtype_of(dtype)
+        self._dtype = torch_modules.dtype_of(notes["dtype"])
+        self._executed = notes.get("executed")
         # the loader is called directly: calls of the package parse its input specification
         self._loader = package.loader(file)
 
@@ -138,6 +148,11 @@ class _PackageProgram(Program):
     def read(self, raw: Any) -> list[Tensor]:
         """Copy the outputs to float32."""
         return [torch_modules.owned(tensor) for tensor in raw]
+
+    def operations(self, feed: Any) -> tuple[Operation, ...] | None:
+        """Return the products of the generated code; its library calls have no profile."""
+        del feed
+        return products.operations(self._executed)
 
 
 def _capability() -> str:

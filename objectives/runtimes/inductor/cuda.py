@@ -20,7 +20,7 @@ from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package
 from objectives.runtimes.inductor.compiler import Compiler
 from objectives.target import Target
-from spaces import Encoding, Precision
+from spaces import Encoding
 from spaces.modules import transform
 
 
@@ -73,14 +73,16 @@ class Cuda(Compiler):
         del export, scratch
         return list(files)
 
-    def load(self, file: Path, signature: Signature, target: Target, dtype: Precision) -> Program:
+    def load(
+        self, file: Path, signature: Signature, target: Target, notes: dict[str, Any]
+    ) -> Program:
         """Return a program on the current GPU."""
         return AcceleratorProgram(
             signature,
             target,
             file.parent,
             function=_function(file),
-            dtype=torch_modules.dtype_of(dtype),
+            dtype=torch_modules.dtype_of(notes["dtype"]),
         )
 
 

@@ -56,11 +56,11 @@ class Inductor(Runtime):
             quiet(FutureWarning, DeprecationWarning, UserWarning),
         ):
             torch_modules.rehearse(model, inputs)
-            program = _traced(torch_modules.TensorModule(model, structure), tensors)
+            traced = program = _traced(torch_modules.TensorModule(model, structure), tensors)
             if (quantized := compiler.quantized(program, export)) is not None:
                 program = _traced(quantized, tensors)
-            _build(program, export, compiler)
-        return {"dtype": export.encoding.dtype, **notes}
+            executed = _build(program, export, compiler, traced)
+        return {"dtype": export.encoding.dtype, "executed": executed, **notes}
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
@@ -69,7 +69,7 @@ class Inductor(Runtime):
         del task
         torch.set_num_threads(target.threads)
         compiler = _COMPILERS[target.device]
-        return compiler.load(folder / _PACKAGE, signature, target, notes["dtype"])
+        return compiler.load(folder / _PACKAGE, signature, target, notes)
 
 
 def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
@@ -82,8 +82,13 @@ def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
         raise Infeasible(reason, scope=Scope.RUNTIME) from error
 
 
-def _build(program: ExportedProgram, export: Export, compiler: Compiler) -> None:
-    """Compile in a temporary folder, then write the files that a run needs as a package."""
+def _build(
+    program: ExportedProgram, export: Export, compiler: Compiler, traced: ExportedProgram
+) -> list[dict[str, Any]] | None:
+    """Compile in a temporary folder, then write the files that a run needs as a package.
+
+    Returns the products that the generated files compute: see `Compiler.executed`.
+    """
     module, example = program.module(), program.example_inputs
     assert isinstance(module, torch.fx.GraphModule)
     with tempfile.TemporaryDirectory(prefix="inductor-") as scratch, torch.no_grad():
@@ -94,3 +99,4 @@ def _build(program: ExportedProgram, export: Export, compiler: Compiler) -> None
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
         needed = compiler.packed(files, export, Path(scratch))
         package.write(export.folder / _PACKAGE, needed)
+        return compiler.executed(traced, export, Path(scratch))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnxruntime import quantization
 from torch import Tensor
 
+from objectives.execution import Operation
 from objectives.exporting import (
     CODED,
     coded_weights,
@@ -20,13 +20,14 @@ from objectives.exporting import (
     in_turns,
     onnx_graphs,
     quiet,
+    readable,
     refuses_calibration,
     remarks,
     sparse_graphs,
 )
 from objectives.host import has_dot_products
 from objectives.runtime import Export, Program, Runtime, Signature
-from objectives.runtimes.onnxruntime import low_bits, weights
+from objectives.runtimes.onnxruntime import low_bits, profile, weights
 from objectives.runtimes.onnxruntime.int8 import static
 from objectives.target import Target
 from spaces import Encoding, Infeasible, Task
@@ -44,10 +45,14 @@ class _Session(Program):
         signature: Signature,
         target: Target,
         folder: Path,
-        session: onnxruntime.InferenceSession,
+        *,
+        fold: bool,
     ) -> None:
         super().__init__(signature, target, folder)
-        self._session = session
+        self._fold = fold
+        self._session = session = onnx_graphs.session_of(
+            folder / FILE, threads=target.threads, fold=fold
+        )
         accepted = {node.name for node in session.get_inputs()}
         self._inputs = [(i, n) for i, n in enumerate(self.signature.input_names) if n in accepted]
         self._outputs = list(self.signature.output_names)
@@ -64,6 +69,12 @@ class _Session(Program):
     def read(self, raw: list[np.ndarray[Any, Any]]) -> list[Tensor]:
         """Return the outputs, which the session allocates anew for every run."""
         return [torch.from_numpy(array) for array in raw]
+
+    def operations(self, feed: dict[str, np.ndarray[Any, Any]]) -> tuple[Operation, ...]:
+        """Run a second session of the same file with ONNX Runtime's profiler."""
+        options = onnx_graphs.session_options(threads=self.target.threads, fold=self._fold)
+        with readable(self.folder, FILE) as folder:
+            return profile.operations(folder / FILE, options, feed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +144,7 @@ class Onnxruntime(Runtime):
         """Open a session with `target.threads` threads."""
         del task
         fold = bool(notes.get("weights_dequantized_at_load", False))
-        session = onnx_graphs.session_of(folder / FILE, threads=target.threads, fold=fold)
-        return _Session(signature, target, folder, session)
+        return _Session(signature, target, folder, fold=fold)
 
 
 def _quantize(

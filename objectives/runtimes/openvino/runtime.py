@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from objectives.execution import Operation
 from objectives.exporting import (
     CODED,
     coded_weights,
     describe_weights,
     onnx_graphs,
+    readable,
     refuses_calibration,
     remarks,
     without_module,
 )
 from objectives.host import flags
 from objectives.runtime import Export, Program, Runtime, Signature
-from objectives.runtimes.openvino import int8, low_bits, snippets
+from objectives.runtimes.openvino import execution_graph, int8, low_bits, snippets
 from objectives.runtimes.openvino.graphs import count_layers, renumber
 from objectives.runtimes.openvino.sparse import store_sparse
 from objectives.target import Target
@@ -41,9 +43,12 @@ class _Request(Program):
         signature: Signature,
         target: Target,
         folder: Path,
-        compiled: openvino.CompiledModel,
+        *,
+        settings: Mapping[str, Any],
     ) -> None:
         super().__init__(signature, target, folder)
+        self._settings = settings
+        compiled = openvino.Core().compile_model(str(folder / FILE), "CPU", settings)
         ports = {name: port for port in compiled.inputs for name in port.names}
         self._ports = [
             (i, ports[name]) for i, name in enumerate(signature.input_names) if name in ports
@@ -66,6 +71,12 @@ class _Request(Program):
     def read(self, raw: openvino.InferRequest) -> list[Tensor]:
         """Return copies of the outputs."""
         return [torch.from_numpy(raw.get_tensor(port).data.copy()) for port in self._outputs]
+
+    def operations(self, feed: list[tuple[Any, openvino.Tensor]]) -> tuple[Operation, ...]:
+        """Compile the file once more with performance counters and run that."""
+        arrays = {port.get_any_name(): tensor for port, tensor in feed}
+        with readable(self.folder, FILE) as folder:
+            return execution_graph.operations(folder / FILE, self._settings, arrays)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +149,7 @@ class Openvino(Runtime):
     ) -> Program:
         """Compile the model for one stream of `target.threads` threads."""
         del task
-        settings = _settings(target, notes)
-        compiled = openvino.Core().compile_model(str(folder / FILE), "CPU", settings)
-        return _Request(signature, target, folder, compiled)
+        return _Request(signature, target, folder, settings=_settings(target, notes))
 
     def dense(self, encoding: Encoding, target: Target) -> str | None:
         """Reason why zero weights save no time; compressed 8-bit layers skip them on AMX."""

@@ -171,6 +171,14 @@ class RayTune(Executor):
             reason = last_line(error)
             raise BadEnvironment(f"the front could not be confirmed: {reason}") from error
 
+    def explain(
+        self, members: Sequence[Record], records: Sequence[Record], listener: Listener
+    ) -> dict[str, Any]:
+        """Return the steps to each member, measured here; none if trials ran on other machines."""
+        if not self._workspace.shared_by_all:
+            return {}
+        return self._local.explain(members, records, listener)
+
     def close(self) -> None:
         """Clear the machines of the cluster and leave it; a cluster started here ends."""
         if (
