@@ -83,7 +83,8 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON, without a ratio or resamples if there are none."""
         optional = {"ratio", "resamples"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v or k not in optional}
+        fields = dataclasses.asdict(self) | {"resamples": list(self.resamples)}
+        return {k: v for k, v in fields.items() if v or k not in optional}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
