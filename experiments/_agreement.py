@@ -49,11 +49,12 @@ class Agreement:
     """Agreement of our values with one statistic of the others'."""
 
     scale: float
-    """Median of ours / theirs: a constant factor changes no comparison of artifacts."""
+    """Median of ours / theirs over the artifacts that are long enough to be compared, over all if
+    none is: a constant factor changes no comparison of artifacts."""
     ratios: dict[str, float]
     """Ours / theirs / scale, by artifact."""
     counted: int
-    """Number of artifacts that are long enough to be compared."""
+    """Number of artifacts that are long enough to be compared: above SHORTEST."""
     share: float | None
     """Share of these whose ratio is within the limit of 1; None if there are none."""
     pairs: float | None
@@ -70,9 +71,10 @@ def agreement(rows: Sequence[Row], statistic: Callable[[Row], float], device: st
     """Return the agreement over all rows, of which there is at least one."""
     theirs = {row.artifact: statistic(row) for row in rows}
     plain = {row.artifact: row.ours / theirs[row.artifact] for row in rows}
-    scale = float(np.median(list(plain.values())))
+    counted = [name for name in plain if theirs[name] > SHORTEST.get(device, 0.0)]
+    scale = float(np.median([plain[name] for name in counted or plain]))
     ratios = {name: ratio / scale for name, ratio in plain.items()}
-    long = {k: r for k, r in ratios.items() if theirs[k] > SHORTEST.get(device, 0.0)}
+    long = {name: ratios[name] for name in counted}
     limit = WITHIN.get(device, WITHIN_ELSEWHERE)
     among = [a / b for a, b in itertools.combinations(long.values(), 2)]
     tools = {row.tool for row in rows}
@@ -148,7 +150,7 @@ def sentences(found: Mapping[str, Agreement], device: str) -> list[str]:
     """Return what was found by each statistic, one line each."""
     limit, shortest = WITHIN.get(device, WITHIN_ELSEWHERE), SHORTEST.get(device, 0.0)
     return [
-        f"by {name}: {_percent(a.share)} of {a.counted} artifacts above {shortest} ms within "
+        f"by {name}: {_percent(a.share)} of {a.counted} artifacts above {shortest:g} ms within "
         f"{limit:.0%}, {_percent(a.pairs)} of their pairs; largest disagreement "
         f"{f'{a.largest[1]:.3f} ({a.largest[0]})' if a.largest else 'none'}; "
         f"Kendall's tau {'unknown' if a.tau is None else f'{a.tau:.3f}'} over {len(a.ratios)}; "

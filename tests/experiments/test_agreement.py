@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from _agreement import (  # type: ignore[import-not-found]
+from _agreement import (
     STATISTICS,
     Row,
     Spread,
@@ -17,7 +17,7 @@ from _agreement import (  # type: ignore[import-not-found]
     sentences,
     table,
 )
-from _foreign import Unusable, read_report, refuse  # type: ignore[import-not-found]
+from _foreign import Unusable, read_report, refuse
 
 MEDIAN, LOWEST = STATISTICS.values()
 MANIFEST = {
@@ -58,6 +58,12 @@ def test_cpus_are_excused_below_a_length_and_gpus_are_not() -> None:
     assert agreement(rows, MEDIAN, "cpu").share == 1.0
     assert agreement(rows, MEDIAN, "cuda").share == pytest.approx(2 / 3)
     assert agreement(rows[:1], MEDIAN, "cpu").share is None
+
+
+def test_short_ones_do_not_move_the_scale_of_the_others() -> None:
+    rows = [row(f"short{i}", 0.2, 0.1) for i in range(5)] + [row("a", 1.0, 1.0), row("b", 2.0, 2.0)]
+    found = agreement(rows, MEDIAN, "cpu")
+    assert (found.scale, found.share, found.counted) == (1.0, 1.0, 2)
 
 
 def test_gpus_have_to_agree_more_closely() -> None:
