@@ -192,6 +192,8 @@ def _reference(
         }:
             measured = server.measure(experiment, artifact, [TIME], split="validation", data=data)
             found[artifact] = measured.measurements[TIME].value
+    if not found:
+        raise SystemExit("no runtime could export the unchanged model, which is the reference")
     fastest = min(found, key=lambda artifact: found[artifact])
     values = {TIME: found[fastest]}
     return Reference(artifact=fastest, strategy=None, values=values, baseline_values=values)
