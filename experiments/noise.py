@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _reference import fastest_unchanged
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,8 +36,6 @@ from search import Experiment
 from search import open as open_run
 from search.experiment import timed
 from search.measuring import MeasurementServer, Reference
-from search.records import Record
-from search.reporting import Summary
 
 PAIR = ("first", "second")
 
@@ -57,7 +56,7 @@ def main() -> None:
     result = open_run(options.run)
     pick = "fastest" if options.trial is None else f"trial={options.trial}"
     member = options.run / str(result.pick(pick).record.artifact)
-    reference = _reference(result.summary, options.run.resolve())
+    reference = fastest_unchanged(result.summary, options.run.resolve())
     experiment = Experiment.load(options.run / "experiment.toml")
     name = next(iter(timed(experiment.objectives)))
     with tempfile.TemporaryDirectory() as scratch, _load(options.loaded):
@@ -77,26 +76,6 @@ def main() -> None:
     _print(rows)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _reference(summary: Summary, run: Path) -> Reference:
-    """Return the fastest of the run's unchanged models, as the search does."""
-    baseline = summary.baseline
-    name = next(iter(baseline.measurements.keys() - {"accuracy", "size"}))
-    changed = {"deploy.runtime.name"}
-
-    def unchanged(record: Record) -> bool:
-        return record.artifact is not None and all(
-            record.point[k] == v for k, v in baseline.point.items() if k not in changed
-        )
-
-    fastest = min(
-        (r for r in summary.records if unchanged(r)), key=lambda r: r.measurements[name].value
-    )
-    values = {k: m.value for k, m in baseline.measurements.items()}
-    reference = Reference.of({"reference": fastest.to_json(), "baseline_values": values}, run)
-    assert reference is not None
-    return reference
 
 
 def _pairs(
