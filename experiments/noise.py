@@ -59,12 +59,16 @@ def main() -> None:
     reference = fastest_unchanged(result.summary, options.run.resolve())
     experiment = Experiment.load(options.run / "experiment.toml")
     name = next(iter(timed(experiment.objectives)))
-    with tempfile.TemporaryDirectory() as scratch, _load(options.loaded):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.closing(MeasurementServer()) as server,
+        _load(options.loaded),
+    ):
         copy = Path(scratch) / "copy"
         shutil.copytree(reference.artifact, copy)
         data = options.run.resolve() / "cache" / "data"
         measure = functools.partial(
-            MeasurementServer().measure,
+            server.measure,
             experiment,
             names=[name],
             split="validation",

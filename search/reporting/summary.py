@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Summary:
 
     def _record(self, record: Record) -> dict[str, Any]:
         """Return a record for front.json: with differences to the baseline, without resamples."""
-        fields = record.to_json()
+        fields: dict[str, Any] = json.loads(record.line())
         for part, baseline in (
             ("measurements", self.baseline.measurements),
             ("test", self.baseline.test),
