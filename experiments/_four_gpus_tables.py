@@ -7,11 +7,10 @@ from typing import Any
 
 Row = Sequence[str]
 OPTIONS = {
-    "prune.channels.ratio": "prune {}",
     "precision.compute.dtype": "{}",
 }
 """Dimensions that a table tells, if they are not neutral."""
-NEUTRAL = (0.0, "float32")
+NEUTRAL = ("float32",)
 
 
 def markdown(folder: Path) -> str:

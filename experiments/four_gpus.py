@@ -153,7 +153,7 @@ def ended(command: list[str], log: Any, limit: float, asked: Asked) -> int:
 
 def front_command(asked: Asked, name: str) -> list[str]:
     """Return the search of a front; after its `--time` no trial starts, and it is confirmed."""
-    seconds = asked.search_seconds or 100
+    seconds = asked.search_seconds or 200
     folder = asked.scratch / name
     command = [sys.executable, "-m", "search", "run", str(experiment(asked, name))]
     command += ["--out", str(folder), "--time", f"{seconds:g}s"]
@@ -173,7 +173,7 @@ def front_found(asked: Asked, name: str) -> dict[str, Any]:
 
 def scaling_command(asked: Asked, name: str) -> list[str]:
     """Return the command of scaling.py: most trials where most workers share them."""
-    trials = {1: 10, 2: 18, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
+    trials = {1: 9, 2: 18, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
     counts = asked.counts
     command = [sys.executable, "-u", str(HERE / "scaling.py"), str(experiment(asked, name))]
     command += ["--workers", *map(str, counts)]
@@ -220,9 +220,9 @@ def _front(limit: float) -> Part:
 
 
 PARTS = {
-    "front-vit": _front(280),
-    "front-decoder-64": _front(280),
-    "front-decoder-1": _front(280),
+    "front-vit": _front(340),
+    "front-decoder-64": _front(340),
+    "front-decoder-1": _front(340),
     "recovery": Part(command=recovery_command, limit=240, least=90, collect=script_found),
     "scaling": Part(command=scaling_command, limit=400, least=120, collect=script_found),
 }
