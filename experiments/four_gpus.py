@@ -178,7 +178,7 @@ def scaling_command(asked: Asked, name: str) -> list[str]:
     command = [sys.executable, "-u", str(HERE / "scaling.py"), str(experiment(asked, name))]
     command += ["--workers", *map(str, counts)]
     command += ["--trials", *(str(trials.get(count, 12 * count)) for count in counts)]
-    command += ["--seconds", f"{asked.search_seconds or 150:g}"]
+    command += ["--seconds", f"{asked.search_seconds or 240:g}"]
     return [*command, "--out", str(asked.scratch / f"{name}.json")]
 
 
@@ -216,15 +216,15 @@ def experiment(asked: Asked, name: str) -> Path:
 
 
 def _front(limit: float) -> Part:
-    return Part(command=front_command, limit=limit, least=150, collect=front_found)
+    return Part(command=front_command, limit=limit, least=250, collect=front_found)
 
 
 PARTS = {
-    "front-vit": _front(340),
-    "front-decoder-64": _front(340),
-    "front-decoder-1": _front(340),
+    "front-vit": _front(450),
+    "front-decoder-64": _front(450),
+    "front-decoder-1": _front(450),
     "recovery": Part(command=recovery_command, limit=240, least=90, collect=script_found),
-    "scaling": Part(command=scaling_command, limit=400, least=120, collect=script_found),
+    "scaling": Part(command=scaling_command, limit=560, least=200, collect=script_found),
 }
 """The parts by name, with limits in seconds for four GPUs."""
 
