@@ -68,7 +68,8 @@ def _record(record: Mapping[str, Any], member: bool) -> Row:
 
 
 def _point(point: Mapping[str, Any]) -> str:
-    words = [form.format(point[k]) for k, form in OPTIONS.items() if point[k] not in NEUTRAL]
+    told = {k: point[k] for k in OPTIONS if point.get(k, 0) not in NEUTRAL}
+    words = [OPTIONS[k].format(value) for k, value in told.items()]
     return ", ".join(words) or "unchanged"
 
 

@@ -153,7 +153,7 @@ def ended(command: list[str], log: Any, limit: float, asked: Asked) -> int:
 
 def front_command(asked: Asked, name: str) -> list[str]:
     """Return the search of a front; after its `--time` no trial starts, and it is confirmed."""
-    seconds = asked.search_seconds or 100
+    seconds = asked.search_seconds or 200
     folder = asked.scratch / name
     command = [sys.executable, "-m", "search", "run", str(experiment(asked, name))]
     command += ["--out", str(folder), "--time", f"{seconds:g}s"]
@@ -173,12 +173,12 @@ def front_found(asked: Asked, name: str) -> dict[str, Any]:
 
 def scaling_command(asked: Asked, name: str) -> list[str]:
     """Return the command of scaling.py: most trials where most workers share them."""
-    trials = {1: 10, 2: 18, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
+    trials = {1: 9, 2: 18, 4: 48} if not asked.tiny else {1: 4, 2: 6, 4: 10}
     counts = asked.counts
     command = [sys.executable, "-u", str(HERE / "scaling.py"), str(experiment(asked, name))]
     command += ["--workers", *map(str, counts)]
     command += ["--trials", *(str(trials.get(count, 12 * count)) for count in counts)]
-    command += ["--seconds", f"{asked.search_seconds or 150:g}"]
+    command += ["--seconds", f"{asked.search_seconds or 240:g}"]
     return [*command, "--out", str(asked.scratch / f"{name}.json")]
 
 
@@ -216,15 +216,15 @@ def experiment(asked: Asked, name: str) -> Path:
 
 
 def _front(limit: float) -> Part:
-    return Part(command=front_command, limit=limit, least=150, collect=front_found)
+    return Part(command=front_command, limit=limit, least=250, collect=front_found)
 
 
 PARTS = {
-    "front-vit": _front(280),
-    "front-decoder-64": _front(280),
-    "front-decoder-1": _front(280),
+    "front-vit": _front(450),
+    "front-decoder-64": _front(450),
+    "front-decoder-1": _front(450),
     "recovery": Part(command=recovery_command, limit=240, least=90, collect=script_found),
-    "scaling": Part(command=scaling_command, limit=400, least=120, collect=script_found),
+    "scaling": Part(command=scaling_command, limit=560, least=200, collect=script_found),
 }
 """The parts by name, with limits in seconds for four GPUs."""
 

@@ -1,7 +1,7 @@
 """Recovery training of one model sharded over several devices: time, memory, and the same curve.
 
-    python experiments/sharding.py [--device cuda] [--devices 1 2 4] [--steps 12] [--batch 64]
-        [--rate 1e-4] [--width 2048] [--heads 16] [--hidden 5504] [--blocks 30] [--dtype auto]
+    python experiments/sharding.py [--device cuda] [--devices 1 2 4] [--steps 20] [--batch 64]
+        [--rate 1e-5] [--width 2048] [--heads 16] [--hidden 5504] [--blocks 30] [--dtype auto]
         [--out experiments/results/sharding.json]
 
 The model is the decoder of gpu/decoder.py, of 1.5 billion parameters by default. Its weights are
@@ -155,9 +155,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-4, help="peak learning rate of AdamW")
+    parser.add_argument("--rate", type=float, default=1e-5, help="peak learning rate of AdamW")
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=5504)

@@ -2,8 +2,9 @@
 
 Trained weights of this size are not part of the project. The label of a random input is the class
 that the unchanged network gives it, so its accuracy is 1 and a candidate's is how often it agrees.
-Weights and labels are made once and kept in the folder for temporary files, as a user's checkpoint
-and data would be: making them again takes longer than a trial. A changed source makes them anew.
+Weights, inputs and labels are made once and kept in the folder for temporary files, as a user's
+checkpoint and data would be: making them again takes longer than a trial. A changed source makes
+them anew.
 """
 
 import hashlib
@@ -40,22 +41,25 @@ def labelled(
 
     Images are smooth: all those of independent pixels look alike to a network.
     """
-    generator = torch.Generator().manual_seed(len(split))
-    if len(shape) == 3:
-        coarse = torch.randn(SAMPLES[split], shape[0], 7, 7, generator=generator)
-        inputs = nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
-    else:
-        inputs = torch.randn(SAMPLES[split], *shape, generator=generator)
 
-    def labels() -> dict[str, Tensor]:
+    def samples() -> dict[str, Tensor]:
+        inputs = _inputs(SAMPLES[split], shape, torch.Generator().manual_seed(len(split)))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = model().to(device)
         with torch.inference_mode():
             parts = [network(part.to(device)).argmax(-1).cpu() for part in inputs.split(32)]
-        return {"labels": torch.cat(parts)}
+        return {"inputs": inputs, "labels": torch.cat(parts)}
 
-    targets = _kept(f"{name}-{split}", model, labels)["labels"]
+    kept = _kept(f"{name}-{split}", model, samples)
+    inputs, targets = kept["inputs"], kept["labels"]
     yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+
+
+def _inputs(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if len(shape) != 3:
+        return torch.randn(count, *shape, generator=generator)
+    coarse = torch.randn(count, shape[0], 7, 7, generator=generator)
+    return nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
 
 
 def _kept(

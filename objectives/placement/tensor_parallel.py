@@ -21,12 +21,15 @@ from objectives.exporting import Replayed, torch_modules
 from objectives.placement.job import Job
 from objectives.placement.replicas import Share, wait_for_all
 from spaces import Infeasible
-from spaces.devices import device_of
+from spaces.devices import HOST, device_of
 from spaces.modules import Convolution, call, flatten, plain, unflatten
 from spaces.modules.structure import Coupled, Family, Removal, Snapshot, attempt, coupling, matrices
 
 TOLERANCE = 1e-4
 """Largest deviation from the whole model, relative to its largest output, in float32."""
+
+ROOM = 4
+"""Bytes for tracing per byte of weights: the weights, gradients, and copies without some units."""
 
 _MIXING = (nn.LayerNorm, nn.GroupNorm)
 """Layers whose output for one unit depends on other units."""
@@ -43,12 +46,15 @@ class TensorParallel(Share):
         self._structure = job.signature.inputs
         self._dtype = torch_modules.dtype_of(job.notes["dtype"])
         self._model = job.runtime.module(job.folder, job.task, job.notes).float().eval()
-        self._example = [torch_modules.cast(t, torch.float32) for t in job.example(2)]
+        place = _place_to_split(self._model, device)
+        self._model.to(place)
+        self._example = [torch_modules.cast(t, torch.float32).to(place) for t in job.example(2)]
         self._batch = job.example(job.target.batch_size)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._kind.exact():
             self._expected = self._outputs(self._example)
         inputs = plain(unflatten(self._example, self._structure))
-        families = split(self._model, inputs, rank, count)
+        with self._kind.exact():
+            families = split(self._model, inputs, rank, count)
         self._forward = Replayed(self._broadcast_and_run, device)
         self.detail = f"{len(families)} sets of layers split: {', '.join(f.name for f in families)}"
 
@@ -57,7 +63,7 @@ class TensorParallel(Share):
 
         The share is moved to the device and recorded as a CUDA graph if possible.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self._kind.exact():
             outputs = self._outputs(self._example)
         pairs = list(zip(outputs, self._expected, strict=True))
         scale = max(float(b.abs().max()) for _, b in pairs) or 1.0
@@ -102,6 +108,16 @@ class TensorParallel(Share):
 
     def _outputs(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return flatten(call(self._model, plain(unflatten(tensors, self._structure))))[0]
+
+
+def _place_to_split(model: nn.Module, device: torch.device) -> torch.device:
+    """Return `device` if it has room to trace the whole model, else the host.
+
+    Tracing takes hundreds of backward passes, on a host's cores half a minute for a ViT-B/16.
+    """
+    free, _ = device_of(device).memory()
+    needed = ROOM * sum(p.numel() * p.element_size() for p in model.parameters())
+    return device if needed < free else HOST
 
 
 def _move(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

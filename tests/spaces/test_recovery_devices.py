@@ -23,6 +23,7 @@ from spaces.training.batches import parts
 from spaces.training.distributed.launcher import Broken, sharing
 from spaces.training.recovery import Diverged, recover
 from spaces.training.sync_batchnorm import batches_joined
+from spaces.training.world import World
 from spaces.wire import decode, encode
 
 STEPS = 20
@@ -224,6 +225,27 @@ def group(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_an_optimizer_moves_a_sharded_model_through_plain_tensors() -> None:
+    world = World(sharded=True)
+    model = world.shard(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch.device("cpu"))
+    model(torch.rand(5, 4)).square().mean().backward()
+    weights = list(model.parameters())
+    parts = [world.part(weight) for weight in weights]
+    gradients = [world.gathered(w.grad).clone() for w in weights if w.grad is not None]
+    world.hand_over(weights, parts)
+    assert [type(part) for part in parts] == 4 * [torch.Tensor]
+    assert all(weight.grad is None for weight in weights)
+    for part, gradient in zip(parts, gradients, strict=True):
+        assert part.grad is not None
+        assert torch.equal(part.grad, gradient)
+    before = [part.detach().clone() for part in parts]
+    torch.optim.AdamW(parts, lr=0.1, fused=True).step()
+    for weight, part, old in zip(weights, parts, before, strict=True):
+        assert torch.equal(world.gathered(weight), part)
+        assert not torch.equal(part, old)
 
 
 @pytest.mark.usefixtures("group")
