@@ -350,7 +350,7 @@ def _add_process(
     return ArtifactMeasurements(
         measurements={g.name: measurements[g.name] for g in goals},
         placement=known.placement if known else answer["placement"],
-        conditions=answer["conditions"],
+        conditions=(known.conditions if known else {}) | answer["conditions"],
         times=times,
         reference_times=reference_times,
         planned_processes=known.planned_processes if known else answer["planned_processes"],
