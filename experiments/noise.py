@@ -32,7 +32,7 @@ from _reference import fastest_unchanged
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from objectives.host import cores, processor
-from search import Experiment
+from search import run_folder
 from search import open as open_run
 from search.experiment import timed
 from search.measuring import MeasurementServer, Reference
@@ -57,7 +57,7 @@ def main() -> None:
     pick = "fastest" if options.trial is None else f"trial={options.trial}"
     member = options.run / str(result.pick(pick).record.artifact)
     reference = fastest_unchanged(result.summary, options.run.resolve())
-    experiment = Experiment.load(options.run / "experiment.toml")
+    experiment = run_folder.reopen(options.run)
     name = next(iter(timed(experiment.objectives)))
     with (
         tempfile.TemporaryDirectory() as scratch,
