@@ -157,7 +157,7 @@ class Facts:
         if self.precision is None or self.precision <= COARSE:
             return None
         processes = "one process" if self.processes == 1 else f"{self.processes} processes"
-        return f"Its time is known within {self.precision:.0%} only, from {processes}."
+        return f"Its time is known within {100 * self.precision:.0f} % only, from {processes}."
 
     def _launching(self) -> str | None:
         execution = (self.conditions or {}).get("execution", RECORDED)

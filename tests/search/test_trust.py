@@ -17,6 +17,8 @@ from search.trust import auditing, comparison, verification
 from search.trust.again import Ratios, Timed
 from search.trust.auditing import Audit, Audits, read_audits
 
+pytestmark = pytest.mark.slow  # it searches for real; what takes a second is in other files
+
 SPACE = {
     "prune.channels": {"ratio": [0.0, 0.5]},
     "quantize.integer": {"weight_bits": [32, 8], "activation_bits": [32, 8]},
