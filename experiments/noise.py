@@ -32,8 +32,8 @@ from _reference import fastest_unchanged
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from objectives.host import cores, processor
-from search import run_folder
 from search import open as open_run
+from search import run_folder
 from search.experiment import timed
 from search.measuring import MeasurementServer, Reference
 
