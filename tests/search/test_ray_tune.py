@@ -93,7 +93,6 @@ def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> Non
     assert not prepared._workspace.scratch.exists()
 
 
-@pytest.mark.ci
 def test_a_task_of_the_users_own_class_reaches_the_workers(project: Path, cluster: Cluster) -> None:
     (project / "own.py").write_text(OWN)
     file = project / "experiment.toml"
