@@ -16,7 +16,7 @@ from search.measuring import Crashed, MeasurementServer
 from search.records import Record, Step
 from spaces import Infeasible, Point, Space, encode, sentence
 
-SECONDS = 30.0
+SECONDS = 10.0
 """Seconds after which the steps to no further pick are measured."""
 BUILDS = 4
 """Most candidates that are built for one pick."""
