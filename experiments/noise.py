@@ -32,8 +32,8 @@ from _reference import fastest_unchanged
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from objectives.host import cores, processor
+from search import Experiment
 from search import open as open_run
-from search import run_folder
 from search.experiment import timed
 from search.measuring import MeasurementServer, Reference
 
@@ -57,7 +57,8 @@ def main() -> None:
     pick = "fastest" if options.trial is None else f"trial={options.trial}"
     member = options.run / str(result.pick(pick).record.artifact)
     reference = fastest_unchanged(result.summary, options.run.resolve())
-    experiment = run_folder.reopen(options.run)
+    origin = json.loads((options.run / "environment.json").read_text())["experiment_folder"]
+    experiment = Experiment.parse((options.run / "experiment.toml").read_text(), Path(origin))
     name = next(iter(timed(experiment.objectives)))
     with (
         tempfile.TemporaryDirectory() as scratch,
