@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from _foreign import Unusable, refuse
-from _reference import fastest_unchanged
+from _reference import reference_of_run
 
 from objectives import Target, cached
 from search import open as open_run
@@ -86,7 +86,7 @@ def of_run(source: Experiment, run: Path, count: int, runtimes: Sequence[str] | 
         experiment=source,
         data=run / "cache" / "data",
         artifacts={f"trial {r.trial}": run / str(r.artifact) for r in chosen},
-        reference=fastest_unchanged(summary, run),
+        reference=reference_of_run(source, summary, run),
     )
 
 

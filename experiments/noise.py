@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _reference import fastest_unchanged
+from _reference import reference_of_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -56,9 +56,9 @@ def main() -> None:
     result = open_run(options.run)
     pick = "fastest" if options.trial is None else f"trial={options.trial}"
     member = options.run / str(result.pick(pick).record.artifact)
-    reference = fastest_unchanged(result.summary, options.run.resolve())
     origin = json.loads((options.run / "environment.json").read_text())["experiment_folder"]
     experiment = Experiment.parse((options.run / "experiment.toml").read_text(), Path(origin))
+    reference = reference_of_run(experiment, result.summary, options.run.resolve())
     name = next(iter(timed(experiment.objectives)))
     with (
         tempfile.TemporaryDirectory() as scratch,

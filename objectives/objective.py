@@ -65,16 +65,15 @@ class Measurement:
         """Half the width of the interval, as a share of the value."""
         return (self.high - self.low) / 2 / abs(self.value)
 
-    def beside(self, baseline_value: float, scale: Ratio | None = None) -> Self:
+    def beside(self, baseline_value: float, link: "Ratio | Measurement | None" = None) -> Self:
         """Return the measurement with its ratio to the baseline's value.
 
-        `scale` is the ratio of the reference to the baseline, or the other way round, if they are
-        two artifacts: its uncertainty adds to that of the measurement, which is relative to the
-        reference.
+        The measurement's interval is relative to the reference. If baseline and reference are two
+        artifacts, `link` was measured of one beside the other, and its uncertainty adds to it.
         """
         value = self.value / baseline_value
         own = (math.log(self.value / self.low), math.log(self.high / self.value))
-        added = math.log(scale.high / scale.low) / 2 if scale else 0.0
+        added = math.log(link.high / link.low) / 2 if link else 0.0
         below, above = (math.exp(math.hypot(side, added)) for side in own)
         return dataclasses.replace(
             self, ratio=Ratio(value=value, low=value / below, high=value * above)

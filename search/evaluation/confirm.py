@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from objectives import Measurement, Ratio, artifacts
+from objectives import Measurement, artifacts
 from search.experiment import Experiment, timed
 from search.measuring import Crashed, MeasurementServer
 from search.records import Record
@@ -104,8 +104,9 @@ class _Confirmation:
             return {"reason": f"{error} (on the test split)"}
         measurements = times.values
         if record.trial != self.baseline.trial:
+            same = self.reference.trial == self.baseline.trial
             measurements = {
-                k: m.beside(baseline[k].value, self._scale(baseline[k]))
+                k: m.beside(baseline[k].value, None if same else baseline[k])
                 for k, m in measurements.items()
             }
         values = {k: m.to_json() for k, m in measurements.items()}
@@ -113,12 +114,6 @@ class _Confirmation:
         facts: dict[str, Any] = {"confirmed_beside": self.baseline.trial}
         facts |= {"processes": times.processes, "precision": times.precision} if values else {}
         return {"measurements": values, "test": test, "facts": facts}
-
-    def _scale(self, baseline: Measurement) -> Ratio | None:
-        """Return the ratio of baseline and reference; None if they are one artifact."""
-        if self.reference.trial == self.baseline.trial:
-            return None
-        return Ratio(value=baseline.value, low=baseline.low, high=baseline.high)
 
     def _in_turns(self, records: Sequence[Record]) -> dict[int, Times | str]:
         """Return the times of records measured in turns with the reference."""

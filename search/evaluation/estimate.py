@@ -1,7 +1,6 @@
 """Estimate scores by PyTorch: of a model in training, and of the unchanged one before any trial."""
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from objectives import Examples, Measurement
 from objectives.artifacts import signature_of
 from objectives.exporting import torch_modules
 from search.experiment import Experiment
+from search.records import smallest_difference
 from spaces.modules import evaluating, rows, transform
 
 SAMPLES = 512
@@ -28,9 +28,7 @@ def smallest_differences(
 ) -> dict[str, float]:
     """Return the smallest difference to the baseline that a split can show, by objective.
 
-    Objectives that depend on training are scored for the unchanged model on some of the `examples`,
-    and the half-width of the interval is scaled to all of them. This is about the half-width of a
-    paired difference too, if two models disagree on as many samples as the model gets wrong.
+    Objectives that depend on training are scored for the unchanged model on some of the `examples`.
     """
     start = time.perf_counter()
     few = estimate_scores(experiment, model, examples, Path(), samples=FEWEST)
@@ -38,9 +36,7 @@ def smallest_differences(
     samples = min(SAMPLES, len(examples), int(FEWEST * SECONDS / seconds))
     if samples > FEWEST:
         few = estimate_scores(experiment, model, examples, Path(), samples=samples)
-    return {
-        name: (m.high - m.low) / 2 * math.sqrt(m.samples / len(examples)) for name, m in few.items()
-    }
+    return {name: smallest_difference(score, len(examples)) for name, score in few.items()}
 
 
 def estimate_scores(

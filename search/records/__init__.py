@@ -1,7 +1,14 @@
 """Records of trials, the Pareto front among them, and the rules that stop a trial early."""
 
 from search.records.axis import Axis, gain
-from search.records.comparison import Difference, difference, dominates, order, told_difference
+from search.records.comparison import (
+    Difference,
+    difference,
+    dominates,
+    order,
+    smallest_difference,
+    told_difference,
+)
 from search.records.facts import Facts, Impossible, Step
 from search.records.front import (
     feasible,
@@ -42,5 +49,6 @@ __all__ = [
     "pick",
     "picks",
     "rungs",
+    "smallest_difference",
     "told_difference",
 ]

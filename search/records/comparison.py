@@ -4,6 +4,7 @@ Scores of one split are compared sample by sample, times and other quantities by
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import TypeVar
@@ -16,6 +17,8 @@ from search.records.record import Record
 
 Item = TypeVar("Item")
 
+NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Half-width of a 95 % interval in standard deviations."""
 FEW = 2
 """Samples added to those on which two models disagree: with fewer than 6 one-sided disagreements
 chance cannot be ruled out (McNemar 1947, exact test at 5 %)."""
@@ -47,11 +50,25 @@ def difference(own: Measurement, other: Measurement) -> Difference | None:
     if own.samples != other.samples:
         return None
     value = own.value - other.value
-    variance = float(np.var(np.subtract(own.resamples, other.resamples)))
-    if 0 <= own.value <= 1 and 0 <= other.value <= 1:
-        variance += FEW / own.samples**2
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * variance**0.5
+    deviation = float(np.std(np.subtract(own.resamples, other.resamples)))
+    half = _widened(NORMAL * deviation, (own, other), own.samples)
     return Difference(value=value, low=value - half, high=value + half)
+
+
+def smallest_difference(score: Measurement, samples: int) -> float:
+    """Return about the smallest difference to a score that a split of `samples` samples can show.
+
+    The half-width of the score's own interval, scaled to the split, stands for that of a paired
+    difference, as if two models disagreed on as many samples as the model gets wrong.
+    """
+    half = (score.high - score.low) / 2 * math.sqrt(score.samples / samples)
+    return _widened(half, (score,), samples)
+
+
+def _widened(half: float, scores: Sequence[Measurement], samples: int) -> float:
+    """Return the half-width of a difference, widened if the scores are shares of `samples`."""
+    shares = all(0 <= score.value <= 1 for score in scores)
+    return math.hypot(half, NORMAL * math.sqrt(FEW) / samples) if shares else half
 
 
 def told_difference(own: Record, baseline: Record, name: str) -> tuple[Difference, bool] | None:

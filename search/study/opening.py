@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from search.experiment import Experiment
+from search.records import Record
 from spaces import Dimension, Point, Slot, Stage, Value
 
 SHARE = 0.6
@@ -18,6 +19,17 @@ def baselines(experiment: Experiment) -> list[Point]:
     if runtime is None:
         return [neutral]
     return [neutral | {runtime: name} for name in experiment.runtime_names()]
+
+
+def reference_of(experiment: Experiment, records: Iterable[Record]) -> Record | None:
+    """Return the record of the unchanged model in its fastest runtime; None if there is none."""
+    neutral = baselines(experiment)
+    known = [r for r in records if r.state == "complete" and r.point in neutral]
+    goal = next((g for g in experiment.objectives if g.timed), None)
+    if goal is None:
+        return next(iter(known), None)
+    sign = -1 if goal.rising else 1
+    return min(known, key=lambda r: sign * r.measurements[goal.name].value, default=None)
 
 
 def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:

@@ -16,7 +16,7 @@ from search.records import Axis, Facts, Record, front
 from search.samplers import Sampler
 from search.study.known_impossible import implied
 from search.study.neighbours import neighbour
-from search.study.opening import SHARE, baselines, opening
+from search.study.opening import SHARE, baselines, opening, reference_of
 from search.study.optuna_trials import GIVEN_BACK, Trials
 from spaces import Point
 
@@ -108,8 +108,7 @@ class Study:
     @property
     def reference(self) -> Record | None:
         """The fastest of the baselines, with which all that is timed takes turns."""
-        times = self._times()
-        return min(self.baselines(), key=lambda r: times.get(r.runtime, 0.0), default=None)
+        return reference_of(self.experiment, self.baselines())
 
     def baselines(self) -> list[Record]:
         """Return the complete records of the neutral point, one for each runtime that works."""

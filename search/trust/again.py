@@ -9,7 +9,6 @@ from search.errors import BadArtifact, BadEnvironment, BadRun
 from search.experiment import Experiment, timed
 from search.measuring import Crashed, MeasurementServer
 from search.records import Record
-from search.study import baselines
 from spaces import Infeasible
 
 Ratios = dict[str, Ratio]
@@ -59,14 +58,3 @@ def ratios(
         }
         for a in artifacts
     ]
-
-
-def reference_of(experiment: Experiment, records: Sequence[Record], baseline: Record) -> Record:
-    """Return the record of the unchanged model in its fastest runtime, as a search chooses it."""
-    goal = next((g for g in experiment.objectives if g.timed), None)
-    neutral = baselines(experiment)
-    known = [r for r in records if r.state == "complete" and r.point in neutral]
-    if goal is None or not known:
-        return baseline
-    sign = -1 if goal.rising else 1
-    return min(known, key=lambda r: sign * r.measurements[goal.name].value)

@@ -17,7 +17,8 @@ from search.experiment import Experiment
 from search.measuring import MeasurementServer
 from search.records import Record
 from search.result import Result, load_result
-from search.trust.again import Timed, ratios, reference_of
+from search.study import reference_of
+from search.trust.again import Timed, ratios
 
 FILE = "audits.jsonl"
 
@@ -83,7 +84,8 @@ def audit(folder: str | Path, *, seed: int | None = None) -> Audits:
     folder = Path(folder)
     result, experiment = load_result(folder), run_folder.reopen(folder)
     member = _drawn(result, seed)
-    records = [result.baseline, member, reference_of(experiment, result.records, result.baseline)]
+    reference = reference_of(experiment, result.records) or result.baseline
+    records = [result.baseline, member, reference]
     with run_folder.locked(folder):
         load = others()
         measured = _ratios(folder, experiment, records)

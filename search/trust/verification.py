@@ -18,8 +18,8 @@ from search.measuring import MeasurementServer, checked
 from search.origin import Origin, changes_since
 from search.records import Record
 from search.result import Result, load_result
-from search.study import PendingTrial
-from search.trust.again import Timed, ratios, reference_of
+from search.study import PendingTrial, reference_of
+from search.trust.again import Timed, ratios
 
 CLOSE = 1e-6
 """Relative difference of two scores that counts as rounding."""
@@ -125,7 +125,7 @@ class _Verification:
     def _rebuilt(self, record: Record) -> Record:
         """Return the record of a trial in the scratch folder at the same point."""
         baseline = self.result.baseline
-        reference = reference_of(self.experiment, self.result.records, baseline)
+        reference = reference_of(self.experiment, self.result.records) or baseline
         kept = (self.result.folder / str(reference.artifact)).resolve()
         local = Local(experiment=self.experiment, folder=self.scratch, cores=cores())
         pending = PendingTrial(

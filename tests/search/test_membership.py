@@ -13,7 +13,13 @@ from _examples import ACCURACY, AXES, LATENCY, record
 from objectives import Measurement
 from objectives.intervals import of_ratios, of_score
 from search.records import Record, front, membership
-from search.records.comparison import difference, dominates, kernel, order
+from search.records.comparison import (
+    difference,
+    dominates,
+    kernel,
+    order,
+    smallest_difference,
+)
 
 TWO = (ACCURACY, LATENCY)
 SAMPLES = 1000
@@ -121,6 +127,20 @@ def test_equal_predictions_differ_by_nothing() -> None:
     assert found is not None
     assert found.value == 0
     assert found.is_noise
+
+
+def test_the_smallest_difference_is_about_the_one_that_is_told() -> None:
+    """It is told before any trial, from fewer samples than the split has."""
+    wrong = 100
+    own = torch.arange(SAMPLES) >= wrong
+    other = torch.arange(SAMPLES) < SAMPLES - wrong // 2
+    other[: wrong // 2] = False  # disagree on as many samples as one gets wrong
+    found = difference(scored(own), scored(other))
+    assert found is not None
+    told = smallest_difference(scored(own[::4]), SAMPLES)
+    assert told == pytest.approx((found.high - found.low) / 2, rel=0.25)
+    perfect = scored(torch.ones(360, dtype=torch.bool))
+    assert 6 / 360 > smallest_difference(perfect, 360) > 2 / 360  # never less than a few samples
 
 
 def test_scores_of_other_samples_are_compared_by_their_intervals() -> None:
