@@ -17,6 +17,8 @@ SECONDS = 0.15
 """Seconds after which no further window of runs begins."""
 WARM = 5
 """Runs before the first window, in which memory is allocated."""
+HALF = 0.5
+"""What is added to means that are rounded down, and the mean of what is below one, microseconds."""
 FEWEST, WINDOWS = 3, 6
 """Fewest and most windows of runs; each has as many runs as all before it together."""
 
@@ -64,14 +66,18 @@ def _seconds(compiled: Any, request: Any) -> dict[str, float]:
     start, runs = time.perf_counter(), WARM
     _run(request, runs)
     before, windows = _microseconds(compiled), list[dict[str, float]]()
+    names = set(before)
     while len(windows) < FEWEST or (
         len(windows) < WINDOWS and time.perf_counter() - start < SECONDS
     ):
         _run(request, runs)
         after = _microseconds(compiled)
-        windows.append({k: 1e-6 * max(0.0, 2 * after[k] - before[k]) for k in after})
+        names |= set(after)
+        windows.append(
+            {k: 1e-6 * max(0.0, 2 * after.get(k, HALF) - before.get(k, HALF)) for k in names}
+        )
         before, runs = after, 2 * runs
-    return {k: statistics.median(window[k] for window in windows) for k in after}
+    return {k: statistics.median(window.get(k, 0.0) for window in windows) for k in names}
 
 
 def _run(request: Any, runs: int) -> None:
@@ -80,15 +86,16 @@ def _run(request: Any, runs: int) -> None:
 
 
 def _microseconds(compiled: Any) -> dict[str, float]:
-    """Return the mean of all runs so far of each node that was executed.
+    """Return the mean of all runs so far of each node that took a microsecond or more.
 
-    Means are rounded down, to which half a microsecond is added.
+    Means are rounded down, to which half a microsecond is added. OpenVINO says of a node whose mean
+    is below one that it was not executed, so a node may appear in one reading and not in another.
     """
     times = {
         node.get_friendly_name(): _info(node, "execTimeMcs")
         for node in compiled.get_runtime_model().get_ordered_ops()
     }
-    return {name: int(mean) + 0.5 for name, mean in times.items() if mean.isdigit()}
+    return {name: int(mean) + HALF for name, mean in times.items() if mean.isdigit()}
 
 
 def parsed(
