@@ -2,12 +2,15 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spaces import Point, Space
 
-__all__ = ["History", "Observation", "Sampler", "State"]
+__all__ = ["Features", "History", "Observation", "Sampler", "State"]
 
 State = Literal["complete", "pruned", "failed", "running"]
 
@@ -20,9 +23,29 @@ class Observation:
     state: State
     losses: tuple[float, ...] | None = None
     """One value for each objective, lower is better; None unless the trial is complete."""
+    partial: tuple[float | None, ...] | None = None
+    """Losses as far as they were measured, of complete and of pruned trials; None if none was."""
+    deviations: tuple[float | None, ...] | None = None
+    """Standard deviation of the noise of each of `partial`; None where it is unknown."""
+    seconds: float | None = None
+    """Wall time of the trial; None if it has not ended or was not evaluated."""
     violations: tuple[float, ...] = ()
     """Violation of each constraint; at most 0 is satisfied. The last one is above 0 if no runtime
     can execute the point. Running trials have none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """What is known of some points before they are evaluated, as numbers."""
+
+    values: NDArray[np.float64]
+    """Points x features, finite."""
+    groups: tuple[str, ...]
+    """The group of each feature; features of a group are alike in kind and scale."""
+    minor: frozenset[str] = frozenset()
+    """Groups of details, which matter less than totals before there is evidence."""
+    training: frozenset[str] = frozenset()
+    """Groups that describe recovery training, which only some objectives depend on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +57,14 @@ class History:
     """Number of objectives."""
     observations: Sequence[Observation]
     """All trials in the order of their numbers; a point may occur more than once."""
+    trained: tuple[bool, ...] | None = None
+    """For each objective, whether recovery training changes it; None if unknown."""
+    bounds: tuple[float | None, ...] | None = None
+    """The largest allowed loss of each objective, None without a limit; None if unknown."""
+    features: Callable[[Sequence[Point]], Features] | None = None
+    """Describes points; None if nothing is known but their values."""
+    accept: Callable[[Point], bool] | None = None
+    """False for points that are known or that nothing can execute; None if that is unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
