@@ -60,6 +60,17 @@ class Goal:
             return self.within
         return self.within_share * (1.0 if self.scored(baseline) else abs(baseline))
 
+    def bound(self, baseline: float) -> float | None:
+        """Return the worst value that the limits allow, None if they allow any.
+
+        A bound on the good side, such as `at_most` of a score, is left out.
+        """
+        bounds = [self.at_least if self.rising else self.at_most]
+        if (allowed := self.allowed(baseline)) is not None:
+            bounds.append(baseline - allowed if self.rising else baseline + allowed)
+        strictest = max if self.rising else min
+        return strictest((b for b in bounds if b is not None), default=None)
+
     def scored(self, baseline: float) -> bool:
         """True if the baseline is a score from 0 to 1, of which a share is an absolute difference.
 

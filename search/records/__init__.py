@@ -2,6 +2,7 @@
 
 from search.records.axis import Axis, gain
 from search.records.comparison import (
+    NORMAL,
     Difference,
     difference,
     dominates,
@@ -18,11 +19,13 @@ from search.records.front import (
     pick,
     picks,
 )
+from search.records.ladder import Ladder
 from search.records.membership import Membership, front, membership
 from search.records.record import Record, State
-from search.records.stopping import PROBE, Ladder, Rung, bar_of, hopeless, rungs
+from search.records.stopping import PROBE, Rung, bar_of, hopeless, rungs
 
 __all__ = [
+    "NORMAL",
     "PROBE",
     "Axis",
     "Difference",

@@ -18,16 +18,6 @@ def nondominated(losses: Losses) -> list[bool]:
     return rows
 
 
-def front_numbers(losses: Losses) -> list[int]:
-    """Return the number of each row's front: 0 is dominated by none, 1 by rows of front 0 only.
-
-    Source: Deb et al. 2002, A fast and elitist multiobjective genetic algorithm: NSGA-II,
-    section III A.
-    """
-    numbers: list[int] = moocore.pareto_rank(np.array(losses, float)).tolist()
-    return numbers
-
-
 def hypervolume(losses: Losses, reference: Sequence[float]) -> float:
     """Return the volume that the rows dominate, bounded by `reference`; 0 without rows.
 

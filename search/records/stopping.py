@@ -1,4 +1,4 @@
-"""Early stopping: a trial dominated at its probe, or behind others at a rung of its training."""
+"""Early stopping at the probe, and the rungs of a training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any, Self
 from objectives import Measurement
 from search.experiment import Goal
 from search.records.comparison import order
-from search.records.dominance import front_numbers
 from search.records.front import feasible
 from search.records.record import Record
 
@@ -17,8 +16,6 @@ SHARES = (0.25, 0.5)
 """Shares of a training's steps at which it is compared with other trainings."""
 WORTHWHILE = 100
 """Fewest steps of a training that has rungs: shorter ones end before a comparison pays off."""
-FEWEST = 4
-"""Trials that must have reached a rung before one is stopped there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,37 +119,3 @@ def rungs(steps: int) -> dict[int, str]:
     if steps < WORTHWHILE:
         return {}
     return {round(share * steps): f"{share:.0%} of training" for share in SHARES}
-
-
-class Ladder:
-    """The losses of trials at each rung of their training, for one search."""
-
-    def __init__(self, goals: Sequence[Goal]) -> None:
-        self._goals = goals
-        self._losses: dict[str, dict[int, tuple[float, ...]]] = {}
-
-    def judge(self, trial: int, rung: Rung) -> str | None:
-        """Return the reason to stop a trial at a rung, or None to let it go on.
-
-        Asynchronous successive halving (Li et al. 2020) with the trials ranked by non-domination
-        (Schmucker et al. 2021, MO-ASHA): a trial stops if at least half of the trials at this rung
-        are on better fronts. The first front never stops. Rungs are shares of the training rather
-        than steps, since the learning rate follows a schedule over each training's own length.
-        """
-        if not all(goal.name in rung.measurements for goal in self._goals):
-            return None
-        losses = self._losses.setdefault(rung.name, {})
-        losses[trial] = tuple(
-            self._loss(goal, rung.measurements[goal.name]) for goal in self._goals
-        )
-        if len(losses) < FEWEST:
-            return None
-        fronts = dict(zip(losses, front_numbers(list(losses.values())), strict=True))
-        ahead = sum(front < fronts[trial] for front in fronts.values())
-        if fronts[trial] == 0 or 2 * ahead < len(losses):
-            return None
-        return f"after {rung.name}, {ahead} of {len(losses)} trials are on better fronts"
-
-    @staticmethod
-    def _loss(goal: Goal, measurement: Measurement) -> float:
-        return -measurement.value if goal.rising else measurement.value

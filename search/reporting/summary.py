@@ -190,12 +190,5 @@ def _goal(experiment: Experiment, limits: Mapping[str, str]) -> str:
 
 
 def _bounds(experiment: Experiment, baseline: Record) -> dict[str, float]:
-    bounds = {}
-    for goal in experiment.objectives:
-        start = baseline.measurements[goal.name].value
-        if (allowed := goal.allowed(start)) is not None:
-            bounds[goal.name] = start - allowed if goal.rising else start + allowed
-        for bound in (goal.at_least, goal.at_most):
-            if bound is not None:
-                bounds[goal.name] = bound
-    return bounds
+    bounds = {g.name: g.bound(baseline.measurements[g.name].value) for g in experiment.objectives}
+    return {name: bound for name, bound in bounds.items() if bound is not None}

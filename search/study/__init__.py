@@ -2,7 +2,8 @@
 
 from search.study.opening import baselines, opening, reference_of
 from search.study.queue import Queue
-from search.study.study import PendingTrial, Refuse, Study, sampler_of
+from search.study.sampling import sampler_of
+from search.study.study import PendingTrial, Refuse, Study
 
 __all__ = [
     "PendingTrial",

@@ -1,6 +1,5 @@
 """The first points of a search: baselines, each technique alone, and usual combinations."""
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -8,6 +7,9 @@ from search.experiment import Experiment
 from search.records import Record
 from spaces import Dimension, Point, Slot, Stage, Value
 
+REACH = 3.0
+"""Runtimes in which the unchanged shape takes longer than this times the fastest one's time get no
+point of the opening but their baseline."""
 SHARE = 0.6
 """Largest share of the trials that the opening may use; the sampler gets the rest. However few
 trials there are, the baselines and one encoding in each of their runtimes are tried."""
@@ -35,52 +37,53 @@ def reference_of(experiment: Experiment, records: Iterable[Record]) -> Record | 
 def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:
     """Return the points to try before sampling, without repeats, the most informative first.
 
-    `times` are the baselines' times by runtime, as far as they are measured: after the baselines
-    the fastest runtime comes first. The caller has to check which points a runtime can execute.
+    `times` are the shortest times of the unchanged shape by runtime, as far as they are measured:
+    after the baselines the fastest runtime comes first, and runtimes out of its reach are left out.
+    The caller has to check which points a runtime can execute.
     """
     starts = baselines(experiment)
-    ranked = _ranked(experiment, starts, times or {})
-    encoded = list(_encodings(experiment, ranked))
-    compiled = [start for start in ranked if start != starts[0]] or starts
-    single_start = ranked[0] if times else starts[-1]
-    points = [*starts, *encoded[: len(starts)], *_recipes(experiment, compiled)]
-    points += [*encoded, *_alone(experiment, single_start)]
+    within_reach = _within_reach(experiment, starts, times or {})
+    fastest = within_reach[0] if times else starts[-1]
+    encodings = [e for slot in _slots(experiment, Stage.ENCODE) for e in _usual(slot)]
+    points = [*starts, *(s | e for e in encodings[:1] for s in within_reach)]
+    points += [*_recipes(experiment, fastest), *(fastest | e for e in encodings)]
+    points += _alone(experiment, fastest)
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
     return list(unique.values())
 
 
-def _ranked(experiment: Experiment, starts: list[Point], times: Mapping[str, float]) -> list[Point]:
-    """Return the baselines by their times; those without one come last, in their given order."""
-    return sorted(
-        starts, key=lambda start: times.get(experiment.space.plan(start).runtime, math.inf)
-    )
+def _within_reach(
+    experiment: Experiment, starts: list[Point], times: Mapping[str, float]
+) -> list[Point]:
+    """Return the baselines by their times, without those that REACH rules out.
+
+    Those without a time come last, in their given order.
+    """
+    named = [(times.get(experiment.space.plan(s).runtime, math.inf), s) for s in starts]
+    ranked = sorted(named, key=lambda pair: pair[0])
+    limit = REACH * ranked[0][0]
+    return [s for time, s in ranked if time <= limit or math.isinf(time)]
 
 
-def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
-    """Yield each encoding alone in each runtime: it is cheap, and runtimes differ most in it."""
-    for slot in _slots(experiment, Stage.ENCODE):
-        for setting in _usual(slot):
-            yield from (start | setting for start in starts)
-
-
-def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
-    """Yield each shape with the first usual encoding in each compiled runtime, untrained first.
+def _recipes(experiment: Experiment, start: Point) -> Iterator[Point]:
+    """Yield each usual shape with the first usual encoding, then the last one trained.
 
     Untrained points are cheap, and much of the loss from the shape may already be compensated.
     """
     shapes = [setting for slot in _slots(experiment, Stage.SHAPE) for setting in _usual(slot)]
     encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]
-    trained = _strongest(experiment)
-    for shape, encoding in itertools.product(shapes or [{}], encodings or [{}]):
-        for training in ({}, trained) if trained and shape else (trained,):
-            yield from (s | shape | training | encoding for s in compiled)
+    encoding = encodings[0] if encodings else {}
+    yield from (start | shape | encoding for shape in shapes)
+    yield from (start | shape | encoding | _strongest(experiment) for shape in shapes[-1:])
+    if not shapes:
+        yield start | encoding | _strongest(experiment)
 
 
 def _alone(experiment: Experiment, start: Point) -> Iterator[Point]:
-    """Yield the first usual setting of each other technique alone, in one runtime."""
+    """Yield the first usual setting of each technique of shape or placement alone."""
     runtime = experiment.space.named("runtime")
     placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != runtime]
-    for slot in (*_slots(experiment, Stage.SHAPE), *_slots(experiment, Stage.TRAIN), *placed):
+    for slot in (*_slots(experiment, Stage.SHAPE), *placed):
         for setting in list(_usual(slot))[:1]:
             yield start | setting
 

@@ -76,7 +76,7 @@ class Queue:
         if pending.forced:
             return None
         if rung.name != PROBE:
-            return self._ladder.judge(pending.trial, rung)
+            return self._ladder.judge(pending.trial, rung, self._study.records)
         bar = bar_of(self._study.records, self._study.baseline)
         return hopeless(self._study.experiment.objectives, rung.measurements, bar) if bar else None
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import optuna
 
 from objectives import Measurement
-from search import catalogue
-from search.experiment import Experiment, fields_of, instantiate
+from search.experiment import Experiment
 from search.records import Axis, Facts, Record, front
-from search.samplers import Sampler
 from search.study.known_impossible import implied
 from search.study.neighbours import neighbour
 from search.study.opening import SHARE, baselines, opening, reference_of
 from search.study.optuna_trials import GIVEN_BACK, Trials
+from search.study.sampling import Sampling
+from search.study.worthwhile import no_use_of_training, untrained
 from spaces import Point
 
 PATIENCE = 4
@@ -50,7 +50,7 @@ class Study:
     ) -> None:
         self._trials, self.experiment, self._refuse = trials, experiment, refuse
         self._noted = tuple(noted)
-        self._sampler = sampler_of(experiment)
+        self._sampling = Sampling(experiment)
         self._baseline_keys = {_key(point) for point in baselines(experiment)}
         opening_budget = max(2 * len(self._baseline_keys), int(SHARE * experiment.trials))
         self._sources = (
@@ -139,7 +139,8 @@ class Study:
         """Return the next point to evaluate, or None if no new one was found.
 
         Points that the executor refuses, or that an earlier trial proved impossible, are recorded
-        with the reason and not returned. Points with a record are answered from it.
+        with the reason and not returned. Points with a record are answered from it. In the place of
+        a point with recovery training, its untrained sibling is returned first.
         """
         for source in self._sources:
             for proposal in source.proposals():
@@ -191,16 +192,27 @@ class Study:
         return {r.trial for r in failed if _key(r.point) in self._baseline_keys}
 
     def _times(self) -> dict[str, float]:
-        """Return the baselines' values of the first timed objective by runtime; lower is faster."""
-        axis = next(
-            (a for g, a in zip(self.experiment.objectives, self.axes, strict=True) if g.timed),
-            None,
-        )
-        return {r.runtime: axis.loss(r) for r in self.baselines()} if axis else {}
+        """Return the shortest time of the unchanged shape by runtime, in any encoding.
+
+        It is the value of the first timed objective, or the inverse of a rate; empty without one.
+        """
+        pairs = zip(self.experiment.objectives, self.axes, strict=True)
+        axis = next((axis for goal, axis in pairs if goal.timed), None)
+        space, times = self.experiment.space, dict[str, float]()
+        unchanged = space.shape(space.neutral())
+        for record in self._records.values() if axis else ():
+            if axis and record.state == "complete" and space.shape(record.point) == unchanged:
+                time = axis.value(record) ** axis.sign
+                times[record.runtime] = min(time, times.get(record.runtime, math.inf))
+        return times
 
     def _consider(self, source: "_Source", proposal: Point) -> PendingTrial | None:
         """Open a trial for a proposal and return it; None if the point needs no evaluation."""
         point = self.experiment.space.canonical(proposal)
+        if not self._known(point) and (cheapest := self._cheapest(point)) != point:
+            if cheapest is None:
+                return None
+            proposal = point = cheapest
         if not source.learns and self._known(point):
             return None
         reason = None if self._known(point) else self._refused(point)
@@ -235,11 +247,14 @@ class Study:
     def _sampled(self) -> Iterator[Point]:
         """Yield proposals of the sampler, each with its own seed derived from the number of trials.
 
-        A resumed search thus proposes the same points as an uninterrupted one.
+        A resumed search thus proposes the same points as an uninterrupted one. Proposals that are
+        not worth a trial add none, so the seed counts them too.
         """
-        for _ in range(PATIENCE):
-            seed = self.experiment.seed * 100_003 + self._trials.count
-            proposal = self._sampler.propose(self._trials.history(), seed)
+        for attempt in range(PATIENCE):
+            seed = self.experiment.seed * 100_003 + self._trials.count + attempt * 1_000_003
+            proposal = self._sampling.propose(
+                self._trials.history(), self._answer, self.baseline, self._worthwhile, seed
+            )
             if proposal is None:
                 return
             yield proposal
@@ -252,10 +267,34 @@ class Study:
             self.experiment.space,
             parents,
             generator,
-            lambda point: not self._known(point) and not self._refused(point),
+            self._worthwhile,
         )
         if point is not None:
             yield point
+
+    def _worthwhile(self, point: Point) -> bool:
+        """True if a point is new and may be evaluated, or its untrained sibling in its place."""
+        point = self.experiment.space.canonical(point)
+        if self._known(point) or self._refused(point):
+            return False
+        return self._cheapest(point) is not None
+
+    def _cheapest(self, point: Point) -> Point | None:
+        """Return the canonical point to evaluate first if the given one is asked for.
+
+        It is the untrained sibling while that is not known, and None if training cannot help, or
+        if the sibling is being evaluated.
+        """
+        sibling = untrained(self.experiment.space, point)
+        if sibling is None or self._refused(sibling):
+            return point
+        if _key(sibling) in self._pending.values():
+            return None
+        record = self._answer(sibling)
+        if record is None:
+            return sibling
+        useless = no_use_of_training(self.experiment, record, self.records, self.baseline)
+        return None if useless else point
 
     def _refused(self, point: Point) -> str | None:
         """Return the reason why the executor or an earlier trial rules a point out, or None."""
@@ -328,15 +367,6 @@ class _Source:
     """Number of trials after which the source may only propose baselines."""
     learns: bool = False
     """True if the source must learn the result of every proposal, including repeated ones."""
-
-
-def sampler_of(experiment: Experiment) -> Sampler:
-    """Return the sampler that an experiment names; raises SearchError for a wrong setting."""
-    entry, where = experiment.sampler, f"sampler.{experiment.sampler.name}"
-    sampler_class = catalogue.find("sampler", entry.name, Sampler, experiment.folder)
-    fields = fields_of(sampler_class, where, entry.settings)
-    sampler: Sampler = instantiate(sampler_class, where, fields, experiment.folder)
-    return sampler
 
 
 def _assumed(record: Record) -> bool:

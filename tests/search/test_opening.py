@@ -26,22 +26,23 @@ def runtimes(points: list[dict[str, bool | int | float | str]]) -> list[object]:
 
 
 def test_after_the_baselines_the_fastest_runtime_is_tried_first(experiment: Experiment) -> None:
-    times = {"eager": 3.0, "openvino": 1.0, "onnxruntime": 2.0}  # of null none is known
+    times = {"eager": 3.1, "openvino": 1.0, "onnxruntime": 2.0}  # of null none is known
     points = opening(experiment, times)
     assert runtimes(points[:4]) == list(RUNTIMES)
-    assert runtimes(points[4:8]) == ["openvino", "onnxruntime", "eager", "null"]
-    assert all(point["quantize.integer.weight_bits"] == 8 for point in points[4:8])
+    assert runtimes(points[4:7]) == ["openvino", "onnxruntime", "null"]  # eager is out of reach
+    assert all(point["quantize.integer.weight_bits"] == 8 for point in points[4:7])
+    assert set(runtimes(points[7:])) == {"openvino"}
     assert opening(experiment, times) == points
-    assert {str(p) for p in opening(experiment)} >= {str(p) for p in points[:8]}
+    assert {str(p) for p in opening(experiment)} >= {str(p) for p in points[:7]}
 
 
-def test_however_few_trials_there_are_each_runtime_is_tried_with_integers(
+def test_however_few_trials_there_are_each_runtime_within_reach_is_tried_with_integers(
     project: Path, experiment: Experiment
 ) -> None:
     run = project / "run"
     run.mkdir()
     study = Study.open(run, experiment, lambda point: None)
-    speed = {"eager": 4.0, "onnxruntime": 1.0, "openvino": 2.0, "null": 3.0}
+    speed = {"eager": 2.9, "onnxruntime": 1.0, "openvino": 2.0, "null": 2.5}
     asked_points = []
     for _ in range(8):
         asked = study.ask()

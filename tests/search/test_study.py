@@ -60,8 +60,9 @@ def test_dead_dimensions_cost_no_trial(project: Path) -> None:
 @pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(project: Path) -> None:
     points = asked_points(opened(project, trials=500), 500)
-    # 3 ratios x 3 trainings (none, T1, T4), in null with 4 pairs of bits, in eager with 2.
-    assert len(points) == 3 * 3 * (4 + 2)
+    # 3 ratios x 3 trainings (none, T1, T4), in null with 4 pairs of bits, in eager with 2; where
+    # neither pruning nor 8-bit weights lost anything, the 2 trainings of 2 + 2 points are left out.
+    assert len(points) == 3 * 3 * (4 + 2) - 2 * (2 + 2)
 
 
 @pytest.mark.slow
