@@ -82,7 +82,7 @@ class Experiment:
         trials: int = 40,
         time: float | str | None = None,
         trial_time: float | str = "15m",
-        sampler: NamedEntry | str | Mapping[str, Any] = "tpe",
+        sampler: NamedEntry | str | Mapping[str, Any] = "structural",
         executor: NamedEntry | str | Mapping[str, Any] | None = None,
         folder: Path | None = None,
         notices: Sequence[str] = (),

@@ -61,6 +61,8 @@ class History:
     """For each objective, whether recovery training changes it; None if unknown."""
     bounds: tuple[float | None, ...] | None = None
     """The largest allowed loss of each objective, None without a limit; None if unknown."""
+    reference: tuple[float | None, ...] | None = None
+    """Loss of each objective from which on a point is of no use; None where that is unknown."""
     features: Callable[[Sequence[Point]], Features] | None = None
     """Describes points; None if nothing is known but their values."""
     accept: Callable[[Point], bool] | None = None
@@ -73,6 +75,8 @@ class Sampler(abc.ABC):
 
     learns: ClassVar[bool] = True
     """False if proposals do not depend on what was observed."""
+    selective: ClassVar[bool] = True
+    """False if every proposal must be evaluated, also a training that cannot help."""
 
     @abc.abstractmethod
     def propose(self, history: History, seed: int) -> Point | None:

@@ -21,17 +21,24 @@ class Sampling:
         self._axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
         self._trained = tuple(g.objective.trained for g in experiment.objectives)
 
+    @property
+    def selective(self) -> bool:
+        """False if every proposal must be evaluated."""
+        return self._sampler.selective
+
     def propose(
         self,
         history: History,
         answer: Callable[[Point], Record | None],
         baseline: Record | None,
+        fastest: Record | None,
         accept: Callable[[Point], bool],
         seed: int,
     ) -> Point | None:
         """Return the sampler's next point, None if it has none.
 
-        `answer` returns the record of a canonical point. `accept` is false for points that are
+        `answer` returns the record of a canonical point, `fastest` is the fastest of the baselines.
+        `accept` is false for points that are
         known, cannot be executed or are not worth a trial.
         """
         space = self._experiment.space
@@ -45,6 +52,7 @@ class Sampling:
             observations=[self._with(observation, r) for observation, r in pairs],
             trained=self._trained,
             bounds=self._bounds(baseline) if baseline else None,
+            reference=self._reference(baseline, fastest) if baseline and fastest else None,
             features=lambda points: self._describer.describe(points, known),
             accept=accept,
         )
@@ -72,6 +80,18 @@ class Sampling:
             bound = goal.bound(axis.value(baseline))
             bounds.append(None if bound is None else axis.sign * bound)
         return tuple(bounds)
+
+    def _reference(self, baseline: Record, fastest: Record) -> tuple[float | None, ...]:
+        """Return the loss of each objective from which on a point is of no use.
+
+        It is the limit, or what the unchanged model has in its fastest runtime; of a score without
+        a limit it is unknown.
+        """
+        pairs = zip(self._experiment.objectives, self._axes, self._bounds(baseline), strict=True)
+        return tuple(
+            bound if bound is not None else None if goal.objective.trained else axis.loss(fastest)
+            for goal, axis, bound in pairs
+        )
 
 
 def sampler_of(experiment: Experiment) -> Sampler:

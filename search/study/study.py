@@ -253,7 +253,12 @@ class Study:
         for attempt in range(PATIENCE):
             seed = self.experiment.seed * 100_003 + self._trials.count + attempt * 1_000_003
             proposal = self._sampling.propose(
-                self._trials.history(), self._answer, self.baseline, self._worthwhile, seed
+                self._trials.history(),
+                self._answer,
+                self.baseline,
+                self.reference,
+                self._worthwhile,
+                seed,
             )
             if proposal is None:
                 return
@@ -286,7 +291,7 @@ class Study:
         if the sibling is being evaluated.
         """
         sibling = untrained(self.experiment.space, point)
-        if sibling is None or self._refused(sibling):
+        if sibling is None or not self._sampling.selective or self._refused(sibling):
             return point
         if _key(sibling) in self._pending.values():
             return None

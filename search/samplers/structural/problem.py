@@ -82,9 +82,12 @@ class Problem:
         return np.stack([model.transform.quantity(column) for model, column in columns], axis=1)
 
     def _front(self, pending: Matrix) -> tuple[Matrix, Matrix]:
-        """Return the front with what pending trials are believed to bring, and the worst seen."""
+        """Return the front with what pending trials are believed to bring, and the reference.
+
+        It is the loss from which on a point is of no use, at most the worst seen.
+        """
         rows, kept = self._complete()
-        reference = rows.max(axis=0)
+        reference = np.minimum(rows.max(axis=0), self._useless())
         found = rows[kept]
         if len(pending):
             believed = [_believed(model, pending) for model in self.models]
@@ -92,6 +95,12 @@ class Problem:
         found = found[(found < reference).all(axis=1)]
         front = found[moocore.is_nondominated(found)] if len(found) else found
         return front, reference
+
+    def _useless(self) -> Matrix:
+        """Return the quantities from which on a point is of no use, infinity where unknown."""
+        known = self.history.reference or (None,) * len(self.models)
+        losses = np.array([[np.inf if loss is None else loss for loss in known]])
+        return np.asarray(self._quantities(losses)[0])
 
     def _allowed(self, outlooks: Sequence[Outlook]) -> Matrix:
         """Return the probability that all losses are within their bounds."""
