@@ -87,7 +87,7 @@ class Structural(Sampler):
             if not fresh:
                 continue
             ranks = np.argsort(-problem.scores(fresh, self.cost_exponent), kind="stable")
-            for place in ranks.tolist():
+            for place in (int(rank) for rank in ranks):
                 if accept(fresh[place]):
                     return fresh[place]
         return None
