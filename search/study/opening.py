@@ -43,8 +43,8 @@ def opening(experiment: Experiment, times: Mapping[str, float] | None = None) ->
     encoded = list(_encodings(experiment, ranked))
     compiled = [start for start in ranked if start != starts[0]] or starts
     single_start = ranked[0] if times else starts[-1]
-    points = [*starts, *encoded[: len(starts)], *_recipes(experiment, compiled)]
-    points += [*encoded, *_alone(experiment, single_start)]
+    points = [*starts, *encoded[: len(starts)], *_pairs(experiment, ranked)]
+    points += [*_recipes(experiment, compiled), *encoded, *_alone(experiment, single_start)]
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
     return list(unique.values())
 
@@ -61,6 +61,18 @@ def _encodings(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
     for slot in _slots(experiment, Stage.ENCODE):
         for setting in _usual(slot):
             yield from (start | setting for start in starts)
+
+
+def _pairs(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+    """Yield the first usual settings of two encodings together, unless they exclude each other.
+
+    Integers with bfloat16 for the rest are the fastest encoding of some processors; most runtimes
+    refuse them, which costs nothing.
+    """
+    first = [usual[0] for slot in _slots(experiment, Stage.ENCODE) if (usual := _usual(slot))]
+    for one, other in itertools.combinations(first, 2):
+        if experiment.space.plan(one | other).encoding.clash is None:
+            yield from (start | one | other for start in starts)
 
 
 def _recipes(experiment: Experiment, compiled: list[Point]) -> Iterator[Point]:
