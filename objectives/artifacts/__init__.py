@@ -10,6 +10,7 @@ from objectives.artifacts.manifest import (
     identity,
     manifest_of,
     placement_of,
+    size,
 )
 from objectives.artifacts.signature import described, signature_of
 from objectives.artifacts.versions import versions
@@ -26,6 +27,7 @@ __all__ = [
     "manifest_of",
     "placement_of",
     "signature_of",
+    "size",
     "versions",
     "work_of",
     "write",

@@ -46,6 +46,11 @@ def identity(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def size(manifest: Mapping[str, Any]) -> int:
+    """Return the bytes of the files of an artifact, without its manifest."""
+    return sum(entry["bytes"] for entry in manifest["files"].values())
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a manifest file without checking the files that it lists.
 

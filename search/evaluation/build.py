@@ -206,9 +206,9 @@ class Builder:
         return model
 
 
-def identity_and_remark(manifest: Mapping[str, Any]) -> Facts:
-    """Return the facts in a manifest: the artifact's identity and the runtime's remark."""
-    facts: Facts = {"identity": artifacts.identity(manifest)}
+def manifest_facts(manifest: Mapping[str, Any]) -> Facts:
+    """Return the facts in a manifest: identity and bytes of the files, and the runtime's remark."""
+    facts: Facts = {"identity": artifacts.identity(manifest), "size": artifacts.size(manifest)}
     if remark := manifest["notes"].get("remark"):
         facts["remark"] = remark
     return facts

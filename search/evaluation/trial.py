@@ -19,7 +19,7 @@ from objectives.artifacts import versions
 from objectives.host import write_json
 from objectives.metrics.latency import Latency
 from search.evaluation.alone import TrialTools
-from search.evaluation.build import Builder, identity_and_remark
+from search.evaluation.build import Builder, manifest_facts
 from search.evaluation.context import Pruned, TrialContext
 from search.evaluation.estimate import estimate_scores
 from search.evaluation.provenance import provenance
@@ -220,7 +220,7 @@ class Trial:
             export,
             provenance(self.experiment, self.context.trial, self.point, self.plan, self.facts),
         )
-        self.learn(**identity_and_remark(manifest), **roofline_facts(self.context, manifest))
+        self.learn(**manifest_facts(manifest), **roofline_facts(self.context, manifest))
 
     def _measure(self, folder: Path, *, trained: bool) -> None:
         """Measure the objectives that depend on training, or the others, in fresh processes."""

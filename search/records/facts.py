@@ -85,6 +85,8 @@ class Facts:
     """Source of the measurements before training, if not this trial."""
     identity: str | None = None
     """Hash that artifacts with the same files, runtime and devices share."""
+    size: int | None = None
+    """Bytes of the artifact's files, without its manifest."""
     remark: str | None = None
     """Remark of the runtime about the artifact, in one sentence."""
     processes: int | None = None

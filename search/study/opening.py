@@ -1,5 +1,6 @@
 """The first points of a search: baselines, each technique alone, and usual combinations."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -46,6 +47,7 @@ def opening(experiment: Experiment, times: Mapping[str, float] | None = None) ->
     fastest = within_reach[0] if times else starts[-1]
     encodings = [e for slot in _slots(experiment, Stage.ENCODE) for e in _usual(slot)]
     points = [*starts, *(s | e for e in encodings[:1] for s in within_reach)]
+    points += _pairs(experiment, within_reach)
     points += [*_recipes(experiment, fastest), *(fastest | e for e in encodings)]
     points += _alone(experiment, fastest)
     unique = {tuple(sorted(p.items())): p for p in map(experiment.space.canonical, points)}
@@ -63,6 +65,18 @@ def _within_reach(
     ranked = sorted(named, key=lambda pair: pair[0])
     limit = REACH * ranked[0][0]
     return [s for time, s in ranked if time <= limit or math.isinf(time)]
+
+
+def _pairs(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
+    """Yield the first usual settings of two encodings together, unless they exclude each other.
+
+    Integers with bfloat16 for the rest are the fastest encoding of some processors; most runtimes
+    refuse them, which costs nothing.
+    """
+    first = [usual[0] for slot in _slots(experiment, Stage.ENCODE) if (usual := _usual(slot))]
+    for one, other in itertools.combinations(first, 2):
+        if experiment.space.plan(one | other).encoding.clash is None:
+            yield from (start | one | other for start in starts)
 
 
 def _recipes(experiment: Experiment, start: Point) -> Iterator[Point]:

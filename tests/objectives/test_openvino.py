@@ -13,13 +13,15 @@ import torch
 from _networks import Convolutions, Transformer, built, decibels, images, request, sentences, size
 from torch import nn
 
-from objectives import Export, Program, Target
+from objectives import Execution, Export, Program, Target
+from objectives.execution import LAYERS
 from objectives.runtimes.openvino import Openvino, runtime
 from spaces import Encoding, Infeasible, Task
 from spaces.modules.trees import Fields, call
 
 NO_TASK = cast(Task, None)
 MIXED = frozenset({"Conv2d", "Linear"})
+BESIDE_BFLOAT16 = Encoding(weight_bits=8, activation_bits=8, dtype="bfloat16")
 ROOT = Path(__file__).parents[2]
 
 
@@ -119,12 +121,33 @@ def test_quantized_activations_need_calibration(tmp_path: Path) -> None:
 def test_half_precision_needs_a_processor_that_computes_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    half = Encoding(dtype="bfloat16")
-    monkeypatch.setattr(runtime.openvino, "Core", Processor("FP32", "INT8"))
-    refusal = Openvino().refuses(half, Target(), MIXED)
-    assert refusal == "the CPU (Some) has no bfloat16 instructions; OpenVINO lists FP32, INT8"
-    monkeypatch.setattr(runtime.openvino, "Core", Processor("FP32", "BF16", "INT8"))
-    assert Openvino().refuses(half, Target(), MIXED) is None
+    for half in (Encoding(dtype="bfloat16"), BESIDE_BFLOAT16):
+        monkeypatch.setattr(runtime.openvino, "Core", Processor("FP32", "INT8"))
+        refusal = Openvino().refuses(half, Target(), MIXED)
+        assert refusal == "the CPU (Some) has no bfloat16 instructions; OpenVINO lists FP32, INT8"
+        monkeypatch.setattr(runtime.openvino, "Core", Processor("FP32", "BF16", "INT8"))
+        assert Openvino().refuses(half, Target(), MIXED) is None
+
+
+def test_between_integer_layers_bfloat16_is_executed(tmp_path: Path) -> None:
+    if reason := Openvino().refuses(BESIDE_BFLOAT16, Target(), MIXED):
+        pytest.skip(reason)
+    model = built(Convolutions)
+    export = request(model, images(16), tmp_path, weight_bits=8, activation_bits=8)
+    program, _ = deployed(dataclasses.replace(export, encoding=BESIDE_BFLOAT16))
+    feed = program.feed([images(1)])
+    layers = [o for o in program.operations(feed) or () if o.kind in LAYERS]
+    assert {o.precision for o in layers} == {"int8", "bfloat16"}
+    assert Execution.of(layers, BESIDE_BFLOAT16).shortfall() is None
+    with torch.no_grad():
+        assert decibels(model(images(32)), program(images(32))) > 25
+
+
+def test_integers_do_not_change_the_type_of_the_rest(tmp_path: Path) -> None:
+    export = request(built(Convolutions), images(16), tmp_path, weight_bits=8, activation_bits=8)
+    notes = Openvino().export(dataclasses.replace(export, encoding=BESIDE_BFLOAT16))
+    assert notes["dtype"] == "bfloat16"
+    assert notes["quantized_layers"] == 2
 
 
 def test_half_precision_is_stored_in_two_bytes_a_weight(tmp_path: Path) -> None:

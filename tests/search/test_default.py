@@ -33,6 +33,21 @@ def test_without_a_gpu_it_is_for_the_processor(task: Path, monkeypatch: pytest.M
     assert any("on one thread" in notice for notice in found.notices)
 
 
+def test_integers_with_bfloat16_for_the_rest_are_searched(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 0)
+    space = default_for(task).space
+    point = space.neutral() | {
+        "quantize.integer.weight_bits": 8,
+        "quantize.integer.activation_bits": 8,
+        "precision.compute.dtype": "bfloat16",
+    }
+    assert space.canonical(point) == point
+    encoding = space.plan(point).encoding
+    assert (encoding.weight_bits, encoding.activation_bits, encoding.dtype) == (8, 8, "bfloat16")
+
+
 def test_with_gpus_it_is_for_them_and_their_number_is_searched(
     task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

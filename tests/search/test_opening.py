@@ -64,3 +64,15 @@ def test_however_few_trials_there_are_each_runtime_within_reach_is_tried_with_in
         asked_points.append(asked.point)
     assert asked_points[:4] == baselines(experiment)
     assert runtimes(asked_points[4:]) == ["onnxruntime", "openvino", "null", "eager"]
+
+
+def test_encodings_that_go_together_are_tried_together(experiment: Experiment) -> None:
+    content = experiment.to_json()
+    content["space"] |= {
+        "quantize.mixed": {"mean_bits": [32, 4]},
+        "precision.compute": {"dtype": ["float32", "bfloat16"]},
+    }
+    wider = Experiment.of(content, experiment.folder)
+    tried = [wider.space.plan(point).encoding for point in opening(wider)]
+    assert any((e.weight_bits, e.activation_bits, e.dtype) == (8, 8, "bfloat16") for e in tried)
+    assert not any(e.clash for e in tried)
