@@ -110,7 +110,6 @@ def test_what_no_machine_can_give_is_refused(prepared: RayTune) -> None:
     assert prepared.lacks(Plan()) is None
 
 
-@pytest.mark.ci
 def test_a_killed_worker_costs_no_trial_and_a_trial_killed_twice_says_why(
     project: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +204,6 @@ def test_an_interrupt_ends_trials_that_say_nothing_and_leaves_nothing_behind(
     assert 1 not in {r.trial for r in study.records}
 
 
-@pytest.mark.ci
 def test_what_the_drivers_machine_cannot_execute_another_may(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,6 @@ def test_dead_dimensions_cost_no_trial(project: Path) -> None:
             assert point["distill.logits.temperature"] == 1.0
 
 
-@pytest.mark.ci
 @pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_search(project: Path) -> None:
     points = asked_points(opened(project, trials=500), 500)
