@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
+from _tables_table import Table
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from experiments._tables_table import Table
 from search.samplers import Features, History, Observation, Sampler
 from search.samplers.structural import Structural, generic
 from search.samplers.tpe import Tpe

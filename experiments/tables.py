@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments._tables_players import PLAYERS, Player
-from experiments._tables_table import Table
+from _tables_players import PLAYERS, Player
+from _tables_table import Table
+
 from spaces import Point
 
 FREE = 30
