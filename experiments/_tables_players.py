@@ -43,7 +43,8 @@ class Ours(Player):
         features: Callable[[Sequence[Point]], Features] | None = None,
     ) -> None:
         self._sampler, self._table, self._seed = sampler, table, seed
-        self._rows, self._believes, self._features = rows, believes, features
+        self._rows, self._believes = rows, believes
+        self._features = table.remembered(features or (lambda some: generic(table.space, some)))
         self._seen: list[Observation] = []
         self._asked = 0
 

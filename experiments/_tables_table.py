@@ -5,7 +5,7 @@ import functools
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from search.samplers import Features
 from search.samplers.structural import Parameters
 from spaces import Choice, Point, Value
 
@@ -126,6 +127,20 @@ class Table:
     def row(self, point: Point) -> int | None:
         """Return the row of a point; None if the table lacks it."""
         return self.rows.get(tuple(point[name] for name in self.space.ranges))
+
+    def remembered(
+        self, describe: Callable[[Sequence[Point]], Features]
+    ) -> Callable[[Sequence[Point]], Features]:
+        """Return `describe` with the features of rows computed once, as a search asks for all."""
+        own = describe(self.points)
+
+        def features(points: Sequence[Point]) -> Features:
+            rows = [self.row(point) for point in points]
+            if any(row is None for row in rows):
+                return describe(points)
+            return dataclasses.replace(own, values=own.values[np.array(rows, dtype=np.intp)])
+
+        return features
 
     def nearest(self, point: Point, unseen: NDArray[np.bool_]) -> int:
         """Return the nearest unseen row: steps of ordered values by their range, else unequal."""
