@@ -24,8 +24,8 @@ def generic(space: Space, points: Sequence[Point]) -> Features:
 
     Ordered numbers are scaled to 0..1, with their logarithm where it differs; texts and truth
     values are one-hot. Dimensions whose names differ only in numbers (`heads_1`, `heads_2`) are a
-    family: its totals are a group of their own, and what each member is is minor. A negative value
-    among others of at least 0 says that a member is absent.
+    family: its totals are a group of their own, and what each member is is minor. A single negative
+    value among others of at least 0 says that a member is absent.
     """
     blocks: list[_Block] = []
     for name, members in families(space).items():
@@ -81,33 +81,33 @@ def _single(name: str, dimension: Dimension, points: Sequence[Point]) -> list[_B
 def _family(name: str, members: Mapping[str, Dimension], points: Sequence[Point]) -> list[_Block]:
     options = list(dict.fromkeys(v for d in members.values() for v in d.values() or ()))
     table = [[point[member] for member in members] for point in points]
-    few = len(options) <= FEW
-    details = [_one_hot([row[i] for row in table], options) for i in range(len(members))]
-    counts = [np.sum(details, axis=0)] if few else []
-    if all(_nominal(d) for d in members.values()):
-        totals = counts or [np.sum(details, axis=0)]
+    named = all(_nominal(d) for d in members.values())
+    one_by_one = named or len(options) <= FEW
+    details = [_one_hot(column, options) for column in zip(*table, strict=True) if one_by_one]
+    counts = [np.sum(details, axis=0)] if one_by_one else []
+    if named:
         return [
-            _Block(f"{name} totals", np.hstack(totals)),
+            _Block(f"{name} totals", counts[0]),
             _Block(f"{name} values", np.hstack(details), minor=True),
         ]
     numbers = np.array(table, dtype=float).reshape(len(points), len(members))
-    present = numbers >= 0 if max(map(float, options)) > 0 else np.ones_like(numbers, dtype=bool)
+    real = _real([float(option) for option in options])
+    present = numbers >= min(real)
     kept = np.where(present, numbers, 0.0)
-    scale = np.abs(kept).max(initial=0.0) or 1.0
-    values = [kept / scale, *(details if few else [])]
+    values = [kept / (max(map(abs, real)) or 1.0), *details]
+    totals = [kept.sum(axis=1), present.sum(axis=1).astype(float)]
+    if min(real) > 0:
+        totals.append(np.log(np.maximum(totals[0], min(real))))
     return [
-        _Block(f"{name} totals", np.hstack([*_totals(kept, present), *counts])),
+        _Block(f"{name} totals", np.hstack([np.stack(totals, axis=1), *counts])),
         _Block(f"{name} values", np.hstack(values), minor=True),
     ]
 
 
-def _totals(kept: Columns, present: NDArray[np.bool_]) -> list[Columns]:
-    """Return sum, its logarithm if it is always positive, and the number of present members."""
-    sums = kept.sum(axis=1)
-    totals = [sums, present.sum(axis=1).astype(float)]
-    if len(sums) and sums.min() > 0:
-        totals.append(np.log(sums))
-    return [np.stack(totals, axis=1)]
+def _real(options: Sequence[float]) -> list[float]:
+    """Return the values of present members: all but a single negative one."""
+    others = [option for option in options if option >= 0]
+    return others if others and len(others) == len(options) - 1 else list(options)
 
 
 def _one_hot(values: Sequence[Value], options: Sequence[Value]) -> Columns:

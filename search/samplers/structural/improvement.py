@@ -1,4 +1,4 @@
-"""Expected improvement of a front: exact for one and two objectives, by quasi-random points else.
+"""Expected improvement of a front, exact for two objectives, by quasi-random points for more.
 
 Each objective is normal, or log-normal, and independent of the others. Source: Emmerich, Yang and
 Deutz 2016, A multicriteria generalization of Bayesian global optimization.

@@ -1,4 +1,4 @@
-"""The sampler for Optuna studies: `optuna.create_study(sampler=factory(seed, space))`."""
+"""Sampler for Optuna studies, as in `optuna.create_study(sampler=factory(seed, space))`."""
 
 import threading
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a proposal is made from: a model of each objective, the front, limits, failures, times."""
+"""Problem of a proposal: a model of each objective, the front, limits, failures and times."""
 
 import dataclasses
 from collections.abc import Sequence

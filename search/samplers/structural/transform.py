@@ -15,7 +15,8 @@ class Transform:
 
     kind: Literal["log", "none"]
     shift: float = 0.0
-    """What is added to a loss to get a positive quantity: 1 turns -accuracy into the error."""
+    """What is added to a loss to get a positive quantity: 1 turns -accuracy into the error, and 100
+    if it is in percent."""
     floor: float = 0.0
     """Smallest quantity whose logarithm is taken."""
 
@@ -23,13 +24,15 @@ class Transform:
     def of(cls, losses: Numbers) -> "Transform":
         """Return the transform for observed losses.
 
-        Losses from -1 to 0 are negative shares, such as -accuracy: the logarithm of what is missing
-        to 1 is taken. Of positive losses it is the logarithm. Others are left as they are.
+        Of positive losses it is the logarithm. Losses from -1 to 0 are negative shares, such as
+        -accuracy: the logarithm of what is missing to 1 is taken. Those from -100 to 0 are taken
+        for percents. Others are left as they are.
         """
-        if np.all((losses >= -1.0) & (losses <= 0.0)) and losses.max() > -1.0 and losses.min() < 0:
-            return cls(kind="log", shift=1.0, floor=_floor(1.0 + losses))
         if np.all(losses > 0.0):
             return cls(kind="log", floor=_floor(losses))
+        for whole in (1.0, 100.0):
+            if np.all((losses >= -whole) & (losses <= 0.0)) and losses.max() > -whole:
+                return cls(kind="log", shift=whole, floor=_floor(whole + losses))
         return cls(kind="none")
 
     def quantity(self, losses: Numbers) -> Numbers:
