@@ -8,9 +8,10 @@ does (`search.study`); what a trial would measure is read from the table, and th
 the seconds that it took. A shape is paid once a search, as is a training that encodings share;
 a trial that is stopped at its probe pays for no more. The seconds of the choice itself are added.
 The score is the hypervolume of what is measured so far and keeps the limits, as a share of the
-table's. It lies between the best values of the table and the worst that are of use: the limit of
-the error, or its 0.99 quantile without one, and the latency of the unchanged model in its fastest
-runtime. Points that are no row of the table are refused, as by a runtime.
+table's. Its axes are the error and the logarithm of the latency, from the unchanged model's error
+and the table's smallest latency to the worst that are of use: the limit of the error, or its 0.99
+quantile without one, and the latency of the unchanged model in its fastest runtime. Points that
+are no row of the table are refused, as by a runtime.
 """
 
 import argparse
@@ -40,7 +41,6 @@ from search.records import PROBE, Facts, Rung
 from search.study import Queue, Study, baselines
 from spaces import Point
 
-DEBUG=True
 SHARES = (0.95, 0.98, 0.99)
 TRAINED = "accuracy"
 """The objective that a stopped trial lacks."""
@@ -66,7 +66,8 @@ class Table:
         rows = {key({n: row[n] for n in names}): row for row in frame.to_dict("records")}
         losses = np.array([losses_of(row) for row in rows.values()])
         top = useful(experiment, rows, losses)
-        table = cls(experiment=experiment, rows=rows, scale=(losses.min(axis=0), top), whole=1.0)
+        low = np.array([useful_error(experiment, rows), losses[:, 1].min()])
+        table = cls(experiment=experiment, rows=rows, scale=(low, top), whole=1.0)
         return dataclasses.replace(table, whole=table.share(losses))
 
     def row(self, point: Point) -> dict[str, Any] | None:
@@ -75,8 +76,12 @@ class Table:
 
     def share(self, losses: Any) -> float:
         """Return the hypervolume of rows of losses, as a share of the table's."""
-        low, top = self.scale
-        scaled = (np.array(losses, float).reshape(-1, 2) - low) / (top - low)
+        found = np.maximum(np.array(losses, float).reshape(-1, 2), self.scale[0])
+        found[:, 1], low, top = (
+            np.log(found[:, 1]),
+            *(np.array([s[0], np.log(s[1])]) for s in self.scale),
+        )
+        scaled = (found - low) / (top - low)
         return float(moocore.hypervolume(scaled, ref=np.ones(2))) / self.whole
 
 
@@ -119,6 +124,12 @@ def key(point: Point) -> str:
     """Return a text that equal points share."""
     plain = {k: float(v) if isinstance(v, int | float) else v for k, v in point.items()}
     return json.dumps(plain, sort_keys=True)
+
+
+def useful_error(experiment: Experiment, rows: dict[str, dict[str, Any]]) -> float:
+    """Return the error of the unchanged model, below which less counts no more."""
+    known = [row for point in baselines(experiment) if (row := rows.get(key(point)))]
+    return float(1.0 - known[0][TRAINED])
 
 
 def useful(experiment: Experiment, rows: dict[str, dict[str, Any]], losses: Any) -> Any:
@@ -166,7 +177,6 @@ def engine(table: Table, seed: int, trials: int, **sampler: Any) -> Trace:
                 )
             else:
                 seen.append(losses_of(row))
-            if DEBUG: print(pending.trial, experiment.space.plan(pending.point).runtime, experiment.space.short(pending.point), losses_of(row), reason, round(clock.seconds), table.share(seen), file=sys.stderr)
             start = time.perf_counter()
             queue.tell(pending, record)
             shares.append(table.share(seen))

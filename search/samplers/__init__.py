@@ -45,7 +45,12 @@ class Features:
     minor: frozenset[str] = frozenset()
     """Groups of details, which matter less than totals before there is evidence."""
     training: frozenset[str] = frozenset()
-    """Groups that describe recovery training, which only some objectives depend on."""
+    """Groups that describe recovery training, on which only trained objectives depend."""
+    execution: frozenset[str] = frozenset()
+    """Groups that describe how an artifact is executed, on which trained objectives hardly
+    depend."""
+    timing: frozenset[str] = frozenset()
+    """Groups that trained objectives do not depend on at all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,10 @@ class History:
     """The largest allowed loss of each objective, None without a limit; None if unknown."""
     reference: tuple[float | None, ...] | None = None
     """Loss of each objective from which on a point is of no use; None where that is unknown."""
+    ideal: tuple[float | None, ...] | None = None
+    """Loss of each objective below which less is worth no more; None where less always is."""
+    factors: tuple[bool, ...] | None = None
+    """For each objective, whether gains are factors rather than differences; None: differences."""
     features: Callable[[Sequence[Point]], Features] | None = None
     """Describes points; None if nothing is known but their values."""
     accept: Callable[[Point], bool] | None = None

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.experiment import Goal
 from search.records import Axis, Record
 from search.samplers import Features
 from spaces import Dimension, Point, Space, Stage, Value
@@ -18,8 +19,12 @@ Matrix = NDArray[np.float64]
 
 SAME = 1e-6
 """Squared distance below which two shapes are the same."""
-TRAINING = frozenset({"recovery", "detail of recovery", "untrained"})
-"""Groups on which only objectives that depend on recovery training depend."""
+LEAST = 0.01
+"""What is added to a loss beyond the unchanged model's before its logarithm is taken."""
+_SHAPE = frozenset({"shape", "left", "detail of shape"})
+_ENCODING = frozenset({"bits", "dtype", "detail of encoding"})
+_EXECUTION = frozenset({"runtime", "devices", "detail of deployment"})
+_TRAINING = frozenset({"recovery", "detail of recovery", "untrained"})
 _DETAIL = {
     Stage.SHAPE: "detail of shape",
     Stage.TRAIN: "detail of recovery",
@@ -32,30 +37,38 @@ _DETAIL = {
 class Known:
     """What records tell of the shapes and encodings that were built."""
 
-    points: tuple[Point, ...]
-    """Untrained points, one for each row of `left` and `lost`."""
+    untrained: tuple[Point, ...]
+    """Complete points without training, one for each row of `left` and `lost`."""
     left: Matrix
     """Logarithms of the shares of weights and operations left, rows x 2."""
     lost: Matrix
     """Losses of the objectives that depend on training, rows x objectives."""
+    timed: tuple[Point, ...]
+    """Points that were probed, one for each row of `times`."""
+    times: Matrix
+    """Logarithms of the positive objectives that do not depend on training, rows x objectives."""
 
     @classmethod
-    def of(cls, space: Space, records: Iterable[Record], axes: Sequence[Axis]) -> "Known":
-        """Return what the untrained complete records tell; `axes` are those of trained losses."""
-        complete = [r for r in records if r.state == "complete"]
-        rows = [r for r in complete if space.plan(r.point).recovery.steps == 0]
-        whole = max((_operations(r) for r in rows), default=0.0)
-        left = [
-            (math.log1p(-(r.facts.weights_removed or 0.0)), math.log(_operations(r) / whole))
-            if whole
-            else (math.log1p(-(r.facts.weights_removed or 0.0)), 0.0)
-            for r in rows
-        ]
-        lost = [[_error(axis.loss(r)) for axis in axes] for r in rows]
+    def of(cls, space: Space, records: Sequence[Record], goals: Sequence[Goal]) -> "Known":
+        """Return what records tell, of the baselines among others."""
+        axes = [(goal, Axis.of(goal.name, goal.objective)) for goal in goals]
+        scores = [axis for goal, axis in axes if goal.objective.trained]
+        times = [a for goal, a in axes if not goal.objective.trained and a.positive]
+        plain = [r for r in records if space.plan(r.point).recovery.steps == 0]
+        built = [r for r in plain if r.state == "complete"]
+        whole = max((_operations(r) for r in built), default=0.0)
+        ideal = [axis.loss(built[0]) for axis in scores] if built else []
+        probed = [r for r in records if times and all(a.name in r.measurements for a in times)]
+        left = [_left(r, whole) for r in built]
+        lost = [[_excess(a, r, best) for a, best in zip(scores, ideal, strict=True)] for r in built]
         return cls(
-            points=tuple(r.point for r in rows),
-            left=np.array(left, dtype=np.float64).reshape(len(rows), 2),
-            lost=np.array(lost, dtype=np.float64).reshape(len(rows), len(axes)),
+            untrained=tuple(r.point for r in built),
+            left=np.array(left, dtype=np.float64).reshape(len(built), 2),
+            lost=np.array(lost, dtype=np.float64).reshape(len(built), len(scores)),
+            timed=tuple(r.point for r in probed),
+            times=np.array(
+                [[math.log(a.value(r)) for a in times] for r in probed], dtype=np.float64
+            ).reshape(len(probed), len(times)),
         )
 
 
@@ -63,8 +76,9 @@ class Describer:
     """Describes the points of a space by features.
 
     Groups are `shape` (settings of pruning), `left` (logarithms of weights and operations left),
-    `bits`, `dtype`, `runtime`, `devices`, `recovery`, and `untrained` (the losses of the same shape
-    and encoding without training). What was measured of other shapes is interpolated.
+    `bits`, `dtype`, `runtime`, `devices`, `recovery`, `untrained` (the losses of the same shape
+    and encoding without training) and `time` (what is expected from others' times). What was
+    measured of other points is interpolated.
     """
 
     def __init__(self, space: Space) -> None:
@@ -76,21 +90,34 @@ class Describer:
 
     def describe(self, points: Sequence[Point], known: Known) -> Features:
         """Return the features of points, given what is known of shapes and encodings."""
-        own = self._table(points)
-        groups = own.groups
-        others = self._table(known.points)
-        shape = [i for i, g in enumerate(groups) if g in ("shape", "left", "detail of shape")]
-        encoding = [i for i, g in enumerate(groups) if g in ("bits", "dtype", "detail of encoding")]
-        left = _interpolated(own.values[:, shape], others.values[:, shape], known.left)
-        both = [*shape, *encoding]
-        lost = _interpolated(own.values[:, both], others.values[:, both], known.lost)
-        groups += ("left",) * left.shape[1] + ("untrained",) * lost.shape[1]
+        own, others = self._table(points), self._table(known.untrained)
+        shape, encoding = _SHAPE, _SHAPE | _ENCODING
+        left = _interpolated(own.part(shape), others.part(shape), known.left)
+        lost = _interpolated(own.part(encoding), others.part(encoding), known.lost)
+        times = self._times(own, left, others, known)
+        parts = {"left": left, "untrained": lost, "time": times}
+        groups = own.groups + tuple(g for g, part in parts.items() for _ in range(part.shape[1]))
         return Features(
-            values=np.hstack([own.values, left, lost]),
+            values=np.hstack([own.values, *parts.values()]),
             groups=groups,
             minor=frozenset(_DETAIL.values()) & frozenset(groups),
-            training=TRAINING & frozenset(groups),
+            training=_TRAINING & frozenset(groups),
+            execution=_EXECUTION & frozenset(groups),
+            timing=frozenset({"time"}) & frozenset(groups),
         )
+
+    def _times(self, own: "_Table", left: Matrix, others: "_Table", known: Known) -> Matrix:
+        """Return the times that are expected if all operations take what known ones took.
+
+        Those of the same runtime count first, then those of the same encoding.
+        """
+        probed = self._table(known.timed)
+        theirs = _interpolated(probed.part(_SHAPE), others.part(_SHAPE), known.left)
+        paces = known.times - theirs[:, 1:]
+        weights = {"runtime": 10.0, "devices": 10.0} | dict.fromkeys(_ENCODING, 3.0)
+        groups = _SHAPE | _ENCODING | _EXECUTION
+        pace = _interpolated(own.part(groups, weights), probed.part(groups, weights), paces)
+        return pace + left[:, 1:]
 
     def _table(self, points: Sequence[Point]) -> "_Table":
         rows = [self._columns(tuple(point.items())) for point in points]
@@ -131,6 +158,12 @@ class _Table:
     groups: tuple[str, ...]
     values: Matrix
 
+    def part(self, groups: frozenset[str], weights: Mapping[str, float] | None = None) -> Matrix:
+        """Return the columns of some groups, each times its group's weight, 1 by default."""
+        names = [(i, name) for i, name in enumerate(self.groups) if name in groups]
+        scale = np.array([(weights or {}).get(name, 1.0) for _, name in names])
+        return np.asarray(self.values[:, [i for i, _ in names]] * scale)
+
 
 def _encoded(dimension: Dimension, value: Value, unit: str, group: str) -> Columns:
     """Return a value as features: names one by one, bits and wide ranges by their logarithm."""
@@ -165,6 +198,13 @@ def _operations(record: Record) -> float:
     return float((record.facts.work or {}).get("operations") or 0.0)
 
 
-def _error(loss: float) -> float:
-    """Return the logarithm of the error of a score from 0 to 1, other losses as they are."""
-    return math.log(max(1 + loss, 1e-4)) if -1 <= loss <= 0 else loss
+def _left(record: Record, whole: float) -> tuple[float, float]:
+    """Return the logarithms of the shares of weights and of operations left."""
+    weights = math.log1p(-(record.facts.weights_removed or 0.0))
+    operations = _operations(record)
+    return weights, math.log(operations / whole) if operations else weights
+
+
+def _excess(axis: Axis, record: Record, ideal: float) -> float:
+    """Return the logarithm of what a loss exceeds the unchanged model's by."""
+    return math.log(max(axis.loss(record) - ideal, 0.0) + LEAST)

@@ -94,10 +94,9 @@ def _recipes(experiment: Experiment, start: Point) -> Iterator[Point]:
 
 
 def _alone(experiment: Experiment, start: Point) -> Iterator[Point]:
-    """Yield the first usual setting of each technique of shape or placement alone."""
+    """Yield the first usual setting of each technique of deployment alone."""
     runtime = experiment.space.named("runtime")
-    placed = [s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != runtime]
-    for slot in (*_slots(experiment, Stage.SHAPE), *placed):
+    for slot in (s for s in _slots(experiment, Stage.DEPLOY) if f"{s.name}.name" != runtime):
         for setting in list(_usual(slot))[:1]:
             yield start | setting
 

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
+from objectives import Measurement
 from search import catalogue
 from search.experiment import Experiment, fields_of, instantiate
-from search.records import NORMAL, Axis, Record
+from search.records import NORMAL, Axis, Record, difference
 from search.samplers import History, Observation, Sampler
 from search.study.features import Describer, Known
 from spaces import Point
@@ -43,33 +44,40 @@ class Sampling:
         """
         space = self._experiment.space
         records = [answer(space.canonical(o.point)) for o in history.observations]
-        axes = [a for a, trained in zip(self._axes, self._trained, strict=True) if trained]
         unique = {r.trial: r for r in records if r is not None}
-        known = Known.of(space, unique.values(), axes)
+        known = Known.of(space, list(unique.values()), self._experiment.objectives)
         pairs = zip(history.observations, records, strict=True)
         told = dataclasses.replace(
             history,
-            observations=[self._with(observation, r) for observation, r in pairs],
+            observations=[self._with(observation, r, baseline) for observation, r in pairs],
             trained=self._trained,
             bounds=self._bounds(baseline) if baseline else None,
             reference=self._reference(baseline, fastest) if baseline and fastest else None,
+            ideal=self._ideal(baseline) if baseline else None,
+            factors=tuple(axis.positive for axis in self._axes),
             features=lambda points: self._describer.describe(points, known),
             accept=accept,
         )
         return self._sampler.propose(told, seed)
 
-    def _with(self, observation: Observation, record: Record | None) -> Observation:
+    def _with(
+        self, observation: Observation, record: Record | None, baseline: Record | None
+    ) -> Observation:
         """Return an observation with what the record of its point tells."""
         if record is None or not record.measurements or observation.state == "running":
             return observation
         found = [record.measurements.get(axis.name) for axis in self._axes]
-        signs = [axis.sign for axis in self._axes]
+        others = baseline.measurements if baseline else {}
         return dataclasses.replace(
             observation,
             partial=tuple(
-                None if m is None else s * m.value for m, s in zip(found, signs, strict=True)
+                None if m is None else axis.sign * m.value
+                for m, axis in zip(found, self._axes, strict=True)
             ),
-            deviations=tuple(None if m is None else (m.high - m.low) / 2 / NORMAL for m in found),
+            deviations=tuple(
+                None if m is None else _deviation(m, others.get(axis.name))
+                for m, axis in zip(found, self._axes, strict=True)
+            ),
             seconds=record.seconds or None,
         )
 
@@ -92,6 +100,24 @@ class Sampling:
             bound if bound is not None else None if goal.objective.trained else axis.loss(fastest)
             for goal, axis, bound in pairs
         )
+
+    def _ideal(self, baseline: Record) -> tuple[float | None, ...]:
+        """Return the loss of each objective below which less is worth no more.
+
+        A score above the unchanged model's is not what compression is for, and mostly luck.
+        """
+        pairs = zip(self._trained, self._axes, strict=True)
+        return tuple(axis.loss(baseline) if trained else None for trained, axis in pairs)
+
+
+def _deviation(own: Measurement, baseline: Measurement | None) -> float:
+    """Return the standard deviation of a measurement's noise.
+
+    What a score has in common with the baseline's, as it is one of the same samples, is no noise.
+    """
+    paired = difference(own, baseline) if baseline else None
+    low, high = (paired.low, paired.high) if paired else (own.low, own.high)
+    return (high - low) / 2 / NORMAL
 
 
 def sampler_of(experiment: Experiment) -> Sampler:

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from _answers import measured
 
-from objectives import Direction
+from search.experiment.goals import goals_of
 from search.experiment.reading import space_from
-from search.records.axis import Axis
 from search.records.facts import Facts
 from search.records.record import Record
 from search.samplers import Features
-from search.study.features import Describer, Known
+from search.study.features import LEAST, Describer, Known
 from spaces import Point
 
 SPACE, _ = space_from(
@@ -25,7 +24,7 @@ SPACE, _ = space_from(
     },
     Path(),
 )
-ACCURACY = Axis("accuracy", Direction.MAXIMIZE, "score")
+GOALS = goals_of({"accuracy": {}, "latency": {}}, Path())
 
 
 def point(ratio: float = 0.0, **values: object) -> Point:
@@ -34,19 +33,21 @@ def point(ratio: float = 0.0, **values: object) -> Point:
     return SPACE.canonical(SPACE.neutral() | {"prune.channels.ratio": ratio} | settings)
 
 
-def record(trial: int, ratio: float, accuracy: float, removed: float) -> Record:
+def record(
+    trial: int, ratio: float, accuracy: float, removed: float, latency: float = 1.0
+) -> Record:
     return Record(
         trial=trial,
         point=point(ratio),
         runtime="eager",
         state="complete",
-        measurements={"accuracy": measured(accuracy, "score")},
+        measurements={"accuracy": measured(accuracy, "score"), "latency": measured(latency, "ms")},
         facts=Facts(weights_removed=removed, work={"operations": 1000 * (1 - removed)}),
     )
 
 
 def described(*points: Point, records: tuple[Record, ...] = ()) -> Features:
-    return Describer(SPACE).describe(points, Known.of(SPACE, records, [ACCURACY]))
+    return Describer(SPACE).describe(points, Known.of(SPACE, records, GOALS))
 
 
 def part(features: Features, *groups: str) -> np.ndarray:
@@ -78,8 +79,16 @@ def test_a_built_shape_tells_what_is_left_and_a_point_between_two_lies_between_t
     assert left[2] == pytest.approx(np.log(0.5), abs=1e-6)
     assert left[2] < left[1] < left[0]
     untrained = part(features, "untrained")[:, 0]
-    assert untrained[0] == pytest.approx(np.log(0.1), abs=1e-6)
+    assert untrained[2] == pytest.approx(np.log(0.7 + LEAST), abs=1e-6)  # beyond the unchanged
     assert untrained[0] < untrained[1] < untrained[2]
+
+
+def test_a_probed_point_tells_the_time_of_its_trained_siblings() -> None:
+    records = (record(0, 0.0, 0.9, 0.0, 2.0), record(1, 0.6, 0.2, 0.5, 1.1))
+    features = described(point(0.6, steps=200), point(0.3), records=records)
+    times = part(features, "time")[:, 0]
+    assert times[0] == pytest.approx(np.log(1.1), abs=1e-3)
+    assert np.log(1.1) < times[1] < np.log(2.0)
 
 
 def test_unused_dimensions_change_nothing() -> None:

@@ -25,6 +25,12 @@ class Outlook:
     mean: Matrix
     deviation: Matrix
     log: bool
+    ideal: float = -np.inf
+    """Value below which less is worth no more."""
+
+    def middle(self) -> Matrix:
+        """Return the median of each point."""
+        return np.asarray(np.exp(self.mean)) if self.log else self.mean
 
     def below(self, levels: Matrix) -> Matrix:
         """Return the probability of values below each level, points x levels."""
@@ -35,8 +41,14 @@ class Outlook:
     def short_of(self, levels: Matrix) -> Matrix:
         """Return by how much values are below each level on average, points x levels.
 
-        Values above a level count 0.
+        Values above a level count 0, and those below the ideal count as the ideal.
         """
+        if np.isinf(self.ideal):
+            return self._short_of(levels)
+        worth = self._short_of(np.maximum(levels, self.ideal))
+        return np.asarray(worth - self._short_of(np.array([self.ideal])))
+
+    def _short_of(self, levels: Matrix) -> Matrix:
         mean, deviation = self.mean[:, None], self.deviation[:, None]
         if not self.log:
             score = (levels - mean) / deviation

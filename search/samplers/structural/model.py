@@ -46,15 +46,21 @@ class Model:
 
     @classmethod
     def fit(
-        cls, features: Matrix, losses: Matrix, deviations: Matrix, groups: Sequence[Group]
+        cls,
+        features: Matrix,
+        losses: Matrix,
+        deviations: Matrix,
+        groups: Sequence[Group],
+        ideal: float | None = None,
     ) -> "Model":
         """Fit a model to records, in their order.
 
         `features` are records x features, of which the columns of `groups` are used; `deviations`
-        are standard deviations of the noise of `losses`, 0 where unknown.
+        are standard deviations of the noise of `losses`, 0 where unknown. Below the loss `ideal`
+        less is worth no more.
         """
         columns = np.concatenate([np.arange(g.start, g.stop) for g in groups])
-        transform = Transform.of(losses)
+        transform = Transform.of(losses, ideal, deviations)
         values = transform.forward(losses)
         chosen = fitted(len(values))
         mean, spread = float(values[chosen].mean()), float(values[chosen].std()) or 1.0

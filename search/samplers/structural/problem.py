@@ -51,7 +51,7 @@ class Problem:
         features = self.encoder(points)
         pending = self.features[[o.state == "running" for o in self.history.observations]]
         models = [m.believing(pending) if len(pending) else m for m in self.models]
-        outlooks = [_outlook(model, features) for model in models]
+        outlooks = self._outlooks(models, features)
         front, reference = self._front(pending)
         gains = improvement(outlooks, front, reference)
         gains = gains * self._allowed(outlooks) * self._chances(features)
@@ -78,8 +78,29 @@ class Problem:
         return self._quantities(losses), kept
 
     def _quantities(self, losses: Matrix) -> Matrix:
-        columns = zip(self.models, losses.T, strict=True)
-        return np.stack([model.transform.quantity(column) for model, column in columns], axis=1)
+        """Return what improvement is measured in, for losses as trials x objectives."""
+        columns = zip(self.models, self._factors(), losses.T, strict=True)
+        return np.stack([_quantity(m, factor, column) for m, factor, column in columns], axis=1)
+
+    def _factors(self) -> tuple[bool, ...]:
+        """Return for each objective whether improvement is measured in its logarithm."""
+        asked = self.history.factors or (False,) * len(self.models)
+        pairs = zip(asked, self.models, strict=True)
+        return tuple(factor and model.transform.kind == "log" for factor, model in pairs)
+
+    def _outlooks(self, models: Sequence[Model], features: Matrix) -> list[Outlook]:
+        ideals = self._known(self.history.ideal, -np.inf)
+        return [
+            _outlook(model, factor, ideal, features)
+            for model, factor, ideal in zip(models, self._factors(), ideals, strict=True)
+        ]
+
+    def _known(self, losses: Sequence[float | None] | None, otherwise: float) -> Matrix:
+        """Return losses as quantities; those that are unknown are `otherwise`."""
+        given = losses or (None,) * len(self.models)
+        filled = np.array([[1.0 if loss is None else loss for loss in given]])
+        missing = [loss is None for loss in given]
+        return np.where(missing, otherwise, self._quantities(filled)[0])
 
     def _front(self, pending: Matrix) -> tuple[Matrix, Matrix]:
         """Return the front with what pending trials are believed to bring, and the reference.
@@ -87,30 +108,22 @@ class Problem:
         It is the loss from which on a point is of no use, at most the worst seen.
         """
         rows, kept = self._complete()
-        reference = np.minimum(rows.max(axis=0), self._useless())
+        reference = np.minimum(rows.max(axis=0), self._known(self.history.reference, np.inf))
         found = rows[kept]
         if len(pending):
-            believed = [_believed(model, pending) for model in self.models]
+            believed = [o.middle() for o in self._outlooks(self.models, pending)]
             found = np.vstack([found, np.stack(believed, axis=1)])
         found = found[(found < reference).all(axis=1)]
         front = found[moocore.is_nondominated(found)] if len(found) else found
         return front, reference
 
-    def _useless(self) -> Matrix:
-        """Return the quantities from which on a point is of no use, infinity where unknown."""
-        known = self.history.reference or (None,) * len(self.models)
-        losses = np.array([[np.inf if loss is None else loss for loss in known]])
-        return np.asarray(self._quantities(losses)[0])
-
     def _allowed(self, outlooks: Sequence[Outlook]) -> Matrix:
         """Return the probability that all losses are within their bounds."""
         chances = np.ones(len(outlooks[0].mean))
-        for outlook, model, bound in zip(
-            outlooks, self.models, self.history.bounds or (), strict=False
-        ):
-            if bound is not None:
-                level = model.transform.quantity(np.array([bound]))
-                chances *= outlook.below(level)[:, 0]
+        levels = self._known(self.history.bounds, np.inf)
+        for outlook, level in zip(outlooks, levels.tolist(), strict=True):
+            if level < np.inf:
+                chances *= outlook.below(np.array([level]))[:, 0]
         return chances
 
     def _chances(self, features: Matrix) -> Matrix:
@@ -136,13 +149,18 @@ def _model(
     history: History, objective: int, groups: Sequence[Group], features: Matrix
 ) -> Model | None:
     trained = history.trained is None or history.trained[objective]
-    used = [g for g in groups if trained or not g.training]
+    used = [
+        dataclasses.replace(g, minor=g.minor or (trained and g.execution))
+        for g in groups
+        if (trained or not g.training) and (not trained or not g.timing)
+    ]
     measured = [_measured(o, objective) for o in history.observations]
     places = [i for i, found in enumerate(measured) if found is not None]
     if len(places) < FEWEST or not any(o.state == "complete" for o in history.observations):
         return None
     values, deviations = np.array([measured[i] for i in places], dtype=float).T
-    return Model.fit(features[places], values, deviations, used)
+    ideal = history.ideal[objective] if history.ideal else None
+    return Model.fit(features[places], values, deviations, used, ideal)
 
 
 def _measured(observation: Observation, objective: int) -> tuple[float, float] | None:
@@ -159,11 +177,12 @@ def _succeeded(observation: Observation, bounded: bool) -> bool:
     return observation.state != "failed" and all(v <= 0.0 for v in violations)
 
 
-def _outlook(model: Model, features: Matrix) -> Outlook:
+def _outlook(model: Model, factor: bool, ideal: float, features: Matrix) -> Outlook:
     mean, deviation = model.predict(features)
-    return Outlook(mean=mean, deviation=deviation, log=model.transform.kind == "log")
+    log = model.transform.kind == "log" and not factor
+    return Outlook(mean=mean, deviation=deviation, log=log, ideal=ideal)
 
 
-def _believed(model: Model, features: Matrix) -> Matrix:
-    mean, _ = model.predict(features)
-    return np.exp(mean) if model.transform.kind == "log" else mean
+def _quantity(model: Model, factor: bool, losses: Matrix) -> Matrix:
+    quantity = model.transform.quantity(losses)
+    return np.asarray(np.log(quantity)) if factor else quantity

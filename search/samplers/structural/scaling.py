@@ -27,6 +27,8 @@ class Group:
     stop: int
     minor: bool
     training: bool
+    execution: bool
+    timing: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Encoder:
                     stop=stop,
                     minor=name in features.minor,
                     training=name in features.training,
+                    execution=name in features.execution,
+                    timing=name in features.timing,
                 )
                 for name, size, stop in zip(names, sizes, stops, strict=True)
             ),

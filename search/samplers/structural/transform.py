@@ -1,6 +1,7 @@
 """Transforms of losses into the units in which a model is fitted."""
 
 import dataclasses
+import statistics
 from typing import Literal
 
 import numpy as np
@@ -21,13 +22,20 @@ class Transform:
     """Smallest quantity whose logarithm is taken."""
 
     @classmethod
-    def of(cls, losses: Numbers) -> "Transform":
+    def of(
+        cls, losses: Numbers, ideal: float | None = None, deviations: Numbers | None = None
+    ) -> "Transform":
         """Return the transform for observed losses.
 
-        Of positive losses it is the logarithm. Losses from -1 to 0 are negative shares, such as
-        -accuracy: the logarithm of what is missing to 1 is taken. Those from -100 to 0 are taken
-        for percents. Others are left as they are.
+        With an `ideal` loss it is the logarithm of what exceeds it, and of twice the median of the
+        known `deviations`. Else it is the logarithm of positive losses. Losses from -1 to 0 are
+        negative shares, such as -accuracy: the logarithm of what is missing to 1 is taken. Those
+        from -100 to 0 are taken for percents. Others are left as they are.
         """
+        if ideal is not None and losses.max() > ideal:
+            known = [d for d in (() if deviations is None else deviations.tolist()) if d > 0.0]
+            least = 2.0 * statistics.median(known) if known else 0.02 * (losses.max() - ideal)
+            return cls(kind="log", shift=float(least - ideal), floor=float(least))
         if np.all(losses > 0.0):
             return cls(kind="log", floor=_floor(losses))
         for whole in (1.0, 100.0):
