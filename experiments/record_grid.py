@@ -17,6 +17,7 @@ dimensions, direction of each objective, experiment, date, processor and version
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -31,11 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import _grid
 import _grid_table
 
-import search
 from search import Experiment, SearchError
-from search.errors import BadExperiment
+from search import open as open_run
+from search import run as search_run
 from search.experiment import NamedEntry, kinds_of, refusal_here
-from search.run_folder import read_records
 
 MOST = 5000
 """Points of the largest space that is recorded."""
@@ -71,7 +71,7 @@ def read(file: Path, changes: Path | None = None, limit: int | None = None) -> E
     leave_out = content.pop("leave_out", [])
     experiment = Experiment.of(content, file.resolve().parent)
     if experiment.space.size() > MOST:
-        raise BadExperiment(
+        raise SearchError(
             f"a grid has at most {MOST} points, the space has {experiment.space.size():g}: narrow "
             "it by --space"
         )
@@ -93,15 +93,15 @@ def record(grid: Experiment, out: Path, run: Path) -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{run / 'mlflow.db'}")
     run.mkdir(parents=True, exist_ok=True)
     try:
-        search.run(grid, out=run)
-    finally:  # also of one that was interrupted
-        if read_records(run):
+        search_run(grid, out=run)
+    finally:  # also of a run that was interrupted
+        with contextlib.suppress(SearchError):  # nothing was measured
             print(stored(grid, out, run))
 
 
 def stored(experiment: Experiment, out: Path, run: Path) -> str:
     """Write the table of what a run has evaluated; return a line about it."""
-    records = sorted(read_records(run), key=lambda record: record.trial)
+    records = open_run(run).records
     environment: dict[str, Any] = json.loads((run / "environment.json").read_text())
     made = {k: environment.get(k) for k in ("processor", "cores", "platform", "target", "versions")}
     made["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
