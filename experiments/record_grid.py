@@ -1,14 +1,15 @@
 """Evaluates every point of an experiment's space and writes a table for the replay of searches.
 
     python experiments/record_grid.py EXPERIMENT.toml --out TABLE.parquet
-        [--space grids/cifar10.toml] [--run FOLDER] [--limit N]
+        [--space grids/cifar10.toml] [--run FOLDER] [--limit N] [--as-is]
 
 `--space` is a TOML file whose keys replace those of the experiment, so that a grid of a user's own
 experiment needs no copy of it; its tables `leave_out` name parts of points that are no part of the
 grid. Every point is a trial of the product, in a fresh process and timed
 in turns with the reference, and none is stopped early. `--limit` evaluates so many points only.
 The run folder, beside the table unless given, keeps what was measured: the same command goes on
-where one was interrupted. An interrupted one writes what there is.
+where one was interrupted. An interrupted one writes what there is; so does `--as-is`, beside one
+that is still running.
 
 A row is one canonical point. Columns: the dimensions by their full names; the objectives on the
 validation split, with the ends of their intervals; `state`; `seconds` and what `_grid_table.rows`
@@ -51,11 +52,12 @@ def main() -> None:
     parser.add_argument("--space", type=Path, help="TOML whose keys replace the experiment's")
     parser.add_argument("--run", type=Path, help="run folder; TABLE.run by default")
     parser.add_argument("--limit", type=int, help="evaluate so many points")
+    parser.add_argument("--as-is", action="store_true", help="write the table, evaluate nothing")
     asked = parser.parse_args()
     run = asked.run or asked.out.with_suffix(".run")
     try:
         grid = read(asked.experiment, asked.space, asked.limit)
-        record(grid, asked.out, run.resolve())
+        (table if asked.as_is else record)(grid, asked.out, run.resolve())
     except SearchError as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -96,18 +98,18 @@ def record(grid: Experiment, out: Path, run: Path) -> None:
         search_run(grid, out=run)
     finally:  # also of a run that was interrupted
         with contextlib.suppress(SearchError):  # nothing was measured
-            print(stored(grid, out, run))
+            table(grid, out, run)
 
 
-def stored(experiment: Experiment, out: Path, run: Path) -> str:
-    """Write the table of what a run has evaluated; return a line about it."""
+def table(grid: Experiment, out: Path, run: Path) -> None:
+    """Write the table of what a run has evaluated, and print a line about it."""
     records = open_run(run).records
     environment: dict[str, Any] = json.loads((run / "environment.json").read_text())
     made = {k: environment.get(k) for k in ("processor", "cores", "platform", "target", "versions")}
     made["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    table = _grid_table.write(out, experiment, records, made)
+    written = _grid_table.write(out, grid, records, made)
     states = ", ".join(f"{n} {state}" for state, n in _counts([r.state for r in records]).items())
-    return f"{out}: {table.num_rows} of {experiment.trials} points, {states}"
+    print(f"{out}: {written.num_rows} of {grid.trials} points, {states}")
 
 
 def _counts(words: list[str]) -> dict[str, int]:
