@@ -19,6 +19,7 @@ class Enumeration(Sampler):
     """Proposes the points of a finite space one after another, the shortest trainings first."""
 
     learns = False
+    selective = False
     leave_out: Sequence[Sequence[tuple[str, Any]]] = ()
     """As of `points`, each part as pairs, which a setting can be."""
 

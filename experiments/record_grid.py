@@ -1,14 +1,15 @@
 """Evaluates every point of an experiment's space and writes a table for the replay of searches.
 
     python experiments/record_grid.py EXPERIMENT.toml --out TABLE.parquet
-        [--space grids/cifar10.toml] [--run FOLDER] [--limit N]
+        [--space grids/cifar10.toml] [--run FOLDER] [--limit N] [--as-is]
 
 `--space` is a TOML file whose keys replace those of the experiment, so that a grid of a user's own
 experiment needs no copy of it; its tables `leave_out` name parts of points that are no part of the
 grid. Every point is a trial of the product, in a fresh process and timed
 in turns with the reference, and none is stopped early. `--limit` evaluates so many points only.
 The run folder, beside the table unless given, keeps what was measured: the same command goes on
-where one was interrupted. An interrupted one writes what there is.
+where one was interrupted. An interrupted one writes what there is; so does `--as-is`, beside one
+that is still running.
 
 A row is one canonical point. Columns: the dimensions by their full names; the objectives on the
 validation split, with the ends of their intervals; `state`; `seconds` and what `_grid_table.rows`
@@ -17,6 +18,7 @@ dimensions, direction of each objective, experiment, date, processor and version
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -31,11 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import _grid
 import _grid_table
 
-import search
 from search import Experiment, SearchError
-from search.errors import BadExperiment
+from search import open as open_run
+from search import run as search_run
 from search.experiment import NamedEntry, kinds_of, refusal_here
-from search.run_folder import read_records
 
 MOST = 5000
 """Points of the largest space that is recorded."""
@@ -51,11 +52,12 @@ def main() -> None:
     parser.add_argument("--space", type=Path, help="TOML whose keys replace the experiment's")
     parser.add_argument("--run", type=Path, help="run folder; TABLE.run by default")
     parser.add_argument("--limit", type=int, help="evaluate so many points")
+    parser.add_argument("--as-is", action="store_true", help="write the table, evaluate nothing")
     asked = parser.parse_args()
     run = asked.run or asked.out.with_suffix(".run")
     try:
         grid = read(asked.experiment, asked.space, asked.limit)
-        record(grid, asked.out, run.resolve())
+        (table if asked.as_is else record)(grid, asked.out, run.resolve())
     except SearchError as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -71,7 +73,7 @@ def read(file: Path, changes: Path | None = None, limit: int | None = None) -> E
     leave_out = content.pop("leave_out", [])
     experiment = Experiment.of(content, file.resolve().parent)
     if experiment.space.size() > MOST:
-        raise BadExperiment(
+        raise SearchError(
             f"a grid has at most {MOST} points, the space has {experiment.space.size():g}: narrow "
             "it by --space"
         )
@@ -93,21 +95,21 @@ def record(grid: Experiment, out: Path, run: Path) -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{run / 'mlflow.db'}")
     run.mkdir(parents=True, exist_ok=True)
     try:
-        search.run(grid, out=run)
-    finally:  # also of one that was interrupted
-        if read_records(run):
-            print(stored(grid, out, run))
+        search_run(grid, out=run)
+    finally:  # also of a run that was interrupted
+        with contextlib.suppress(SearchError):  # nothing was measured
+            table(grid, out, run)
 
 
-def stored(experiment: Experiment, out: Path, run: Path) -> str:
-    """Write the table of what a run has evaluated; return a line about it."""
-    records = sorted(read_records(run), key=lambda record: record.trial)
+def table(grid: Experiment, out: Path, run: Path) -> None:
+    """Write the table of what a run has evaluated, and print a line about it."""
+    records = open_run(run).records
     environment: dict[str, Any] = json.loads((run / "environment.json").read_text())
     made = {k: environment.get(k) for k in ("processor", "cores", "platform", "target", "versions")}
     made["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    table = _grid_table.write(out, experiment, records, made)
+    written = _grid_table.write(out, grid, records, made)
     states = ", ".join(f"{n} {state}" for state, n in _counts([r.state for r in records]).items())
-    return f"{out}: {table.num_rows} of {experiment.trials} points, {states}"
+    print(f"{out}: {written.num_rows} of {grid.trials} points, {states}")
 
 
 def _counts(words: list[str]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from search.reporting.layout import (
     ticks,
 )
 from search.reporting.summary import Summary
-from search.reporting.wording import change, interval, quantity
+from search.reporting.wording import change, interval, quantity, size_told
 
 INK, GREY, FAINT = "#1F2933", "#6B7780", "#E4E7EB"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -120,6 +120,8 @@ def hover(record: Record, summary: Summary) -> str:
         suffix = ", as the baseline" if suffix == ", same" else suffix
         name = html.escape(axis.name.capitalize())
         lines.append(f"{name} {html.escape(interval(record.measurements[axis.name]))}{suffix}")
+    if size := size_told(record, summary):
+        lines.append(", ".join(filter(None, [f"Size {size[0]}", size[1]])))
     lines += [f"Test {html.escape(n)} {interval(m)}" for n, m in record.test.items()]
     return "<br>".join(lines)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from search.experiment import Experiment
 from search.records import Record
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import axis_change, doubts, quantity, test_cell
+from search.reporting.wording import axis_change, doubts, has_size, quantity, size_told, test_cell
 from search.study import PendingTrial, Study
 from spaces import Space
 
@@ -162,7 +162,9 @@ def _outcome(record: Record, summary: Summary | None) -> str:
     """Return the measurements of a finished trial, or the reason why there are none."""
     if record.state != "complete":
         return f"{record.state}: {record.reason}"
-    values = "  ".join(quantity(m.value, m.unit) for m in record.measurements.values())
+    told = [quantity(m.value, m.unit) for m in record.measurements.values()]
+    told += [size[0]] if summary and (size := size_told(record, summary)) else []
+    values = "  ".join(told)
     if summary and not record.satisfied:
         values += "  over limit"
     return values
@@ -180,6 +182,8 @@ def front_table(summary: Summary, width: int | None = None) -> str:
     table.add_column("runtime")
     for axis in summary.axes:
         table.add_column(axis.name, justify="right")
+    if has_size(summary):
+        table.add_column("size", justify="right")
     timed = next((a for a in summary.axes if a.is_time), None)
     if timed:
         table.add_column("speed-up", justify="right")
@@ -190,6 +194,8 @@ def front_table(summary: Summary, width: int | None = None) -> str:
         name = "baseline" if record is summary.baseline else str(record.trial)
         cells = [name, record.runtime]
         cells += [quantity(axis.value(record), axis.unit) for axis in summary.axes]
+        if has_size(summary):
+            cells.append((size_told(record, summary) or ("-",))[0])
         if timed:
             cells.append(f"{timed.value(summary.baseline) / timed.value(record):.2f}x")
         cells.append(", ".join(test_cell(record, n, summary) for n in record.test) or "-")

@@ -33,6 +33,8 @@ def _row(record: Record, summary: Summary) -> dict[str, Any]:
         row |= {f"{column}_low": measurement.low, f"{column}_high": measurement.high}
         if axis.positive and summary.has_baseline:
             row[f"{axis.name}_gain"] = gain(record, axis, summary.baseline)
+    if size := summary.size(record):
+        row["size_bytes"] = size.value
     row |= {f"test_{name}_{m.unit}": m.value for name, m in record.test.items()}
     return row | {"artifact": record.artifact or "", **record.point}
 

@@ -16,7 +16,7 @@ from search.reporting.layout import axis_ranges, plane_of, plotted
 from search.reporting.parallel_chart import parallel_coordinates
 from search.reporting.png import draw
 from search.reporting.summary import UNCONFIRMED, Summary
-from search.reporting.wording import SAME, change, headline, quantity, title, trust
+from search.reporting.wording import SAME, change, headline, quantity, size_told, title, trust
 
 STYLE = importlib.resources.files("search.reporting") / "style.css"
 POLICY = (
@@ -99,7 +99,9 @@ def _card(words: str, record: Record, main: Axis, summary: Summary) -> str:
         result = result if comparison == SAME else comparison
     lines = [record.runtime if words == "baseline" else f"trial {record.trial}, {record.runtime}"]
     lines += [summary.short(record)]
-    lines += [", ".join(f"{a.name} {quantity(a.value(record), a.unit)}" for a in summary.axes)]
+    values = [f"{a.name} {quantity(a.value(record), a.unit)}" for a in summary.axes]
+    values += [f"size {size[0]}"] if (size := size_told(record, summary)) else []
+    lines += [", ".join(values)]
     body = "".join(f"<small>{html.escape(line)}</small>" for line in lines)
     name = html.escape(words.capitalize())
     return f'<div class="pick"><h3>{name}</h3><strong>{html.escape(result)}</strong>{body}</div>'

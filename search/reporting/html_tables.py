@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from objectives import Direction, Ratio
 from search.records import Axis, Record
 from search.reporting.summary import Summary
-from search.reporting.wording import change, doubts, figures, interval, quantity, test_cell
+from search.reporting.wording import (
+    change,
+    doubts,
+    figures,
+    has_size,
+    interval,
+    quantity,
+    size_told,
+    test_cell,
+)
 
 PERCENTILES = {"50": "Median", "90": "p90", "99": "p99"}
 """Headings of the percentiles of single runs, by their names in a record's facts."""
@@ -17,13 +26,14 @@ def members(summary: Summary) -> str:
     tested = sorted({name for r in summary.front for name in r.test})
     heads = ["Trial", "Runtime", "Point"]
     numbers = [axis.name.capitalize() for axis in summary.axes]
+    numbers += ["Size"] if has_size(summary) else []
     if any(r.facts.percentiles for r in (summary.baseline, *summary.front)):
         numbers += PERCENTILES.values()
     numbers += [f"Test {n}" for n in tested]
     order = [*summary.axes[1:], summary.axes[0]]
     ranked = sorted(summary.front, key=lambda r: [axis.loss(r) for axis in order])
     others = [r for r in ranked if r.trial != summary.baseline.trial]
-    has_percentiles = len(numbers) > len(summary.axes) + len(tested)
+    has_percentiles = PERCENTILES["50"] in numbers
     rows = [
         _member(r, summary, tested, has_percentiles=has_percentiles)
         for r in (summary.baseline, *others)
@@ -42,6 +52,8 @@ def _member(
     small_print = " ".join(filter(None, notes))
     cells.append(_point("baseline" if is_baseline else summary.short(record), small_print))
     cells += [_value(record, axis, summary) for axis in summary.axes]
+    if has_size(summary):
+        cells.append(_size(record, summary))
     if has_percentiles:
         cells += _percentiles(record)
     cells += [
@@ -75,6 +87,13 @@ def _value(record: Record, axis: Axis, summary: Summary) -> str:
     shown = html.escape(quantity(measurement.value, measurement.unit))
     note = f"<br><small>{html.escape(comparison)}</small>" if comparison else ""
     return f'<td class="number" title="{span}">{shown}{note}</td>'
+
+
+def _size(record: Record, summary: Summary) -> str:
+    """Return a cell with the bytes of a record's files, in a table of other objectives."""
+    value, comparison = size_told(record, summary) or ("", "")
+    note = f"<br><small>{html.escape(comparison)}</small>" if comparison else ""
+    return f'<td class="number">{html.escape(value)}{note}</td>'
 
 
 def steps(summary: Summary) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from objectives import Measurement
 from search import run_folder
 from search.experiment import Experiment, Goal
 from search.records import (
@@ -22,6 +23,8 @@ from search.records import (
 )
 from spaces import Space
 
+SIZE = "size"
+"""Name of the bytes of an artifact's files, in a summary where they are no objective too."""
 UNCONFIRMED = "The front has NOT been measured again: small differences may be noise."
 
 
@@ -78,8 +81,13 @@ class Summary:
         }
 
     def _record(self, record: Record) -> dict[str, Any]:
-        """Return a record for front.json: with differences to the baseline, without resamples."""
+        """Return a record for front.json: with differences to the baseline, without resamples.
+
+        The size of its files is there also where it is no objective.
+        """
         fields: dict[str, Any] = json.loads(record.line())
+        if size := self.size(record):
+            fields["measurements"].setdefault(SIZE, size.to_json())
         for part, baseline in (
             ("measurements", self.baseline.measurements),
             ("test", self.baseline.test),
@@ -90,6 +98,16 @@ class Summary:
                 if found and record.trial != self.baseline.trial:
                     fields[part][name]["difference"] = dataclasses.asdict(found)
         return fields
+
+    def size(self, record: Record) -> Measurement | None:
+        """Return the bytes of a record's files, to be shown beside the objectives.
+
+        None if they are unknown, or if they are an objective themselves.
+        """
+        size = record.facts.size
+        if size is None or any(axis.name == SIZE for axis in self.axes):
+            return None
+        return Measurement(value=size, unit="bytes", low=size, high=size, samples=1)
 
     @property
     def best(self) -> Record | None:

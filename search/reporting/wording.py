@@ -49,6 +49,29 @@ def change(record: Record, axis: Axis, baseline: Record) -> str:
     return f"{figures(factor)}x {better}" if factor >= 1 else f"{figures(1 / factor)}x {worse}"
 
 
+def has_size(summary: Summary) -> bool:
+    """True if a table of the front has a column for the size beside those of the objectives."""
+    return any(summary.size(record) for record in (summary.baseline, *summary.front))
+
+
+def size_told(record: Record, summary: Summary) -> tuple[str, str] | None:
+    """Return the bytes of a record's files, and their change to the baseline's, in words.
+
+    None where `Summary.size` is. The change is empty for the baseline itself, and where the
+    baseline's size is unknown.
+    """
+    size, base = summary.size(record), summary.size(summary.baseline)
+    if size is None:
+        return None
+    told = quantity(size.value, size.unit)
+    if base is None or not size.value or record.trial == summary.baseline.trial:
+        return told, ""
+    factor = base.value / size.value
+    if 0.995 < factor < 1.005:
+        return told, SAME
+    return told, f"{figures(max(factor, 1 / factor))}x {'smaller' if factor > 1 else 'larger'}"
+
+
 def _score_change(record: Record, axis: Axis, baseline: Record) -> str:
     """Return the difference of a score to the baseline's, with its 95 % interval if it is known."""
     told = told_difference(record, baseline, axis.name)
@@ -92,8 +115,9 @@ def headline(summary: Summary) -> list[str]:
         return [f"The unchanged model could not be measured: {summary.baseline.reason}."]
     if not summary.front:
         return _without_front(summary)
-    base = ", ".join(quantity(axis.value(summary.baseline), axis.unit) for axis in summary.axes)
-    lines = [f"Unchanged model in {summary.baseline.runtime}: {base}."]
+    values = [quantity(axis.value(summary.baseline), axis.unit) for axis in summary.axes]
+    values += [size[0]] if (size := size_told(summary.baseline, summary)) else []
+    lines = [f"Unchanged model in {summary.baseline.runtime}: {', '.join(values)}."]
     by_trial: dict[int, list[str]] = {}
     for word, record in summary.picked.items():
         by_trial.setdefault(record.trial, []).append(word)
@@ -127,6 +151,8 @@ def axis_change(record: Record, axis: Axis, baseline: Record) -> str:
 
 def _sentence(record: Record, summary: Summary) -> str:
     gains = [axis_change(record, axis, summary.baseline) for axis in summary.axes]
+    if size := size_told(record, summary):
+        gains += [f"size {size[0]}" if size[1] in ("", SAME) else size[1]]
     return f"trial {record.trial} ({record.runtime}, {summary.short(record)}): {', '.join(gains)}"
 
 

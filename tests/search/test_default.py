@@ -30,6 +30,7 @@ def test_without_a_gpu_it_is_for_the_processor(task: Path, monkeypatch: pytest.M
     assert {"onnxruntime", "openvino"} <= set(found.runtime_names())
     assert "placement.devices.count" not in found.space.neutral()
     assert found.target.threads == 1
+    assert [goal.name for goal in found.objectives] == ["accuracy", "latency"]
     assert any("on one thread" in notice for notice in found.notices)
 
 

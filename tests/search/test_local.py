@@ -42,6 +42,7 @@ def test_a_trial_is_measured_on_its_artifact(project: Path) -> None:
     artifact = project / "run" / "artifacts" / "0"
     manifest = json.loads((artifact / "manifest.json").read_text())
     assert record.measurements["size"].value == sum(f["bytes"] for f in manifest["files"].values())
+    assert record.facts.size == record.measurements["size"].value
     assert manifest["measurements"]["accuracy"] == record.measurements["accuracy"].to_json()
 
 

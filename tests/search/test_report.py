@@ -115,6 +115,32 @@ def test_front_json_is_the_contract(written):
     assert {"trial", "point", "measurements", "test", "runtime", "artifact"} <= set(member)
 
 
+def test_the_size_is_told_where_it_is_no_objective(tmp_path):
+    sizes = {r.trial: r.measurements["size"] for r in study() if "size" in r.measurements}
+    two = tuple(dataclasses.replace(r, facts=_with_size(r, sizes.get(r.trial))) for r in study())
+    shown = summary(two, axes=AXES[:2])
+    html.write(tmp_path, shown)
+    data = json.loads((tmp_path / "front.json").read_text())
+    assert data["front"]
+    for member in (data["baseline"], *data["front"]):
+        told = member["measurements"]["size"]
+        assert (told["value"], told["unit"]) == (sizes[member["trial"]].value, "bytes")
+    page = (tmp_path / "report.html").read_text()
+    assert '<th class="number">Size</th>' in page
+    member = next(r for r in shown.front if r.facts.size < shown.baseline.facts.size)
+    assert "x smaller" in charts.hover(member, shown)
+    assert "size_bytes" in (tmp_path / "front.csv").read_text().splitlines()[0]
+    assert front_table(shown).splitlines()[0].split()[4] == "size"
+    assert "smallest" not in shown.picked
+    three = summary(two)
+    assert front_table(three).splitlines()[0].count("size") == 1
+    assert html.render(three).count('<th class="number">Size</th>') == 1
+
+
+def _with_size(member, size):
+    return dataclasses.replace(member.facts, size=int(size.value) if size else None)
+
+
 @pytest.mark.parametrize("cell", ["=cmd()", "+1", "-1", "@x", "\tx"])
 def test_no_cell_is_a_formula(cell):
     member = record(1, 0.9, 1.0, 10, runtime=cell, point={"prune.channels.ratio": 0.5})
