@@ -16,6 +16,9 @@ from search.samplers.structural import Structural, generic
 from search.samplers.tpe import Tpe
 from spaces import Point
 
+ROWS = 4_000
+"""Number of random unseen rows among which a sampler that is handed rows chooses."""
+
 
 class Player(abc.ABC):
     """A sampler with what it has seen of a table."""
@@ -60,7 +63,8 @@ class Ours(Player):
         )
         seed = self._seed * 100_003 + self._asked
         if self._rows and isinstance(self._sampler, Structural):
-            pool = [table.points[row] for row in np.flatnonzero(unseen)]
+            known = np.random.default_rng(seed).permutation(np.flatnonzero(unseen))[:ROWS]
+            pool = [table.points[row] for row in known]
             point = self._sampler.choose(history, pool)
         else:
             point = self._sampler.propose(history, seed)
@@ -161,6 +165,7 @@ def _totals_alone(table: Table) -> Callable[[Sequence[Point]], Features]:
 PLAYERS: dict[str, Callable[[Table, int], Player]] = {
     "structural": lambda t, s: Ours(Structural(), t, s),
     "structural, rows as candidates": lambda t, s: Ours(Structural(), t, s, rows=True),
+    "structural, uniform": lambda t, s: Ours(Structural(neighbours=0), t, s),
     "structural, without totals": lambda t, s: Ours(
         Structural(), t, s, features=_without_totals(t)
     ),

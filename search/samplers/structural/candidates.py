@@ -12,18 +12,18 @@ SMALL = 20_000
 """Number of points up to which all of a space are candidates."""
 RANDOM = 4_000
 """Number of random candidates of a larger space."""
-NEIGHBOURS = 2_000
-"""Largest number of neighbours of the front."""
 STEP = 0.1
 """Step along a continuous dimension, as a share of its range."""
 
 
-def candidates(space: Space, front: Sequence[Point], draw: np.random.Generator) -> list[Point]:
-    """Return all points of a small space, else random ones and those one step from `front`."""
+def candidates(
+    space: Space, front: Sequence[Point], neighbours: int, draw: np.random.Generator
+) -> list[Point]:
+    """Return all points of a small space, else random ones and some one step from `front`."""
     if math.prod(len(d.values() or range(SMALL)) for d in space.dimensions().values()) < SMALL:
         return everything(space)
-    near = list(neighbours(space, front))
-    chosen = draw.permutation(len(near))[:NEIGHBOURS]
+    near = list(beside(space, front))
+    chosen = draw.permutation(len(near))[:neighbours]
     return [*random_points(space, RANDOM, draw), *(near[i] for i in chosen)]
 
 
@@ -41,7 +41,7 @@ def random_points(space: Space, count: int, draw: np.random.Generator) -> list[P
     return [dict(zip(dimensions, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def neighbours(space: Space, front: Sequence[Point]) -> Iterator[Point]:
+def beside(space: Space, front: Sequence[Point]) -> Iterator[Point]:
     """Yield the points that differ from one of `front` by one step in one dimension."""
     dimensions = space.dimensions()
     for point in front:

@@ -26,13 +26,13 @@ def design(
 ) -> Point | None:
     """Return the corner, else the point, that is new and farthest from all that are known.
 
-    All dimensions at their first value come first, then all at their last; then those of the other
-    levels and random points by their distance in features, major groups counting most. Points are
-    in their simplest form. None if nothing acceptable was found.
+    The first has all dimensions at their first value, the second at their last. Then corners of
+    other levels and random points are compared by their distance in features, in which major groups
+    count most. Points are in their simplest form. None if nothing acceptable was found.
     """
     corners = [space.canonical(corner(space, level)) for level in LEVELS]
-    for point in corners[:2]:
-        if point not in known and accept(point):
+    for place, point in enumerate(corners[:2]):
+        if len(known) <= place and point not in known and accept(point):
             return point
     drawn = candidates.random_points(space, POOL, draw)
     pool = [*corners[2:], *simplified(space, drawn)]

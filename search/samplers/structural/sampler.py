@@ -1,4 +1,4 @@
-"""The sampler: initial design, then the largest expected gain of hypervolume, or TPE."""
+"""Sampler: initial design, then the largest expected gain of hypervolume, or TPE."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -34,12 +34,17 @@ class Structural(Sampler):
 
     startup: int = 8
     """Number of complete trials before which corners and distant points are proposed."""
+    neighbours: int = 2_000
+    """Largest number of candidates that differ from a point of the front by one step; others are
+    drawn at random."""
     cost_exponent: float = 0.5
     """Power of the predicted seconds by which an improvement is divided; 0 ignores them."""
 
     def __post_init__(self) -> None:
         if self.startup < 1:
             raise ValueError(f"startup must be at least 1, got {self.startup}")
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours must be at least 0, got {self.neighbours}")
         if self.cost_exponent < 0:
             raise ValueError(f"cost_exponent must be at least 0, got {self.cost_exponent}")
 
@@ -51,7 +56,7 @@ class Structural(Sampler):
             return design(history.space, Encoder.of(history), known, accepting(history), draw)
         if _gate(problem):
             return FALLBACK.propose(history, seed)
-        pool = candidates.candidates(history.space, problem.front(), draw)
+        pool = candidates.candidates(history.space, problem.front(), self.neighbours, draw)
         return self._best(problem, simplified(history.space, pool))
 
     def choose(self, history: History, points: Sequence[Point]) -> Point | None:
