@@ -34,7 +34,7 @@ class Structural(Sampler):
 
     startup: int = 8
     """Number of complete trials before which corners and distant points are proposed."""
-    neighbours: int = 2_000
+    neighbours: int = 1_000
     """Largest number of candidates that differ from a point of the front by one step; others are
     drawn at random."""
     cost_exponent: float = 0.5
