@@ -5,7 +5,8 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import nn
 
 from objectives import Examples, fingerprint
 from objectives.artifacts import versions
-from objectives.host import new_folder
+from objectives.host import new_file, new_folder
 from search.experiment import Experiment
+from spaces import Memory
 from spaces.modules import surgery
 
 
@@ -26,6 +28,8 @@ class Cache:
     folder: Path
     identity: Mapping[str, Any]
     """Inputs of all stages: reference weights, data, seed, target and library versions."""
+    saved: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds that results of earlier trials saved this trial, by stage."""
 
     @classmethod
     def of(
@@ -55,21 +59,75 @@ class Cache:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def load(self, path: Path, reference_copy: nn.Module) -> nn.Module | None:
-        """Return the model stored at a path, loaded into `reference_copy`, or None."""
-        return surgery.load(path, reference_copy) if (path / "done").is_file() else None
+    def model(
+        self,
+        stage: str,
+        parts: Mapping[str, Any],
+        reference: nn.Module,
+        fresh: Callable[[], nn.Module],
+        compute: Callable[[], tuple[nn.Module, dict[str, Any]]],
+    ) -> tuple[nn.Module, dict[str, Any], bool]:
+        """Return the model and the facts of a stage, and True if an earlier trial computed them.
 
-    def facts(self, path: Path) -> dict[str, Any]:
-        """Return the facts stored with the model at a path."""
-        return dict(json.loads((path / "done").read_text() or "{}"))
+        `compute` is called where the cache has none; a stored model is loaded into the reference's
+        copy that `fresh` returns.
+        """
+        path, start = self.path(stage, **parts), time.perf_counter()
+        with self.locked(path):
+            if (path / "done").is_file():
+                model = surgery.load(path, fresh())
+                stored = json.loads((path / "done").read_text())
+                self._save(stage, stored["seconds"], start)
+                return model, stored["facts"], True
+            start = time.perf_counter()  # without the time spent waiting
+            model, facts = compute()
+            done = {"facts": facts, "seconds": time.perf_counter() - start}
+            with new_folder(path) as draft:
+                surgery.save(draft, reference, model)
+                (draft / "done").write_text(json.dumps(done))
+        return model, facts, False
 
-    def store(
-        self, path: Path, reference: nn.Module, model: nn.Module, facts: Mapping[str, Any]
-    ) -> None:
-        """Store a model and its facts at a path, atomically."""
-        with new_folder(path) as draft:
-            surgery.save(draft, reference, model)
-            (draft / "done").write_text(json.dumps(facts))
+    def value(
+        self,
+        stage: str,
+        parts: Mapping[str, Any],
+        device: torch.device,
+        compute: Callable[[], Any],
+    ) -> Any:
+        """Return a value of tensors and plain data on `device`; the first trial computes it."""
+        path, start = self.path(stage, **parts).with_suffix(".pt"), time.perf_counter()
+        with self.locked(path):
+            if path.is_file():
+                stored = torch.load(path, map_location=device, weights_only=True)
+                self._save(stage, stored["seconds"], start)
+                return stored["value"]
+            start = time.perf_counter()
+            value = compute()
+            done = {"value": value, "seconds": time.perf_counter() - start}
+            with new_file(path) as draft:
+                torch.save(done, draft)
+        return value
+
+    def _save(self, stage: str, seconds: float, start: float) -> None:
+        """Count what a stored result saved: its `seconds`, less the time since `start`."""
+        gained = max(0.0, seconds - (time.perf_counter() - start))
+        self.saved[stage] = self.saved.get(stage, 0.0) + gained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CachedMemory(Memory):
+    """Memory of the techniques of a run: values are kept in its cache, for all its workers."""
+
+    cache: Cache
+    device: torch.device
+    """Device on which a trial's model is edited."""
+
+    def remembered(
+        self, kind: str, follows_from: Mapping[str, Any], compute: Callable[[], Any]
+    ) -> Any:
+        """Return the value of `compute`, or the one that a trial of this run computed before."""
+        parts = {"device": str(self.device), "follows_from": follows_from}
+        return self.cache.value(f"statistics/{kind}", parts, self.device, compute)
 
 
 def digest_of_weights(model: nn.Module) -> str:
