@@ -16,8 +16,10 @@ from torch import nn
 from objectives import Examples, fingerprint
 from objectives.artifacts import versions
 from objectives.host import new_file, new_folder
+from search.evaluation.eviction import GIGABYTE, evict, used
 from search.experiment import Experiment
 from spaces import Memory
+from spaces.devices import HOST
 from spaces.modules import surgery
 
 
@@ -30,6 +32,10 @@ class Cache:
     """Inputs of all stages: reference weights, data, seed, target and library versions."""
     saved: dict[str, float] = dataclasses.field(default_factory=dict)
     """Seconds that results of earlier trials saved this trial, by stage."""
+    limit: float = 10 * GIGABYTE
+    """Largest number of bytes of stored results."""
+    own: set[Path] = dataclasses.field(default_factory=set)
+    """Results that this trial computed."""
 
     @classmethod
     def of(
@@ -43,7 +49,8 @@ class Cache:
             "target": dataclasses.asdict(experiment.target),
             "versions": versions(),
         }
-        return cls(folder=folder, identity=identity)
+        limit = experiment.cache_gb * GIGABYTE
+        return cls(folder=folder, identity=identity, limit=limit)
 
     def path(self, stage: str, **parts: Any) -> Path:
         """Return the path for the result of a stage; `parts` are the settings that affect it."""
@@ -77,7 +84,7 @@ class Cache:
             if (path / "done").is_file():
                 model = surgery.load(path, fresh())
                 stored = json.loads((path / "done").read_text())
-                self._save(stage, stored["seconds"], start)
+                self._save(path, stage, stored["seconds"], start)
                 return model, stored["facts"], True
             start = time.perf_counter()  # without the time spent waiting
             model, facts = compute()
@@ -85,33 +92,45 @@ class Cache:
             with new_folder(path) as draft:
                 surgery.save(draft, reference, model)
                 (draft / "done").write_text(json.dumps(done))
+            self.own.add(path)
+        evict(self.folder, self.limit)
         return model, facts, False
 
     def value(
         self,
         stage: str,
         parts: Mapping[str, Any],
-        device: torch.device,
         compute: Callable[[], Any],
+        *,
+        device: torch.device = HOST,
+        renew: bool = False,
     ) -> Any:
-        """Return a value of tensors and plain data on `device`; the first trial computes it."""
+        """Return a value of tensors and plain data on `device`; the first trial computes it.
+
+        With `renew` this trial computes it for the others, whether it is known or not.
+        """
         path, start = self.path(stage, **parts).with_suffix(".pt"), time.perf_counter()
         with self.locked(path):
-            if path.is_file():
+            if path.is_file() and not renew:
                 stored = torch.load(path, map_location=device, weights_only=True)
-                self._save(stage, stored["seconds"], start)
+                self._save(path, stage, stored["seconds"], start)
                 return stored["value"]
             start = time.perf_counter()
             value = compute()
             done = {"value": value, "seconds": time.perf_counter() - start}
             with new_file(path) as draft:
                 torch.save(done, draft)
+            self.own.add(path)
+        evict(self.folder, self.limit)
         return value
 
-    def _save(self, stage: str, seconds: float, start: float) -> None:
-        """Count what a stored result saved: its `seconds`, less the time since `start`."""
-        gained = max(0.0, seconds - (time.perf_counter() - start))
-        self.saved[stage] = self.saved.get(stage, 0.0) + gained
+    def _save(self, path: Path, stage: str, seconds: float, start: float) -> None:
+        """Count what an earlier trial's result saved: its seconds, less the time since `start`."""
+        used(path)
+        if path in self.own:
+            return
+        gained, name = seconds - (time.perf_counter() - start), stage.partition("/")[0]
+        self.saved[name] = self.saved.get(name, 0.0) + max(0.0, gained)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +146,7 @@ class CachedMemory(Memory):
     ) -> Any:
         """Return the value of `compute`, or the one that a trial of this run computed before."""
         parts = {"device": str(self.device), "follows_from": follows_from}
-        return self.cache.value(f"statistics/{kind}", parts, self.device, compute)
+        return self.cache.value(f"statistics/{kind}", parts, compute, device=self.device)
 
 
 def digest_of_weights(model: nn.Module) -> str:
