@@ -13,15 +13,41 @@ from spaces.modules.structure import readers
 from spaces.task import Task
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Goal:
-    """Outputs of a layer of the whole model at sampled places, batch by batch."""
+    """Outputs of a layer of the whole model at sampled places, over all batches."""
 
-    places: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
-    outputs: list[Tensor] = dataclasses.field(default_factory=list)
-    calls: int = 0
-    bytes: int = 0
-    """Bytes of the larger of input and output, over all samples so far."""
+    places: Tensor
+    """Indices of all dimensions of the output except the channels, (dimensions, places)."""
+    outputs: Tensor
+    """Outputs there, (places, channels)."""
+    counts: list[int]
+    """Places of each batch."""
+    bytes: int
+    """Bytes of the larger of input and output, over all samples."""
+
+    def first(self, batches: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the places and outputs of the first batches."""
+        count = sum(self.counts[:batches])
+        return tuple(self.places[:, :count]), self.outputs[:count]
+
+
+class _Seen:
+    """Places and outputs of a layer batch by batch, while the model runs."""
+
+    def __init__(self) -> None:
+        self.places: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.bytes = 0
+
+    def goal(self) -> Goal:
+        """Return all batches as one."""
+        return Goal(
+            places=torch.cat(self.places, 1),
+            outputs=torch.cat(self.outputs),
+            counts=[len(part) for part in self.outputs],
+            bytes=self.bytes,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,9 +75,7 @@ def record(model: nn.Module, task: Task, names: Iterable[str], memory: Memory) -
         {"model": identity(model), "layers": usable, "samples": readers.SAMPLES},
         lambda: {n: vars(goal) for n, goal in _recorded(model, usable, inputs).items()},
     )
-    layers = {name: Goal(**fields) for name, fields in stored.items()}
-    once = {name: goal for name, goal in layers.items() if goal.calls == len(inputs)}
-    return Goals(inputs=inputs, layers=once)
+    return Goals(inputs=inputs, layers={n: Goal(**fields) for n, fields in stored.items()})
 
 
 def _usable(module: nn.Module, shared: set[int]) -> bool:
@@ -79,23 +103,22 @@ def _joinable(data: Iterable[Any]) -> Iterator[Any]:
 
 
 def _recorded(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> dict[str, Goal]:
-    """Return the layers' outputs at places of each batch, the same places at every call."""
-    goals = {name: Goal() for name in names}
+    """Return the goals of the layers that are used once in each batch, equal at every call."""
+    seen = {name: _Seen() for name in names}
     current: dict[str, Any] = {}
 
-    def watch(goal: Goal) -> Callable[..., None]:
+    def watch(layer: _Seen) -> Callable[..., None]:
         generator = torch.Generator().manual_seed(0)
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            goal.calls += 1
             places = readers.pick(module, output, generator, current["inputs"])
-            goal.outputs.append(readers.written(module, output, places))
-            goal.places.append((places[0] + current["start"], *places[1:]))
-            goal.bytes += 4 * max(output.numel(), args[0].numel())
+            layer.outputs.append(readers.written(module, output, places))
+            layer.places.append(torch.stack([places[0] + current["start"], *places[1:]]))
+            layer.bytes += 4 * max(output.numel(), args[0].numel())
 
         return hook
 
-    hooks = [model.get_submodule(n).register_forward_hook(watch(g)) for n, g in goals.items()]
+    hooks = [model.get_submodule(n).register_forward_hook(watch(s)) for n, s in seen.items()]
     try:
         start = 0
         for inputs in data:
@@ -106,4 +129,4 @@ def _recorded(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> di
     finally:
         for hook in hooks:
             hook.remove()
-    return goals
+    return {n: layer.goal() for n, layer in seen.items() if len(layer.outputs) == len(data)}

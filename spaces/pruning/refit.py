@@ -83,9 +83,7 @@ def _adjust(
 
     def adjust(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            goal = goals[name]
-            targets = torch.cat(goal.outputs[:count])
-            places = tuple(torch.cat(p) for p in zip(*goal.places[:count], strict=True))
+            places, targets = goals[name].first(count)
             if name in rows:
                 targets = targets[:, rows[name]]
             inputs = readers.read(module, args[0], places)
@@ -133,7 +131,7 @@ def _fitted(
 
 def _step(part: Tensor, residual: Tensor, mask: Tensor | None, damping: float) -> Tensor:
     """Return the change of the weights of some columns that best fits `residual`."""
-    scale = damping * float(part.double().square().sum()) / part.shape[1]
+    scale = damping * float(part.square().sum(dtype=torch.float64)) / part.shape[1]
     if mask is None and len(part) < part.shape[1]:  # the dual system is the smaller one
         products = (part @ part.T).double()
         products += scale * torch.eye(len(part), dtype=torch.float64, device=part.device)
