@@ -22,6 +22,7 @@ from search.experiment import Experiment, NamedEntry, default_for, duration
 from search.measuring import ArtifactMeasurements, Crashed, MeasurementServer, Subject
 from search.reporting import Console
 from search.result import Result, load_result
+from search.study import Front
 from search.tracking import Background, Tracker
 from search.trust import NOISE_SECONDS, Audits, Comparison, Noise, Verified
 from spaces import Infeasible, Split
@@ -36,6 +37,7 @@ def run(
     workers: int | None = None,
     ray: str | None = None,
     out: str | Path | None = None,
+    start: str | Path | None = None,
     quiet: bool = False,
     force: bool = False,
 ) -> Result:
@@ -46,11 +48,15 @@ def run(
     or a text such as "20m") replace the experiment's budget, `workers` and `ray` its executor.
     `out` is the run folder, by default runs/NAME; an existing search in it is continued, if code,
     data, settings and versions are those with which it began, or with `force`, which the records
-    note. `quiet` prints no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises
+    note. `start` is the folder of an ended run, of another device or of a related model: the
+    points of its front, as far as the space has them, are tried after the baselines. `quiet` prints
+    no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises
     SearchError.
     """
     chosen = with_budget(experiment_of(experiment, task), trials, time, workers, ray)
-    return _run_search(chosen, Path(out) if out else Path("runs") / chosen.name, quiet, force)
+    source = front_of(start) if start else None
+    folder = Path(out) if out else Path("runs") / chosen.name
+    return _run_search(chosen, folder, quiet, force, source)
 
 
 def resume(
@@ -175,7 +181,17 @@ def with_budget(
     return dataclasses.replace(experiment, **changes)
 
 
-def _run_search(experiment: Experiment, folder: Path, quiet: bool, force: bool) -> Result:
+def front_of(folder: str | Path) -> Front:
+    """Return the path of a run, its baseline and the members of its front; raises BadRun."""
+    folder = Path(folder).resolve()
+    run_folder.require(folder)
+    baseline, members, _ = run_folder.read_front(folder)
+    return str(folder), baseline, members
+
+
+def _run_search(
+    experiment: Experiment, folder: Path, quiet: bool, force: bool, source: Front | None = None
+) -> Result:
     """Search in a run folder, which is locked until the search ends."""
     if multiprocessing.parent_process() is not None:
         raise BadExperiment(
@@ -195,6 +211,7 @@ def _run_search(experiment: Experiment, folder: Path, quiet: bool, force: bool) 
             console=console,
             command=_command(),
             force=force,
+            source=source,
         )
         try:
             return Result(summary=search.run())

@@ -11,7 +11,14 @@ from torch import nn
 from objectives import cached
 from search import run_folder
 from search.checks import inspect_model, rehearse, require_executable
-from search.errors import BadEnvironment, BadTask, Interrupted, NothingSucceeded, SearchError
+from search.errors import (
+    BadEnvironment,
+    BadRun,
+    BadTask,
+    Interrupted,
+    NothingSucceeded,
+    SearchError,
+)
 from search.evaluation import confirm, smallest_differences
 from search.executors import Executor
 from search.experiment import Experiment, kinds_of
@@ -19,7 +26,7 @@ from search.origin import Origin, continued
 from search.records import Record
 from search.reporting import Console, Summary, figures, summary_of
 from search.signals import Signals
-from search.study import Queue, Refuse, Study
+from search.study import Front, Queue, Refuse, Start, Study
 from search.tracking import Tracker
 from spaces import Point
 
@@ -38,6 +45,8 @@ class Search:
     """Command of the user, shown for repetition."""
     force: bool = False
     """True if a run is continued although its code, data, settings or versions changed."""
+    source: Front | None = None
+    """The front of another run from which the search starts; None starts from usual points."""
 
     def run(self) -> Summary:
         """Search until the budget is spent, confirm the front, and return the summary.
@@ -88,14 +97,42 @@ class Search:
         allowed = continued(self.folder, self.experiment, origin, force=self.force)
         for line in allowed.told:
             self.console.say(line)
-        run_folder.begin(self.folder, self.experiment, self.command, origin.to_json())
-        study = Study.open(self.folder, experiment, refuse, noted=allowed.noted)
+        start = self._started(experiment)
+        run_folder.begin(
+            self.folder,
+            self.experiment,
+            self.command,
+            origin.to_json(),
+            start.to_json() if start else None,
+        )
+        given = start.points if start else ()
+        study = Study.open(self.folder, experiment, refuse, noted=allowed.noted, given=given)
         study.close_stale()
         if allowed.new:
             first = max((record.trial for record in study.records), default=-1) + 1
             made_from = origin.to_json()
             run_folder.note_changes(self.folder, self.experiment, made_from, allowed.new, first)
         return study
+
+    def _started(self, experiment: Experiment) -> Start | None:
+        """Return the points of another run with which this one starts or has started.
+
+        Raises BadRun if the run has begun without them, or with those of another run.
+        """
+        known = run_folder.read_environment(self.folder)
+        if known is None:
+            start = Start.of(experiment, *self.source) if self.source else None
+        else:
+            start = Start.from_json(known["start"]) if "start" in known else None
+            if self.source and (start is None or start.run != self.source[0]):
+                began = f"from {start.run}" if start else "without --from"
+                raise BadRun(
+                    f"the search in {self.folder} has begun {began}: leave --from out to continue "
+                    "it, or choose another folder with --out"
+                )
+        if start:
+            self.console.say(start.told)
+        return start
 
     def _loop(self, study: Study, signals: Signals) -> None:
         def record_stored(record: Record) -> None:

@@ -61,14 +61,22 @@ def _lock_file(folder: Path) -> TextIO:
         ) from error
 
 
-def begin(folder: Path, experiment: Experiment, command: str, made_from: Mapping[str, Any]) -> None:
+def begin(
+    folder: Path,
+    experiment: Experiment,
+    command: str,
+    made_from: Mapping[str, Any],
+    start: Mapping[str, Any] | None = None,
+) -> None:
     """Write the experiment and the environment, unless an earlier start of the search has.
 
     `made_from` describes what the records are made from. It is added to an environment without it.
+    `start` has the points of another run with which this one starts.
     """
     if not (folder / EXPERIMENT).exists():
         _store_experiment(folder, experiment)
-    known = read_environment(folder) or environment(experiment, command)
+    started = {} if start is None else {"start": start}
+    known = read_environment(folder) or environment(experiment, command) | started
     if "made_from" not in known:
         write_json(folder / ENVIRONMENT, known | {"made_from": made_from})
 
@@ -109,11 +117,16 @@ def _store_experiment(folder: Path, experiment: Experiment) -> None:
     write_text(folder / EXPERIMENT, experiment.text or tomli_w.dumps(experiment.to_json()))
 
 
-def reopen(folder: Path) -> Experiment:
-    """Return the experiment of a run folder; raises BadRun if the folder is not one."""
+def require(folder: Path) -> None:
+    """Raise BadRun if a folder is not a run folder."""
     for name in (EXPERIMENT, ENVIRONMENT):
         if not (folder / name).is_file():
             raise BadRun(f"{folder} is not a run folder: it has no {name}; runs lie under runs/")
+
+
+def reopen(folder: Path) -> Experiment:
+    """Return the experiment of a run folder; raises BadRun if the folder is not one."""
+    require(folder)
     try:
         origin = (read_environment(folder) or {})["experiment_folder"]
     except KeyError as error:

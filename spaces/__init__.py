@@ -2,6 +2,7 @@
 
 from spaces.catalogue import entry_of
 from spaces.dimension import Choice, Dimension, Entries, Interval, Value, axis, choice
+from spaces.memory import FORGETFUL, Forgetful, Memory
 from spaces.messages import first_line, said, sentence, untraced
 from spaces.outputs import Outputs
 from spaces.plan import Encoding, Placement, Plan, Precision, Recovery
@@ -13,15 +14,18 @@ from spaces.user_code import Unreachable, address_of, load_file, resolve
 from spaces.wire import decode, encode
 
 __all__ = [
+    "FORGETFUL",
     "Alone",
     "Choice",
     "Dimension",
     "Encoding",
     "Entries",
+    "Forgetful",
     "Infeasible",
     "Inputs",
     "Interval",
     "Left",
+    "Memory",
     "Outputs",
     "Placement",
     "Plan",

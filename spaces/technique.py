@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from spaces.memory import FORGETFUL, Memory
 from spaces.outputs import Outputs
 from spaces.plan import Plan
 from spaces.task import Task
@@ -65,13 +66,13 @@ class Technique(abc.ABC):
     """Position within the stage, ascending. Coarse edits come first, since they would undo the fit
     of finer ones."""
 
-    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
         """Return the edited model; `model` is a copy and may be edited in place.
 
-        Only techniques of stage SHAPE override this. Raises Infeasible with a reason if the model
-        cannot be edited.
+        `memory` keeps what other settings need too. Only techniques of stage SHAPE override this.
+        Raises Infeasible with a reason if the model cannot be edited.
         """
-        del task
+        del task, memory
         return model
 
     def plan(self, plan: Plan) -> Plan:

@@ -12,7 +12,7 @@ from search.checks.rehearsal import rehearse, run_first_batch
 from search.errors import BadTask
 from search.executors import executor_of
 from search.experiment import Experiment, kinds_of, refusal_here
-from search.study import opening, sampler_of
+from search.study import Front, Start, opening, sampler_of
 from spaces import Outputs, said
 from spaces.modules import seeded
 from spaces.training import has_classes
@@ -30,14 +30,19 @@ def check(experiment: Experiment) -> list[str]:
     return [*lines, "ok"]
 
 
-def plan(experiment: Experiment) -> list[str]:
-    """Return the budget, the space and the first points of a search, without running a trial."""
+def plan(experiment: Experiment, source: Front | None = None) -> list[str]:
+    """Return the budget, the space and the first points of a search, without running a trial.
+
+    `source` is the front of another run from which the search starts.
+    """
     experiment, model = inspect_model(experiment)
     kinds = kinds_of(model)
     lines = [f"{experiment.name}: {experiment.trials} trials, seed {experiment.seed}"]
     lines += _points(experiment, kinds)
+    start = Start.of(experiment, *source) if source else None
+    lines += [start.told] if start else []
     lines.append("first points:")
-    for point in opening(experiment):
+    for point in opening(experiment, given=start.points if start else ()):
         reason = refusal_here(experiment, experiment.space.plan(point), kinds)
         runtime = experiment.space.plan(point).runtime
         lines.append(f"  {runtime:<12} {experiment.space.short(point):<44} {reason or ''}".rstrip())

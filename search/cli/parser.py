@@ -19,6 +19,7 @@ EXAMPLES = {
     "run": """examples:
   python -m search run                                  the embedded default: digits
   python -m search run experiment.toml --trials 20      your own experiment
+  python -m search run gpu.toml --from runs/cpu         from the front of another run
   python -m search run --task task.py --time 20m        only a task: a space for this machine""",
     "resume": """examples:
   python -m search resume runs/digits                   continue where it stopped
@@ -46,6 +47,7 @@ picks: knee, fastest, smallest, most-accurate, trial=N""",
     **sceptic.EXAMPLES,
 }
 FORCE = "continue a run although code, data, settings or versions changed; the records note it"
+FROM = "an ended run, also of another device or model: begin with the points of its front"
 EXIT_CODES = """exit codes: 0 ok, also when --time was spent; 1 verify found a difference; 2 usage,
 configuration or environment; 3 no trial succeeded; 75 stopped before the front was confirmed,
 resumable; 130/143 interrupted, state saved"""
@@ -123,6 +125,7 @@ def _run_commands(commands: Any) -> None:
     command.add_argument("experiment", nargs="?", type=Path, help="TOML file; default: digits")
     command.add_argument("--task", type=Path, help="a task.py instead of an experiment")
     command.add_argument("--out", type=Path, help="the run folder; default: runs/NAME")
+    command.add_argument("--from", dest="start", metavar="RUN", type=Path, help=FROM)
     command.add_argument("--dry-run", action="store_true", help="show the plan, run no trial")
     resuming = _add(commands, resume)
     resuming.add_argument("folder", metavar="RUN", type=Path)
@@ -170,8 +173,9 @@ def run(
 
     if dry_run:
         del options["out"], options["force"]
+        start = options.pop("start")
         chosen = api.with_budget(api.experiment_of(experiment, task), **options)
-        print("\n".join(checking.plan(chosen)))
+        print("\n".join(checking.plan(chosen, api.front_of(start) if start else None)))
         return 0
     result = api.run(experiment, task=task, **options)
     print(commands.format_front(result, as_json=json))

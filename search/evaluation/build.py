@@ -9,7 +9,7 @@ from torch import nn
 
 from objectives import Examples, Export, artifacts, cached, calibration
 from objectives.artifacts import described
-from search.evaluation.cache import Cache
+from search.evaluation.cache import Cache, CachedMemory
 from search.evaluation.context import TrialContext
 from search.evaluation.shape import collect_left, removal_facts
 from search.records import rungs
@@ -75,27 +75,28 @@ class Builder:
         settings = [s for s in space.settings(self.point) if s.stage is Stage.SHAPE]
         if all(setting in (type(setting)(), self._base(setting)) for setting in settings):
             return self._copy(), {}
-        path = self.cache.path("shape", shape=self.shape_key)
-        with self.cache.locked(path):
-            model = self.cache.load(path, self._fresh())
-            if model is None:
-                model, left = self._edited(settings, on_edit)
-                self.cache.store(path, self.reference, model, {"left": left} if left else {})
-            facts = self.cache.facts(path)
+        model, facts, _ = self.cache.model(
+            "shape",
+            {"shape": self.shape_key},
+            self.reference,
+            self._fresh,
+            lambda: self._edited(settings, on_edit),
+        )
         return model.eval(), facts | self._shape_facts(model, plan)
 
     def _edited(
         self, settings: Sequence[Technique], on_edit: Callable[[str], None]
-    ) -> tuple[nn.Module, list[str]]:
+    ) -> tuple[nn.Module, Facts]:
         """Return the edited model, and messages about parts that techniques could not change."""
         experiment = self.context.experiment
         device = workplace(self.reference, experiment.target.device)
         model = self._copy().to(device)
+        memory = CachedMemory(cache=self.cache, device=device)
         with device_of(device).exact(), collect_left() as left:
             for setting in settings:
                 on_edit(experiment.space.name_of(setting))
-                model = setting.apply(model, placed(experiment.task, device))
-        return model.cpu(), left
+                model = setting.apply(model, placed(experiment.task, device), memory)
+        return model.cpu(), {"left": left} if left else {}
 
     def _shape_facts(self, model: nn.Module, plan: Plan) -> Facts:
         """Return facts about what an edited model lacks, and if its zeros save time."""
@@ -116,15 +117,14 @@ class Builder:
         recipe = recovery.kept_to(model, self.context.experiment.task, plan.recovery)
         # The number of devices is not in the key: it changes the weights by rounding errors only.
         on_one_device = dataclasses.replace(recipe, devices=1, sharding="auto")
-        path = self.cache.path("train", shape=self.shape_key, recovery=on_one_device)
-        with self.cache.locked(path):
-            cached_model = self.cache.load(path, self._fresh())
-            if cached_model is not None:
-                facts = self.cache.facts(path) | {"train": "from the cache of this run"}
-                return cached_model.eval(), facts
-            trained, facts = self._recovered(model, recipe, judge)
-            self.cache.store(path, self.reference, trained, facts)
-        return trained.eval(), facts
+        trained, facts, known = self.cache.model(
+            "train",
+            {"shape": self.shape_key, "recovery": on_one_device},
+            self.reference,
+            self._fresh,
+            lambda: self._recovered(model, recipe, judge),
+        )
+        return trained.eval(), facts | ({"train": "from the cache of this run"} if known else {})
 
     def _recovered(
         self, model: nn.Module, recipe: Recovery, judge: Judge

@@ -16,7 +16,6 @@ from torch import nn
 
 from objectives import Measurement, artifacts
 from objectives.artifacts import versions
-from objectives.host import write_json
 from objectives.metrics.latency import Latency
 from search.evaluation.alone import TrialTools
 from search.evaluation.build import Builder, manifest_facts
@@ -27,7 +26,7 @@ from search.evaluation.roofline import roofline_facts
 from search.experiment import kinds_of, refusal, timed
 from search.measuring import PROBING, ArtifactMeasurements, Crashed
 from search.records import PROBE, Facts, Impossible, Record, Rung, State
-from spaces import Infeasible, Point, Prepared, sentence
+from spaces import Infeasible, Point, Prepared, Recovery, sentence
 from spaces.modules import placed, workplace
 from spaces.training import recovery
 
@@ -67,10 +66,12 @@ class Trial:
         self.editing: str | None = None
         """Technique whose edit of the shape began last."""
         self._untrained: ArtifactMeasurements | None = None
+        self._saved: Mapping[str, float] = {}
 
     def run(self) -> tuple[State, str | None]:
         """Run all stages; return the final state, and the reason if the trial is not complete."""
         builder: Builder = self._timed("reference", lambda: Builder.of(self.context, self.point))
+        self._saved = builder.cache.saved
         if reason := refusal(self.experiment, self.plan, kinds_of(builder.reference)):
             return "infeasible", reason
         model: nn.Module = self._timed("shape", lambda: self._shape(builder))
@@ -109,6 +110,8 @@ class Trial:
     def record(self, state: State, reason: str | None) -> Record:
         """Return the record of the trial in its final state."""
         self.learn(seconds={stage: round(seconds, 3) for stage, seconds in self.clock.items()})
+        if self._saved:
+            self.learn(saved={stage: round(seconds, 3) for stage, seconds in self._saved.items()})
         known, number = self.measurements, self.context.trial
         return Record(
             trial=number,
@@ -172,24 +175,30 @@ class Trial:
 
         `final` means that the model is not trained, so that the export is the artifact itself.
         """
-        runtime = self.experiment.runtime(self.plan.runtime)
-        path = builder.cache.path(
-            "probe", plan=self.plan, shape=builder.shape_key, versions=versions(runtime)
-        )
-        file = path.with_suffix(".json")
-        if not final and file.is_file():
-            measurements = json.loads(file.read_text())
-            self.measurements = {k: Measurement.from_json(v) for k, v in measurements.items()}
-            self.learn(probe="from the cache of this run")
-        else:
+
+        def measured() -> str:
             folder = self.context.artifact if final else self.context.scratch("probe")
             self._deploy(builder, model, folder)
             self._measure(folder, trained=False)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {k: m.to_json() for k, m in self.measurements.items()})
             if not final:
                 shutil.rmtree(folder)
+            return json.dumps({k: m.to_json() for k, m in self.measurements.items()})
+
+        known = builder.cache.value("probe", self._probed(builder), measured, renew=final)
+        if "probe" in builder.cache.saved:
+            measurements = json.loads(known)
+            self.measurements = {k: Measurement.from_json(v) for k, v in measurements.items()}
+            self.learn(probe="from the cache of this run")
         self._judge(PROBE, self.measurements)
+
+    def _probed(self, builder: Builder) -> Mapping[str, Any]:
+        """Return what the untrained artifact follows from: points that differ in training share it.
+
+        Candidates of one encoding, for example, are probed once for all temperatures.
+        """
+        runtime = self.experiment.runtime(self.plan.runtime)
+        untrained = dataclasses.replace(self.plan, recovery=Recovery())
+        return {"plan": untrained, "shape": builder.shape_key, "versions": versions(runtime)}
 
     def _train(self, builder: Builder, model: nn.Module) -> nn.Module:
         """Return the model after recovery training; raise Pruned if it falls behind at a rung."""

@@ -16,7 +16,8 @@ from search.experiment.goals import Goal, goals_of, settings_of
 from spaces import Dimension, Interval, Slot, Space, Task, Unreachable
 
 MAX_TRIALS = 100_000
-BUDGET = ("name", "trials", "time", "trial_time", "executor")
+CACHE_GB = 10.0
+BUDGET = ("name", "trials", "time", "trial_time", "cache_gb", "executor")
 """Keys that may change when a run is resumed: they do not change the meaning of a record."""
 
 
@@ -60,6 +61,8 @@ class Experiment:
     """Seconds after which no trial is started; None for no limit."""
     trial_time: float
     """Seconds after which a trial is killed."""
+    cache_gb: float
+    """Largest size of what trials keep for each other, in GB: models, statistics, probes."""
     sampler: NamedEntry
     executor: NamedEntry | None
     """Where trials run; None runs one at a time on this machine."""
@@ -82,6 +85,7 @@ class Experiment:
         trials: int = 40,
         time: float | str | None = None,
         trial_time: float | str = "15m",
+        cache_gb: float = CACHE_GB,
         sampler: NamedEntry | str | Mapping[str, Any] = "structural",
         executor: NamedEntry | str | Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -110,6 +114,7 @@ class Experiment:
             "trials": reading.integer("trials", trials, low=1, high=MAX_TRIALS),
             "time": None if time is None else reading.duration(time),
             "trial_time": reading.duration(trial_time),
+            "cache_gb": reading.positive("cache_gb", cache_gb),
             "sampler": NamedEntry.of("sampler", sampler),
             "executor": None if executor is None else NamedEntry.of("executor", executor),
             "folder": folder,
@@ -165,6 +170,7 @@ class Experiment:
                 "trials": self.trials,
                 **({} if self.time is None else {"time": self.time}),
                 "trial_time": self.trial_time,
+                **({} if self.cache_gb == CACHE_GB else {"cache_gb": self.cache_gb}),
                 "task": self._task(self.folder),
                 "target": dataclasses.asdict(self.target),
                 "space": {slot.name: _slot(slot, self.folder) for slot in self.space.slots},

@@ -51,6 +51,13 @@ def integer(key: str, value: Any, *, low: int, high: int = 2**31) -> int:
     return value
 
 
+def positive(key: str, value: Any) -> float:
+    """Return a number above 0; raises BadExperiment for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise BadExperiment(f"{key} must be a number above 0, got {value!r}")
+    return float(value)
+
+
 def required_table(key: str, value: Any) -> Mapping[str, Any]:
     """Return a table of an experiment; raises BadExperiment if it is missing or empty."""
     if not isinstance(value, Mapping) or not value:

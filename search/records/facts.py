@@ -107,6 +107,8 @@ class Facts:
     """Origin and scope of the reason, if the point could not be built."""
     seconds: Seconds | None = None
     """Wall time in seconds, by stage."""
+    saved: Seconds | None = None
+    """Seconds that results of other trials of the run saved this one, by stage."""
     during_search: Mapping[str, Any] | None = None
     """Measurements taken during the search that the confirmed ones replaced."""
     confirmed_beside: int | None = None

@@ -3,12 +3,15 @@
 from search.study.opening import baselines, opening, reference_of
 from search.study.queue import Queue
 from search.study.sampling import sampler_of
+from search.study.start import Front, Start
 from search.study.study import PendingTrial, Refuse, Study
 
 __all__ = [
+    "Front",
     "PendingTrial",
     "Queue",
     "Refuse",
+    "Start",
     "Study",
     "baselines",
     "opening",

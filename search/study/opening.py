@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from search.experiment import Experiment
 from search.records import Record
@@ -35,8 +35,15 @@ def reference_of(experiment: Experiment, records: Iterable[Record]) -> Record | 
     return min(known, key=lambda r: sign * r.measurements[goal.name].value, default=None)
 
 
-def opening(experiment: Experiment, times: Mapping[str, float] | None = None) -> list[Point]:
+def opening(
+    experiment: Experiment,
+    times: Mapping[str, float] | None = None,
+    given: Sequence[Point] = (),
+) -> list[Point]:
     """Return the points to try before sampling, without repeats, the most informative first.
+
+    After the baselines come the `given` points; settings that these lack are those of the fastest
+    baseline.
 
     `times` are the shortest times of the unchanged shape by runtime, as far as they are measured:
     after the baselines the fastest runtime comes first, and runtimes out of its reach are left out.
@@ -46,7 +53,8 @@ def opening(experiment: Experiment, times: Mapping[str, float] | None = None) ->
     within_reach = _within_reach(experiment, starts, times or {})
     fastest = within_reach[0] if times else starts[-1]
     encodings = [e for slot in _slots(experiment, Stage.ENCODE) for e in _usual(slot)]
-    points = [*starts, *(s | e for e in encodings[:1] for s in within_reach)]
+    points = [*starts, *(fastest | point for point in given)]
+    points += [*(s | e for e in encodings[:1] for s in within_reach)]
     points += _pairs(experiment, within_reach)
     points += [*_recipes(experiment, fastest), *(fastest | e for e in encodings)]
     points += _alone(experiment, fastest)

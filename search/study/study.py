@@ -46,10 +46,15 @@ class Study:
     """The records of an experiment and its sources of new points, stored in the run folder."""
 
     def __init__(
-        self, trials: Trials, experiment: Experiment, refuse: Refuse, noted: Sequence[str] = ()
+        self,
+        trials: Trials,
+        experiment: Experiment,
+        refuse: Refuse,
+        noted: Sequence[str] = (),
+        given: Sequence[Point] = (),
     ) -> None:
         self._trials, self.experiment, self._refuse = trials, experiment, refuse
-        self._noted = tuple(noted)
+        self._noted, self._given = tuple(noted), tuple(given)
         self._sampling = Sampling(experiment)
         self._baseline_keys = {_key(point) for point in baselines(experiment)}
         opening_budget = max(2 * len(self._baseline_keys), int(SHARE * experiment.trials))
@@ -76,16 +81,22 @@ class Study:
 
     @classmethod
     def open(
-        cls, folder: Path, experiment: Experiment, refuse: Refuse, noted: Sequence[str] = ()
+        cls,
+        folder: Path,
+        experiment: Experiment,
+        refuse: Refuse,
+        noted: Sequence[str] = (),
+        given: Sequence[Point] = (),
     ) -> "Study":
         """Create the study of a run folder, or continue it.
 
         The study keeps the name under which the run was begun. `noted` are changes since then that
-        the user forced; every new record notes them. Raises BadRun if the folder holds the study
+        the user forced; every new record notes them. `given` points come right after the
+        baselines. Raises BadRun if the folder holds the study
         of another experiment, unless changes were forced.
         """
         trials = Trials.open(folder, experiment, forced=bool(noted))
-        return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse, noted)
+        return cls(trials, dataclasses.replace(experiment, name=trials.name), refuse, noted, given)
 
     # Records
 
@@ -239,7 +250,7 @@ class Study:
         return None
 
     def _opening(self) -> Iterator[Point]:
-        yield from opening(self.experiment, self._times())
+        yield from opening(self.experiment, self._times(), self._given)
 
     def _returned(self) -> Iterator[Point]:
         yield from self._trials.given_back()

@@ -3,6 +3,7 @@
 from spaces.modules.batchnorm_statistics import reestimate
 from spaces.modules.codes import Codes, compact, pack, planes, unpack
 from spaces.modules.dropped import carried, drop
+from spaces.modules.identity import identity
 from spaces.modules.layer_types import (
     BatchNorm,
     Convolution,
@@ -47,6 +48,7 @@ __all__ = [
     "drop",
     "evaluating",
     "flatten",
+    "identity",
     "length",
     "names",
     "own_parameters",

@@ -1,18 +1,31 @@
 """Re-estimate the running statistics of batch normalisation after weights have changed."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import nn
 
+from spaces.memory import FORGETFUL, Memory
 from spaces.modules.layer_types import BatchNorm
 from spaces.modules.modes import evaluating
-from spaces.modules.trees import call, length
+from spaces.modules.trees import call, flatten, length, transform
 from spaces.task import Task
 
 BATCH = 128
 """Samples of one batch."""
+KEPT = 2**28
+"""Largest number of bytes of inputs that are kept; more are read from the task each time."""
 
 
-def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int = 0) -> None:
+def reestimate(
+    model: nn.Module,
+    task: Task,
+    *,
+    samples: int = 1024,
+    seed: int = 0,
+    memory: Memory = FORGETFUL,
+) -> None:
     """Set running means and variances to their averages over `samples` training samples.
 
     All batches have the same weight (Ioffe and Szegedy 2015, section 3.1, with a plain average
@@ -22,27 +35,47 @@ def reestimate(model: nn.Module, task: Task, *, samples: int = 1024, seed: int =
     if not layers:
         return
     momenta = [m.momentum for m in layers]
+    follows_from = {"samples": samples, "batch": BATCH, "seed": seed}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(model):
             torch.manual_seed(seed)
-            _average(model, layers, task, samples)
+            kept = memory.remembered("inputs", follows_from, lambda: _listed(task, samples))
+            torch.manual_seed(seed)
+            _average(model, layers, _inputs(task, samples) if kept is None else kept)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
 
 
-def _average(model: nn.Module, layers: list[BatchNorm], task: Task, samples: int) -> None:
+def _average(model: nn.Module, layers: list[BatchNorm], batches: Iterable[Any]) -> None:
     """Run training batches through `model` with only `layers` in training mode."""
-    count = 0
-    for inputs, _ in task.batches("train", BATCH):
-        if length(inputs) < 2:  # a variance needs two values
-            continue
-        if count == 0:
+    for number, inputs in enumerate(batches):
+        if number == 0:
             for layer in layers:
                 layer.reset_running_stats()
                 layer.momentum = None  # in torch, this selects the cumulative average
                 layer.training = True
         call(model, inputs)
+
+
+def _inputs(task: Task, samples: int) -> Iterator[Any]:
+    """Yield the inputs of training batches until they hold `samples` samples."""
+    count = 0
+    for inputs, _ in task.batches("train", BATCH):
+        if length(inputs) < 2:  # a variance needs two values
+            continue
+        yield transform(inputs, lambda tensor: tensor)
         count += length(inputs)
         if count >= samples:
             return
+
+
+def _listed(task: Task, samples: int) -> list[Any] | None:
+    """Return the inputs as a list; None if they are more than KEPT bytes."""
+    batches, total = [], 0
+    for inputs in _inputs(task, samples):
+        total += sum(t.numel() * t.element_size() for t in flatten(inputs)[0])
+        if total > KEPT:
+            return None
+        batches.append(inputs)
+    return batches

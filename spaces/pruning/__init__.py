@@ -2,16 +2,20 @@
 
 from spaces.pruning.blocks import find, least
 from spaces.pruning.damage import ReferenceOutputs
+from spaces.pruning.goals import Goals, record
 from spaces.pruning.importance import Scores, scores, weakest
 from spaces.pruning.refit import fit, refit
 from spaces.pruning.single import KeepZeros, input_axis, largest, magnitudes, prunable, two_of_four
+from spaces.pruning.statistics import Statistics
 from spaces.pruning.surgeon import Curve, curve
 
 __all__ = [
     "Curve",
+    "Goals",
     "KeepZeros",
     "ReferenceOutputs",
     "Scores",
+    "Statistics",
     "allocation",
     "curve",
     "find",
@@ -21,6 +25,7 @@ __all__ = [
     "least",
     "magnitudes",
     "prunable",
+    "record",
     "refit",
     "scores",
     "two_of_four",

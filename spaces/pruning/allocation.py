@@ -44,8 +44,9 @@ def allocate(
     layers = list(_layers(families, operations))
     budget = _total(layers, families, [f.units * (1 - r) for f, r in pairs])
     counts = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
+    allowed = [widths(family, round_to) for family in families]
     while (total := _total(layers, families, counts)) > budget:
-        step = min(_steps(layers, families, curves, counts, round_to, budget), default=None)
+        step = min(_steps(layers, families, curves, counts, allowed, budget), default=None)
         if step is None:
             break
         _, index, units = step
@@ -115,7 +116,7 @@ def _steps(
     families: Sequence[Family],
     curves: Sequence[Curve | None],
     counts: Sequence[int],
-    round_to: int,
+    allowed: Sequence[Sequence[int]],
     budget: float,
 ) -> Iterator[tuple[float, int, int]]:
     """Yield (damage per saved operation, family, its units) for each possible reduction.
@@ -127,7 +128,7 @@ def _steps(
         if curve is None:
             continue
         before = curve.damage(family.units - counts[index])
-        for units in widths(family, round_to):
+        for units in allowed[index]:
             if units >= counts[index]:
                 continue
             reduced = [*counts]

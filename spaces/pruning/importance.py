@@ -44,8 +44,7 @@ def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Fami
     without its learned shrinkage), and "l2" in a group without batch normalisation. "random" is
     the control: random numbers, the same at every call.
     """
-    if criterion == "auto":
-        criterion = "l2" if normalised(model) else "taylor"
+    criterion = resolved(criterion, model)
     if criterion == "scale":
         families = [_scaled(family) for family in families]
     members = {(m.name, m.side): m for family in families for m in family.members}
@@ -63,6 +62,13 @@ def scores(criterion: str, model: nn.Module, task: Task, families: Iterable[Fami
             for key, change in _per_channel(members, _change).items():
                 total[key] = total.get(key, torch.zeros(())) + change.square()
     return total
+
+
+def resolved(criterion: str, model: nn.Module) -> str:
+    """Return the criterion that "auto" stands for, or the given one."""
+    if criterion != "auto":
+        return criterion
+    return "l2" if normalised(model) else "taylor"
 
 
 def weakest(family: Family, count: int, channels: Scores) -> tuple[int, ...]:

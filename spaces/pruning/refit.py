@@ -1,15 +1,14 @@
 """Refit the remaining weights of layers to the outputs of the whole layers, by least squares."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import call, concatenate, flatten, length, plain
-from spaces.modules.structure import Removal, Snapshot, matrices, readers
-from spaces.task import Task
+from spaces.modules import call, concatenate, plain
+from spaces.modules.structure import Removal, matrices, readers
+from spaces.pruning.goals import Goal, Goals
 
 DAMPING = 0.01
 """Ridge towards the current weights, as a share of the mean diagonal of the moments."""
@@ -25,60 +24,35 @@ class _AllRefitted(Exception):
     """Raised by a hook after the last layer to end the forward pass early."""
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class _Goal:
-    """Outputs of a layer of the whole model at sampled places, batch by batch."""
-
-    places: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
-    outputs: list[Tensor] = dataclasses.field(default_factory=list)
-    calls: int = 0
-    bytes: int = 0
-    """Bytes of the larger of input and output, over all samples so far."""
-
-
-def refit(model: nn.Module, whole: Snapshot, task: Task, removals: Sequence[Removal]) -> None:
-    """Refit the layers of `model` that lost columns; `whole` is the model before the removals."""
+def refit(model: nn.Module, goals: Goals, removals: Sequence[Removal]) -> None:
+    """Refit the layers of `model` that lost columns to the goals of the model before `removals`."""
     remaining = _remaining(removals)
     cut = {name for (name, side) in remaining if side == "in"}
     rows = {name: channels for (name, side), channels in remaining.items() if side == "out"}
-    fit(model, whole, task, sorted(cut), rows=rows)
+    fit(model, goals, sorted(cut), rows=rows)
 
 
 def fit(
     model: nn.Module,
-    whole: Snapshot,
-    task: Task,
+    goals: Goals,
     names: Sequence[str],
     *,
     rows: Mapping[str, Tensor] | None = None,
     masks: Mapping[str, Tensor] | None = None,
     damping: float = DAMPING,
 ) -> None:
-    """Refit the layers `names` of `model` to their outputs in `whole`.
+    """Refit the layers `names` of `model` to their outputs in the whole model.
 
     Layers are refitted in the order of the computation. The new weights bring a layer's outputs,
     on its inputs in the changed model, as close as possible to its outputs in the whole model (He
     et al. 2017, Channel pruning for accelerating very deep networks, section 3.2), with a ridge
     towards the current weights. `rows` are the outputs that a layer still has; `masks` select the
-    columns that each output may use, (outputs, columns of the weight). Layers that are not
-    readable, that share their weight, or that are not used exactly once do not change.
+    columns that each output may use, (outputs, columns of the weight). Layers without a goal do not
+    change.
     """
-    shared = _shared(model)
-    usable = [n for n in names if _usable(model.get_submodule(n), shared)]
-    changed = Snapshot(model)
-    data = list(_joinable(readers.batches(task)))
-    whole.restore()
-    try:
-        goals = _record(model, usable, data)
-    finally:
-        changed.restore()
-    goals = {name: goal for name, goal in goals.items() if goal.calls == len(data)}
-    if goals:
-        _adjust(model, goals, data, rows or {}, masks or {}, damping)
-
-
-def _usable(module: nn.Module, shared: set[int]) -> bool:
-    return readers.readable(module) and id(module.weight) not in shared
+    chosen = {name: goals.layers[name] for name in names if name in goals.layers}
+    if chosen:
+        _adjust(model, chosen, goals.inputs, rows or {}, masks or {}, damping)
 
 
 def _remaining(removals: Sequence[Removal]) -> dict[tuple[str, str], Tensor]:
@@ -94,59 +68,9 @@ def _remaining(removals: Sequence[Removal]) -> dict[tuple[str, str], Tensor]:
     return {key: mask.nonzero().flatten() for key, mask in masks.items()}
 
 
-def _shared(model: nn.Module) -> set[int]:
-    """Return the ids of parameters that belong to several modules."""
-    counts: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    return {key for key, count in counts.items() if count > 1}
-
-
-def _joinable(data: Iterator[Any]) -> Iterator[Any]:
-    """Yield batches until one has samples of other shapes, which could not be joined."""
-    first = None
-    for inputs in data:
-        shapes = [t.shape[1:] for t in flatten(inputs)[0]]
-        first = first or shapes
-        if shapes != first:
-            return
-        yield inputs
-
-
-def _record(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> dict[str, _Goal]:
-    """Return the layers' outputs at places of each batch, the same places at every call."""
-    goals = {name: _Goal() for name in names}
-    generator = torch.Generator().manual_seed(0)
-    current: dict[str, Any] = {}
-
-    def watch(goal: _Goal) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            goal.calls += 1
-            places = readers.pick(module, output, generator, current["inputs"])
-            goal.outputs.append(readers.written(module, output, places))
-            goal.places.append((places[0] + current["start"], *places[1:]))
-            goal.bytes += 4 * max(output.numel(), args[0].numel())
-
-        return hook
-
-    hooks = [model.get_submodule(n).register_forward_hook(watch(g)) for n, g in goals.items()]
-    try:
-        start = 0
-        for inputs in data:
-            current.update(inputs=inputs, start=start)
-            with torch.no_grad():
-                call(model, inputs)
-            start += length(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return goals
-
-
 def _adjust(
     model: nn.Module,
-    goals: Mapping[str, _Goal],
+    goals: Mapping[str, Goal],
     data: Sequence[Any],
     rows: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
@@ -159,9 +83,7 @@ def _adjust(
 
     def adjust(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            goal = goals[name]
-            targets = torch.cat(goal.outputs[:count])
-            places = tuple(torch.cat(p) for p in zip(*goal.places[:count], strict=True))
+            places, targets = goals[name].first(count)
             if name in rows:
                 targets = targets[:, rows[name]]
             inputs = readers.read(module, args[0], places)
@@ -209,7 +131,7 @@ def _fitted(
 
 def _step(part: Tensor, residual: Tensor, mask: Tensor | None, damping: float) -> Tensor:
     """Return the change of the weights of some columns that best fits `residual`."""
-    scale = damping * float(part.double().square().sum()) / part.shape[1]
+    scale = damping * float(part.square().sum(dtype=torch.float64)) / part.shape[1]
     if mask is None and len(part) < part.shape[1]:  # the dual system is the smaller one
         products = (part @ part.T).double()
         products += scale * torch.eye(len(part), dtype=torch.float64, device=part.device)

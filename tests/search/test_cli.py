@@ -311,3 +311,22 @@ def test_an_interrupt_keeps_everything_and_resume_continues(project: Path) -> No
     ]
     states = [json.loads(line)["state"] for line in after]
     assert sum(state != "infeasible" for state in states) == 4
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_from_another_notes_it_and_is_resumed_as_it_began(run: Path) -> None:
+    project, other, run = run, run / "other", run / "runs" / "tiny"
+    plan = search("run", "experiment.toml", "--from", str(run), "--dry-run", folder=project)
+    assert f"of {run}" in plan.stdout, plan.stderr
+    options = ("experiment.toml", "--out", str(other))
+    done = search("run", *options, "--from", str(run), "--trials", "2", folder=project)
+    assert done.returncode == 0, done.stderr
+    start = json.loads((other / "environment.json").read_text())["start"]
+    assert start["run"] == str(run)
+    assert start["told"] in done.stderr.replace("\n", " ")
+    done = search("resume", str(other), "--trials", "3", folder=project)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((other / "environment.json").read_text())["start"] == start
+    refused = search("run", *options, "--from", str(other), folder=project)
+    assert refused.returncode == 2
+    assert f"has begun from {run}" in refused.stderr

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces import Split, Task
+from spaces import Memory, Split, Task
 from spaces.modules.structure import readers
 from spaces.modules.structure.readers import batches, matrix, pick, read, readable, written
 from spaces.pruning.damage import ReferenceOutputs
@@ -84,8 +84,10 @@ def test_only_what_layers_read_that_lose_inputs_is_looked_at(
 ) -> None:
     looked: set[str] = set()
 
-    def watched(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, readers.Reader]:
-        found = observe(model, task, names)
+    def watched(
+        model: nn.Module, task: Task, names: Iterable[str], memory: Memory
+    ) -> dict[str, readers.Reader]:
+        found = observe(model, task, names, memory)
         looked.update(found)
         return found
 

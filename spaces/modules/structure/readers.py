@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.memory import FORGETFUL, Memory
 from spaces.modules.module_tables import own_parameters
 from spaces.modules.seeding import seeded
 from spaces.modules.structure.matrices import bias, linear, weight
-from spaces.modules.trees import call, length, plain, rows
+from spaces.modules.trees import call, length, plain, rows, transform
 from spaces.task import Task
 
 SAMPLES = 256
@@ -84,7 +85,9 @@ def readable(module: nn.Module) -> bool:
     return plain_forward and stored and getattr(module, "groups", 1) == 1
 
 
-def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Reader]:
+def observe(
+    model: nn.Module, task: Task, names: Iterable[str], memory: Memory = FORGETFUL
+) -> dict[str, Reader]:
     """Return the statistics of the readable layers among `names`, from training samples.
 
     `model` is in evaluation mode. Layers that it does not use are left out.
@@ -97,7 +100,7 @@ def observe(model: nn.Module, task: Task, names: Iterable[str]) -> dict[str, Rea
     ]
     try:
         with torch.no_grad():
-            for inputs in batches(task):
+            for inputs in kept(task, memory):
                 current["inputs"] = inputs
                 call(model, inputs)
     finally:
@@ -120,6 +123,24 @@ def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
             count += length(inputs)
             if count >= samples:
                 return
+
+
+def kept(task: Task, memory: Memory) -> list[Any]:
+    """Return the batches of `batches`, which `memory` keeps."""
+    inputs: list[Any] = memory.remembered(
+        "inputs", {"samples": SAMPLES, "batch": BATCH}, lambda: list(batches(task))
+    )
+    return inputs
+
+
+def example(task: Task, memory: Memory) -> Any:
+    """Return the inputs of two validation samples, with which a model is traced."""
+
+    def first() -> Any:
+        inputs, _ = next(iter(task.batches("validation", 2)))
+        return transform(inputs, lambda tensor: tensor)
+
+    return memory.remembered("example", {"samples": 2}, first)
 
 
 def pick(
@@ -218,12 +239,11 @@ def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, places: tuple[Tensor
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     sample, *starts = places
     count, dims = len(sample), len(starts)
-    index = [
-        sample.view(-1, 1, *[1] * dims),
-        torch.arange(inputs.shape[1], device=sample.device).view(1, -1, *[1] * dims),
-    ]
+    index = [sample.view(-1, *[1] * dims)]
     for axis, start in enumerate(starts):
         taps = torch.arange(module.kernel_size[axis], device=start.device) * module.dilation[axis]
         at = start[:, None] * module.stride[axis] + taps
-        index.append(at.view(count, 1, *[-1 if d == axis else 1 for d in range(dims)]))
-    return padded[tuple(index)].flatten(1)
+        index.append(at.view(count, *[-1 if d == axis else 1 for d in range(dims)]))
+    # all channels of a position at once: several times faster than value by value
+    values = padded.movedim(1, -1).contiguous()[tuple(index)]
+    return values.movedim(-1, 1).flatten(1)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spaces.dimension import Interval, axis, choice
+from spaces.memory import FORGETFUL, Memory
 from spaces.modules import evaluating, reestimate
 from spaces.modules.structure import (
     Coupled,
@@ -23,12 +24,10 @@ from spaces.modules.structure import (
 )
 from spaces.pruning import (
     Curve,
-    ReferenceOutputs,
     Scores,
+    Statistics,
     allocation,
-    curve,
     refit,
-    scores,
     weakest,
 )
 from spaces.task import Task
@@ -81,18 +80,17 @@ class Channels(Technique):
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
-    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
         """Return `model` without its least important channels, with new normalisation statistics.
 
         Raises Infeasible if the model cannot be traced or no channels can be removed.
         """
         if self.ratio == 0:
             return model
-        example = next(iter(task.batches("validation", 2)))[0]
         units: dict[str, int] = {}
         for number in range(1, self.rounds + 1):
             try:
-                self._round(model, task, example, number, units)
+                self._round(model, task, memory, number, units)
             except Infeasible as error:
                 if number > 1:  # the reason may not hold for the unpruned model
                     error.scope = Scope.POINT
@@ -100,11 +98,12 @@ class Channels(Technique):
         return model
 
     def _round(
-        self, model: nn.Module, task: Task, example: Any, number: int, units: dict[str, int]
+        self, model: nn.Module, task: Task, memory: Memory, number: int, units: dict[str, int]
     ) -> None:
         """Prune to this round's share of the ratio; `units` has the sizes in the whole model."""
         with torch.random.fork_rng(devices=[]), _traceable(model):
             torch.manual_seed(0)
+            example = readers.example(task, memory)
             sets = coupling.find(model, example)
             fixed = [f"{group.name}, because {group.reason}" for group in sets if group.reason]
             coupled = [group for group in sets if group.ways]
@@ -118,14 +117,15 @@ class Channels(Technique):
                 units.setdefault(group.name, group.ways[0].units)
             target = self.ratio * number / self.rounds
             ratios = [1 - units[g.name] * (1 - target) / g.ways[0].units for g in coupled]
-            whole = Snapshot(model)
-            options = self._options(model, task, example, coupled, ratios)
+            statistics = Statistics(model, task, memory)
+            options = self._options(statistics, example, coupled, ratios)
+            goals = statistics.goals(coupled) if self.refit else None
             removed, reasons = _prune(model, example, options)
             _warn([*fixed, *reasons], len(sets))
-            if removed and self.refit:
-                refit(model, whole, task, removed)
+            if removed and goals is not None:
+                refit(model, goals, removed)
         if removed:
-            reestimate(model, task)
+            reestimate(model, task, memory=memory)
 
     def canonical(self) -> Self:
         """Return the setting with a neutral criterion if nothing is removed."""
@@ -137,23 +137,22 @@ class Channels(Technique):
 
     def _options(
         self,
-        model: nn.Module,
-        task: Task,
+        statistics: Statistics,
         example: Any,
         coupled: list[Coupled],
         ratios: Sequence[float],
     ) -> list[tuple[Removal, ...]]:
         """Return the removals from each coupled set, one for each way to divide it."""
         families = [group.ways[0] for group in coupled]
-        curves = self._curves(model, task, families)
+        curves = self._curves(statistics, families)
         counts = [self._keep(family, ratio) for family, ratio in zip(families, ratios, strict=True)]
         if any(c is not None and c.measured for c in curves):
-            operations = allocation.count(model, example, families)
+            operations = allocation.count(statistics.model, example, families)
             counts = allocation.allocate(families, curves, operations, ratios, self.round_to)
         surgery = self.importance == "surgery"
         unobserved = any(c is None for c in curves)
         criterion = ("auto" if unobserved else "l2") if surgery else self.importance
-        channels = scores(criterion, model, task, [way for group in coupled for way in group.ways])
+        channels = statistics.scores(criterion, [way for group in coupled for way in group.ways])
         options = []
         for group, count, family_curve, ratio in zip(coupled, counts, curves, ratios, strict=True):
             removed = group.ways[0].units - count
@@ -181,24 +180,11 @@ class Channels(Technique):
         units = weakest(way, removed, channels) if order is None else tuple(sorted(order))
         return Removal(family=way, units=units)
 
-    def _curves(
-        self, model: nn.Module, task: Task, families: list[Family]
-    ) -> Sequence[Curve | None]:
+    def _curves(self, statistics: Statistics, families: list[Family]) -> Sequence[Curve | None]:
         """Return the order in which each family's units are removed and, if needed, the damage."""
         if self.importance != "surgery" and self.widths == "uniform":
             return [None] * len(families)
-        names = {m.name for f in families for m in f.members if m.side == "in"}
-        read_by = readers.observe(model, task, names)
-        if self.widths == "uniform":
-            return [curve(family, read_by) for family in families]
-        outputs = ReferenceOutputs(model, task)
-        if reason := outputs.incomparable():
-            warnings.warn(f"prune.channels prunes all layers alike: {reason}", stacklevel=2)
-            return [curve(family, read_by) for family in families]
-        marks = [allocation.marks(family, self.round_to) for family in families]
-        return [
-            curve(f, read_by, outputs.distance, m) for f, m in zip(families, marks, strict=True)
-        ]
+        return statistics.curves(families, None if self.widths == "uniform" else self.round_to)
 
     def _keep(self, family: Family, ratio: float) -> int:
         return keep(family.units, family.size, max(ratio, 0.0), self.round_to)

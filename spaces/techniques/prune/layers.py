@@ -1,12 +1,16 @@
 """Depth pruning: drop whole residual or transformer blocks."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Self
 
 from torch import nn
 
 from spaces.dimension import axis, choice
-from spaces.modules import drop, evaluating, reestimate
+from spaces.memory import FORGETFUL, Memory
+from spaces.modules import drop, evaluating, identity, reestimate
+from spaces.modules.structure import Snapshot, readers
 from spaces.pruning import ReferenceOutputs, find, least
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
@@ -29,7 +33,7 @@ class Layers(Technique):
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
             raise ValueError(f"count must be 0 or more blocks, got {self.count!r}")
 
-    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
         """Return `model` without `count` of its blocks, with new normalisation statistics.
 
         Raises Infeasible if fewer blocks can be dropped, or if outputs cannot be compared.
@@ -37,27 +41,49 @@ class Layers(Technique):
         if self.count == 0:
             return model
         with evaluating(model):
-            self._drop(model, task)
-        reestimate(model, task)
+            self._drop(model, task, memory)
+        reestimate(model, task, memory=memory)
         return model
 
-    def _drop(self, model: nn.Module, task: Task) -> None:
-        example = next(iter(task.batches("validation", 2)))[0]
-        blocks = find(model, example)
+    def _drop(self, model: nn.Module, task: Task, memory: Memory) -> None:
+        """Drop blocks one by one: a larger count starts with the blocks of a smaller one."""
+        blocks = find(model, readers.example(task, memory))
         if len(blocks) < self.count:
             raise Infeasible(
                 f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
                 "add to what they are given and that it works without",
                 scope=Scope.POINT if blocks else Scope.TECHNIQUE,
             )
-        outputs = ReferenceOutputs(model, task)
-        if reason := outputs.incomparable():
-            raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
+        whole, outputs = identity(model), _lazily(model, task)
         for _ in range(self.count):
-            block, _ = least(model, blocks, outputs)
+            name = memory.remembered(
+                "block",
+                {"model": whole, "kept": [block.name for block in blocks]},
+                lambda: least(model, blocks, outputs())[0].name,
+            )
+            block = next(b for b in blocks if b.name == name)
             drop(block.module, block.returns)
             blocks.remove(block)
 
     def usual(self) -> tuple[Self, ...]:
         """Return one and two dropped blocks."""
         return tuple(dataclasses.replace(self, count=count) for count in (1, 2))
+
+
+def _lazily(model: nn.Module, task: Task) -> Callable[[], ReferenceOutputs]:
+    """Return a function that measures the outputs of `model` as it is now, at its first call."""
+    whole = Snapshot(model)
+
+    @functools.cache
+    def outputs() -> ReferenceOutputs:
+        changed = Snapshot(model)
+        whole.restore()
+        try:
+            measured = ReferenceOutputs(model, task)
+        finally:
+            changed.restore()
+        if reason := measured.incomparable():
+            raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
+        return measured
+
+    return outputs

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from spaces.dimension import Interval, axis, choice
+from spaces.memory import FORGETFUL, Memory
 from spaces.modules import evaluating, own_parameters, reestimate
-from spaces.modules.structure import Snapshot
 from spaces.plan import Plan
-from spaces.pruning import KeepZeros, fit, input_axis, largest, magnitudes, prunable, two_of_four
+from spaces.pruning import (
+    KeepZeros,
+    fit,
+    input_axis,
+    largest,
+    magnitudes,
+    prunable,
+    record,
+    two_of_four,
+)
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
 
@@ -53,7 +62,7 @@ class Weights(Technique):
     def _neutral(self) -> bool:
         return self.sparsity == 0 and self.pattern == "single"
 
-    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
         """Return `model` with zeros among its weights and with new normalisation statistics.
 
         Raises Infeasible if no weight can be removed.
@@ -77,8 +86,22 @@ class Weights(Technique):
                 if self.pattern == "2:4"
                 else f"a sparsity of {self.sparsity} is less than one weight of this model"
             )
-        _prune(model, task, masks, self.refit)
+        with evaluating(model):
+            self._prune(model, task, masks, memory)
+        reestimate(model, task, memory=memory)
         return model
+
+    def _prune(
+        self, model: nn.Module, task: Task, masks: Mapping[str, Tensor], memory: Memory
+    ) -> None:
+        """Set weights to zero, and refit the others if asked for."""
+        if not self.refit:
+            _remove(model, masks)
+            return
+        layers = [name for name, _, key in (n.rpartition(".") for n in masks) if key == "weight"]
+        goals = record(model, task, layers, memory)
+        columns = _remove(model, masks)
+        fit(model, goals, list(columns), masks=columns, damping=DAMPING)
 
     def plan(self, plan: Plan) -> Plan:
         """Constrain recovery training to keep the zeros."""
@@ -103,23 +126,20 @@ class Weights(Technique):
         )
 
 
-def _prune(model: nn.Module, task: Task, masks: Mapping[str, Tensor], refit: bool) -> None:
-    """Set weights to zero, then refit the others and estimate normalisation statistics."""
-    whole = Snapshot(model)
+@torch.no_grad()
+def _remove(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Set weights to zero where their mask is False; return the columns that layers still use."""
     columns: dict[str, Tensor] = {}
-    with torch.no_grad(), evaluating(model):
-        for name, weight in prunable(model).items():
-            if bool(masks[name].all()):
-                continue
-            layer, _, key = name.rpartition(".")
-            if key == "weight":
-                columns[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
-            # a new parameter, since the old one belongs to the whole model
-            zeroed = weight.detach().masked_fill(~masks[name], 0)
-            _replace(model, weight, nn.Parameter(zeroed, requires_grad=weight.requires_grad))
-        if refit:
-            fit(model, whole, task, list(columns), masks=columns, damping=DAMPING)
-    reestimate(model, task)
+    for name, weight in prunable(model).items():
+        if bool(masks[name].all()):
+            continue
+        layer, _, key = name.rpartition(".")
+        if key == "weight":
+            columns[layer] = masks[name].movedim(input_axis(model, name), 1).flatten(1)
+        # a new parameter, since the old one belongs to the whole model
+        zeroed = weight.detach().masked_fill(~masks[name], 0)
+        _replace(model, weight, nn.Parameter(zeroed, requires_grad=weight.requires_grad))
+    return columns
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
