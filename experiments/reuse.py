@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from objectives import cached
-from search.evaluation.cache import Cache, CachedMemory
+from search.evaluation import Cache, CachedMemory
 from search.experiment import Experiment
 from spaces import FORGETFUL
 from spaces.modules import identity

@@ -1,4 +1,4 @@
-"""Which points are worth a trial: cheap facts are established before dear ones are paid for.
+"""Rules for what is worth a trial: cheap facts are established before dear ones are paid for.
 
 A point that is trained differs from its untrained sibling in the weights alone. For a fraction of
 the price the sibling tells its times, and whether there is anything to recover.
