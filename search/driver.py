@@ -135,7 +135,12 @@ class Search:
         return start
 
     def _loop(self, study: Study, signals: Signals) -> None:
+        told: set[str] = set()
+
         def record_stored(record: Record) -> None:
+            if study.remark and not told:
+                told.add(study.remark)
+                self.console.say(f"note: {study.remark}")
             run_folder.append_record(self.folder, record)
             summary = self.summary(study)
             self.console.trial(record, study, summary)

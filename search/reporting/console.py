@@ -10,7 +10,7 @@ from rich.text import Text
 
 from search.experiment import Experiment
 from search.records import Record
-from search.reporting.reuse import reuse
+from search.reporting.effort import reuse, stages
 from search.reporting.summary import UNCONFIRMED, Summary
 from search.reporting.wording import axis_change, doubts, has_size, quantity, size_told, test_cell
 from search.study import PendingTrial, Study
@@ -125,6 +125,7 @@ class Console:
     def finish(self, summary: Summary, folder: Path, address: str | None) -> None:
         """End the live view; print the locations of the results, and further commands."""
         self.close()
+        self.say(stages(summary.records))
         if saved := reuse(summary.records):
             self.say(saved)
         self.say(f"report   {folder / 'report.html'}   picture  {folder / 'pareto.png'}")

@@ -11,11 +11,11 @@ from plotly.offline import get_plotlyjs
 from objectives.host import write_json, write_text
 from search.records import Axis, Record, picks
 from search.reporting import charts, html_tables, roofline
+from search.reporting.effort import reuse, stages
 from search.reporting.frame import front_frame
 from search.reporting.layout import axis_ranges, plane_of, plotted
 from search.reporting.parallel_chart import parallel_coordinates
 from search.reporting.png import draw
-from search.reporting.reuse import reuse
 from search.reporting.summary import UNCONFIRMED, Summary
 from search.reporting.wording import SAME, change, headline, quantity, size_told, title, trust
 
@@ -67,8 +67,8 @@ def _opening(summary: Summary) -> str:
     lines = [] if summary.picked else sentences
     lines += [] if summary.confirmed else [UNCONFIRMED]
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    if saved := reuse(summary.records):
-        notes += f'<p class="grey">{html.escape(saved)}</p>'
+    effort = " ".join(filter(None, [stages(summary.records), reuse(summary.records)]))
+    notes += f'<p class="grey">{html.escape(effort)}</p>'
     heading = f"{html.escape(summary.name)}: {html.escape(title(summary))}"
     return (
         f'<h1>{heading}</h1><p class="grey">{html.escape(goal)}</p>{notes}'

@@ -94,3 +94,8 @@ class Sampler(abc.ABC):
         `seed` differs between trials and rises with them; the same history and seed give the same
         point. A point with a record is answered from it, and the sampler is called again.
         """
+
+    def remark(self, history: History) -> str | None:
+        """Return a sentence for the user about how points are proposed now, or None."""
+        del history
+        return None

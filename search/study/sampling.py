@@ -20,6 +20,8 @@ class Sampling:
         self._sampler = sampler_of(experiment)
         self._describer = Describer(experiment.space)
         self._axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
+        self.remark: str | None = None
+        """What the sampler said of its last proposal, a sentence for the user."""
         self._trained = tuple(g.objective.trained for g in experiment.objectives)
 
     @property
@@ -58,6 +60,7 @@ class Sampling:
             features=lambda points: self._describer.describe(points, known),
             accept=accept,
         )
+        self.remark = self._sampler.remark(told)
         return self._sampler.propose(told, seed)
 
     def _with(

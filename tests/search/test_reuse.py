@@ -14,7 +14,7 @@ from search.evaluation.eviction import evict
 from search.executors.local import Local
 from search.experiment import Experiment
 from search.records import Facts, Record
-from search.reporting.reuse import reuse
+from search.reporting.effort import reuse
 from search.study.study import PendingTrial
 
 

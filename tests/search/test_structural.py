@@ -243,13 +243,13 @@ def test_an_improvement_is_weighed_by_its_seconds() -> None:
 def test_without_a_pattern_another_sampler_proposes_and_says_so() -> None:
     draw = random.Random(0)
     told = [observed(point) for point in points(40)]
-    assert Structural().gate(history(told)) is None
+    assert Structural().remark(history(told)) is None
     outcomes = draw.sample([o.losses for o in told], len(told))
     shuffled = [
         Observation(point=o.point, state="complete", losses=outcome)
         for o, outcome in zip(told, outcomes, strict=True)
     ]
-    sentence = Structural().gate(history(shuffled))
+    sentence = Structural().remark(history(shuffled))
     assert sentence is not None
     assert "TPE proposes" in sentence
     assert Structural().propose(history(shuffled), 0) is not None

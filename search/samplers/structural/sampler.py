@@ -72,7 +72,7 @@ class Structural(Sampler):
         fresh = (points[i] for i in order if points[i] not in known)
         return next((point for point in fresh if accept(point)), None)
 
-    def gate(self, history: History) -> str | None:
+    def remark(self, history: History) -> str | None:
         """Return the reason in one sentence if TPE proposes instead; None if the models do."""
         problem = self._problem(history)
         return _gate(problem) if problem else None

@@ -1,7 +1,7 @@
-"""Tell in one sentence what results of earlier trials saved a search."""
+"""Sentences about the effort of a search: what was probed, scored, trained, and saved."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from search.records import Record
 
@@ -12,6 +12,17 @@ STAGES = {
     "train": "a training",
 }
 """What was taken from an earlier trial, by stage."""
+
+
+def stages(records: Sequence[Record]) -> str:
+    """Return the sentence that counts the trials by the stage that they came to."""
+    tried = [r for r in records if r.state != "infeasible"]
+    scored = [r for r in tried if r.state == "complete"]
+    trained = [r for r in tried if "train" in (r.facts.seconds or {})]
+    return (
+        f"Of {len(tried)} trials {sum(bool(r.measurements) for r in tried)} were probed, "
+        f"{len(scored)} scored, {len(trained)} trained."
+    )
 
 
 def reuse(records: Iterable[Record]) -> str | None:
