@@ -38,7 +38,7 @@ def edit(workload: Path, ratio: float, folder: Path, keep: bool) -> None:
     cache = Cache.of(folder, experiment, model, validation)
     memory = CachedMemory(cache=cache, device=torch.device("cpu")) if keep else FORGETFUL
     start, processor = time.perf_counter(), time.process_time()
-    pruned = Channels(ratio=ratio).apply(model, task, memory)
+    pruned = Channels(ratio=ratio).edit(model, task, memory)
     seconds = {"clock": time.perf_counter() - start, "processor": time.process_time() - processor}
     print(json.dumps(seconds | {"model": identity(pruned), "saved": cache.saved}))
 

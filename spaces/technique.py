@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from spaces.memory import FORGETFUL, Memory
+from spaces.memory import Memory
 from spaces.outputs import Outputs
 from spaces.plan import Plan
 from spaces.task import Task
@@ -66,14 +66,19 @@ class Technique(abc.ABC):
     """Position within the stage, ascending. Coarse edits come first, since they would undo the fit
     of finer ones."""
 
-    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
         """Return the edited model; `model` is a copy and may be edited in place.
 
-        `memory` keeps what other settings need too. Only techniques of stage SHAPE override this.
-        Raises Infeasible with a reason if the model cannot be edited.
+        Only techniques of stage SHAPE override this, or `edit`. Raises Infeasible with a reason if
+        the model cannot be edited.
         """
-        del task, memory
+        del task
         return model
+
+    def edit(self, model: nn.Module, task: Task, memory: Memory) -> nn.Module:
+        """Return the edited model like `apply`; `memory` keeps what other settings need too."""
+        del memory
+        return self.apply(model, task)
 
     def plan(self, plan: Plan) -> Plan:
         """Return `plan` with this setting's training, encoding and deployment."""

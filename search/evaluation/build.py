@@ -95,7 +95,7 @@ class Builder:
         with device_of(device).exact(), collect_left() as left:
             for setting in settings:
                 on_edit(experiment.space.name_of(setting))
-                model = setting.apply(model, placed(experiment.task, device), memory)
+                model = setting.edit(model, placed(experiment.task, device), memory)
         return model.cpu(), {"left": left} if left else {}
 
     def _shape_facts(self, model: nn.Module, plan: Plan) -> Facts:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces import Memory, Split, Task, Technique
+from spaces import FORGETFUL, Memory, Split, Task, Technique
 from spaces.modules import drop, identity
 from spaces.techniques.prune.channels import Channels
 from spaces.techniques.prune.layers import Layers
@@ -72,10 +72,10 @@ class Stored(Memory):
         return torch.load(io.BytesIO(self.values[key]), weights_only=True)
 
 
-def edited(setting: Technique, *memory: Memory) -> dict[str, Tensor]:
+def edited(setting: Technique, memory: Memory = FORGETFUL) -> dict[str, Tensor]:
     task = Images()
     torch.manual_seed(1)
-    weights: dict[str, Tensor] = setting.apply(task.model(), task, *memory).state_dict()
+    weights: dict[str, Tensor] = setting.edit(task.model(), task, memory).state_dict()
     return weights
 
 
@@ -119,12 +119,12 @@ def test_a_larger_count_of_blocks_only_looks_for_those_that_are_new() -> None:
 def test_statistics_of_one_model_are_not_taken_for_those_of_another() -> None:
     task, memory = Images(), Stored()
     setting = Channels(ratio=0.5, round_to=4)
-    setting.apply(task.model(), task, memory)
+    setting.edit(task.model(), task, memory)
     other = task.model()
     with torch.no_grad():
         other[1].conv1.weight.copy_(other[1].conv1.weight.flip(0))
     memory.computed.clear()
-    setting.apply(other, task, memory)
+    setting.edit(other, task, memory)
     assert {"curves", "outputs"} <= set(memory.computed)
 
 

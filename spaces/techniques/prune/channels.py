@@ -80,7 +80,11 @@ class Channels(Technique):
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
-    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return the edited model; what other settings need is computed anew."""
+        return self.edit(model, task, FORGETFUL)
+
+    def edit(self, model: nn.Module, task: Task, memory: Memory) -> nn.Module:
         """Return `model` without its least important channels, with new normalisation statistics.
 
         Raises Infeasible if the model cannot be traced or no channels can be removed.

@@ -33,7 +33,11 @@ class Layers(Technique):
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
             raise ValueError(f"count must be 0 or more blocks, got {self.count!r}")
 
-    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return the edited model; what other settings need is computed anew."""
+        return self.edit(model, task, FORGETFUL)
+
+    def edit(self, model: nn.Module, task: Task, memory: Memory) -> nn.Module:
         """Return `model` without `count` of its blocks, with new normalisation statistics.
 
         Raises Infeasible if fewer blocks can be dropped, or if outputs cannot be compared.

@@ -62,7 +62,11 @@ class Weights(Technique):
     def _neutral(self) -> bool:
         return self.sparsity == 0 and self.pattern == "single"
 
-    def apply(self, model: nn.Module, task: Task, memory: Memory = FORGETFUL) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task) -> nn.Module:
+        """Return the edited model; what other settings need is computed anew."""
+        return self.edit(model, task, FORGETFUL)
+
+    def edit(self, model: nn.Module, task: Task, memory: Memory) -> nn.Module:
         """Return `model` with zeros among its weights and with new normalisation statistics.
 
         Raises Infeasible if no weight can be removed.
