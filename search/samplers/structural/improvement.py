@@ -89,6 +89,7 @@ def _sampled(outlooks: Sequence[Outlook], front: Matrix, reference: Matrix) -> M
         for o in outlooks
     ]
     low = np.minimum([b.min() for b in best], front.min(axis=0) if len(front) else reference)
+    low = np.minimum(np.maximum(low, [o.ideal for o in outlooks]), reference)
     points = low + qmc.Sobol(len(low), seed=0).random(SAMPLES) * (reference - low)
     beaten = (front[None] <= points[:, None]).all(axis=2).any(axis=1)
     free = points[~beaten]
