@@ -92,7 +92,8 @@ def choose(
         if unseen[row]:
             return proposed, row
         player.tell(proposed, row)
-    return proposed, int(draw.choice(np.flatnonzero(unseen)))
+    row = int(draw.choice(np.flatnonzero(unseen)))
+    return table.points[row], row
 
 
 def quartiles(values: Sequence[float | None], limit: float) -> str:
