@@ -60,6 +60,7 @@ class Ours(Player):
             objectives=table.losses.shape[1],
             observations=[*self._seen, *(Observation(point=p, state="running") for p in points)],
             features=self._features,
+            accept=lambda point: table.row(point) not in running,
         )
         seed = self._seed * 100_003 + self._asked
         if self._rows and isinstance(self._sampler, Structural):
