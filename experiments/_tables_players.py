@@ -60,6 +60,7 @@ class Ours(Player):
             objectives=table.losses.shape[1],
             observations=[*self._seen, *(Observation(point=p, state="running") for p in points)],
             features=self._features,
+            accept=lambda point: table.row(point) not in running,
         )
         seed = self._seed * 100_003 + self._asked
         if self._rows and isinstance(self._sampler, Structural):
@@ -106,22 +107,23 @@ class Shipped(Player):
         return point
 
     def tell(self, proposed: Point, row: int) -> None:
-        """Tell the study the losses of a row."""
-        place = next(i for i, (point, _) in enumerate(self._open) if point == proposed)
-        _, trial = self._open.pop(place)
+        """Tell the study the losses of a row; one that it did not ask for is added."""
         losses = self._table.losses[row]
-        if np.isnan(losses).any() or not self._own:
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(trial, losses.tolist())
-        if not self._own and not np.isnan(losses).any():
-            point = self._table.points[row]
-            params = {n: self._grid(n).index(point[n]) for n in self._distributions}
-            self._study.add_trial(
-                create_trial(
-                    params=params, distributions=self._distributions, values=losses.tolist()
-                )
-            )
+        failed = bool(np.isnan(losses).any())
+        places = [i for i, (point, _) in enumerate(self._open) if point == proposed]
+        if places:
+            _, trial = self._open.pop(places[0])
+            if self._own and not failed:
+                self._study.tell(trial, losses.tolist())
+            else:
+                self._study.tell(trial, state=TrialState.FAIL)
+        if not (failed or (self._own and places)):
+            self._add(self._table.points[row], losses.tolist())
+
+    def _add(self, point: Point, losses: list[float]) -> None:
+        params = {n: self._grid(n).index(point[n]) for n in self._distributions}
+        trial = create_trial(params=params, distributions=self._distributions, values=losses)
+        self._study.add_trial(trial)
 
     def _grid(self, name: str) -> list[object]:
         return list(self._table.space.ranges[name].values() or ())

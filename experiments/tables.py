@@ -83,16 +83,20 @@ def choose(
     running: Sequence[int],
     draw: np.random.Generator,
 ) -> tuple[Point, int]:
-    """Return a suggestion and the unseen row that answers it; known ones are answered at once."""
+    """Return a suggestion and the unseen row that answers it; known ones are answered at once.
+
+    One whose row is being evaluated is answered by the nearest other row.
+    """
     for _ in range(FREE):
         proposed = player.ask(running, unseen)
         row = table.row(table.space.canonical(proposed))
-        if row is None:
+        if row is None or row in running:
             return proposed, table.nearest(table.space.canonical(proposed), unseen)
         if unseen[row]:
             return proposed, row
         player.tell(proposed, row)
-    return proposed, int(draw.choice(np.flatnonzero(unseen)))
+    row = int(draw.choice(np.flatnonzero(unseen)))
+    return table.points[row], row
 
 
 def quartiles(values: Sequence[float | None], limit: float) -> str:
