@@ -50,19 +50,20 @@ TOLD = [observed(point) for point in points(12)]
 
 
 @pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("ideal", [-math.inf, 0.4])
 @pytest.mark.parametrize("front", [[], [[0.5, 2.0], [1.0, 1.0], [2.0, 0.4]]])
 def test_expected_improvement_is_the_mean_of_improvements(
-    log: bool, front: list[list[float]]
+    log: bool, ideal: float, front: list[list[float]]
 ) -> None:
     mean, deviation, reference = np.array([0.3, 0.6]), np.array([0.5, 0.4]), np.array([3.0, 3.0])
     outlooks = [
-        Outlook(mean=np.array([m]), deviation=np.array([d]), log=log)
+        Outlook(mean=np.array([m]), deviation=np.array([d]), log=log, ideal=ideal)
         for m, d in zip(mean, deviation, strict=True)
     ]
     members = np.array(front).reshape(-1, 2)
     exact = improvement(outlooks, members, reference)[0]
     draws = mean + deviation * np.random.default_rng(0).standard_normal((100_000, 2))
-    values = np.exp(draws) if log else draws
+    values = np.maximum(np.exp(draws) if log else draws, ideal)
     assert exact == pytest.approx(gained(values, members, reference).mean(), rel=0.03)
 
 
@@ -93,6 +94,17 @@ def test_three_objectives_agree_with_two_where_the_third_is_sure() -> None:
         [*two, sure], np.column_stack([front, np.zeros(2)]), np.array([2.0, 2.0, 1.0])
     )
     assert deep == pytest.approx(flat, rel=0.05)
+
+
+def test_gains_beyond_the_ideal_are_not_sought() -> None:
+    """Of two errors the lower one is below the ideal; time alone is left to gain."""
+    ideal = (losses(TOLD[0].point)[0], None)
+    cheap = history(TOLD, ideal=ideal, factors=(False, True), reference=(0.6, 6.0))
+    proposal = Structural(startup=4, cost_exponent=0.0).propose(cheap, 0)
+    assert proposal is not None
+    front = [p for p in (o.point for o in TOLD) if not any(dominates(q.point, p) for q in TOLD)]
+    fastest = min(losses(p)[1] for p in front if losses(p)[0] <= ideal[0])
+    assert losses(proposal)[0] > ideal[0] or losses(proposal)[1] < fastest
 
 
 def test_the_gradient_of_the_kernel_is_that_of_finite_differences() -> None:
