@@ -28,7 +28,7 @@ JITTER = 1e-8
 """Smallest variance of noise, in units of the observed variance."""
 BLOCK = 500
 """Number of points that are predicted at a time, so that intermediate arrays stay in caches."""
-FITTED = 200
+FITTED = 150
 """Largest number of records to which the scales are fitted; the model learns from all."""
 
 
