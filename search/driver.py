@@ -246,15 +246,8 @@ class Search:
         except BadEnvironment as error:
             self.console.say(f"note: what each change bought is not told: {error}")
             return
-        study.revise(
-            [
-                dataclasses.replace(
-                    r, facts=dataclasses.replace(r.facts, steps=answers[str(r.trial)])
-                )
-                for r in members
-                if str(r.trial) in answers
-            ]
-        )
+        # Steps that there was no time for stay untold: the same command again only reports.
+        study.revise([_with_steps(r, answers.get(str(r.trial), ())) for r in members])
 
     def _has_artifact(self, record: Record) -> bool:
         return bool(record.artifact) and (self.folder / str(record.artifact)).is_dir()
@@ -304,3 +297,7 @@ def _first_reason(records: Sequence[Record]) -> str:
     failed = next((r for r in records if r.reason), None)
     reason = f"the first reason is: {failed.reason}" if failed else "no trial was run"
     return f"the search ended and no trial succeeded; {reason}"
+
+
+def _with_steps(record: Record, steps: Sequence[Any]) -> Record:
+    return dataclasses.replace(record, facts=dataclasses.replace(record.facts, steps=tuple(steps)))

