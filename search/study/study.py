@@ -1,7 +1,6 @@
 """Study: chooses the next point, and stores every record."""
 
 import dataclasses
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +11,16 @@ import optuna
 from objectives import Measurement
 from search.experiment import Experiment
 from search.records import Axis, Facts, Record, front
-from search.study.known_impossible import implied
+from search.study.known import KnownPoints, Refuse, key
 from search.study.neighbours import neighbour
-from search.study.opening import SHARE, baselines, opening, reference_of
+from search.study.opening import SHARE, baselines, opening
 from search.study.optuna_trials import GIVEN_BACK, Trials
 from search.study.sampling import Sampling
-from search.study.worthwhile import no_use_of_training, untrained
 from spaces import Point
 
 PATIENCE = 4
 """Proposals of the sampler in a row without a new point before neighbours of the front are tried
 instead."""
-
-Refuse = Callable[[Point], str | None]
-"""Returns the reason why a point cannot be executed, or None if it can."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,10 +48,11 @@ class Study:
         noted: Sequence[str] = (),
         given: Sequence[Point] = (),
     ) -> None:
-        self._trials, self.experiment, self._refuse = trials, experiment, refuse
+        self._trials, self.experiment = trials, experiment
         self._noted, self._given = tuple(noted), tuple(given)
         self._sampling = Sampling(experiment)
-        self._baseline_keys = {_key(point) for point in baselines(experiment)}
+        self._known = KnownPoints(experiment, refuse, selective=self._sampling.selective)
+        self._baseline_keys = {key(point) for point in baselines(experiment)}
         opening_budget = max(2 * len(self._baseline_keys), int(SHARE * experiment.trials))
         self._sources = (
             _Source(self._opening, budget=opening_budget),
@@ -65,17 +61,12 @@ class Study:
             _Source(self._neighbours),
         )
         self._open: dict[int, optuna.Trial] = {}
-        self._pending: dict[int, str] = {}
         self.axes = tuple(Axis.of(g.name, g.objective) for g in experiment.objectives)
-        self._records: dict[int, Record] = {}
-        self._by_point: dict[str, Record] = {}
-        self._impossible: dict[int, Record] = {}
-        """Records of points that could not be built, which may rule out other points."""
         self._scale: Mapping[str, Measurement] | None = None
         """Baseline measurements from which the limits of all records were computed."""
         for record in sorted(trials.records(), key=_assumed):  # tried points come first
             if not _assumed(record) or self._still_refused(record.point):
-                self._keep(record)
+                self._known.keep(record)
         self._excused = self._excuse()
         self._judge()
 
@@ -103,42 +94,34 @@ class Study:
     @property
     def records(self) -> list[Record]:
         """All records in the order of their trials."""
-        return [self._records[n] for n in sorted(self._records)]
+        return self._known.records
 
     @property
     def paid(self) -> int:
         """Number of trials that count against the budget: those for which something was built."""
-        records = [r for r in self._records.values() if r.state != "infeasible"]
+        records = [r for r in self.records if r.state != "infeasible"]
         return sum(r.trial not in self._excused for r in records)
 
     @property
     def baseline(self) -> Record | None:
         """The neutral point's record in the neutral runtime, or in the first runtime that works."""
-        return next(iter(self.baselines()), None)
+        return self._known.baseline
 
     @property
     def reference(self) -> Record | None:
         """The fastest of the baselines, with which all that is timed takes turns."""
-        return reference_of(self.experiment, self.baselines())
+        return self._known.reference
 
     def baselines(self) -> list[Record]:
         """Return the complete records of the neutral point, one for each runtime that works."""
-        answers = (self._answer(point) for point in baselines(self.experiment))
-        return [r for r in answers if r and r.state == "complete"]
+        return self._known.baselines()
 
     def baseline_failure(self) -> str | None:
         """Return the reason why no runtime can measure the unchanged model, None if one may.
 
         A baseline that has not been tried, and is not refused, may still be measured.
         """
-        reasons = []
-        for point in baselines(self.experiment):
-            record = self._answer(point)
-            reason = record.reason if record else self._refused(point)
-            if reason is None or (record and record.state == "complete"):
-                return None
-            reasons.append((record is None, reason))
-        return min(reasons, key=lambda pair: pair[0])[1]  # prefer a trial's reason to a refusal
+        return self._known.baseline_failure()
 
     def front(self) -> list[Record]:
         """Return the non-dominated feasible records."""
@@ -166,7 +149,7 @@ class Study:
 
     def tell(self, pending: PendingTrial, record: Record) -> Record:
         """Store a record with its violations of the limits, and return it."""
-        self._pending.pop(pending.trial, None)
+        self._known.pending.pop(pending.trial, None)
         if self._noted:
             facts = dataclasses.replace(record.facts, continued_with=self._noted)
             record = dataclasses.replace(record, facts=facts)
@@ -176,7 +159,7 @@ class Study:
 
     def abandon(self, pending: PendingTrial) -> None:
         """Close a trial that was not evaluated; its point will be proposed again."""
-        self._pending.pop(pending.trial, None)
+        self._known.pending.pop(pending.trial, None)
         trial = self._open.pop(pending.trial, None)
         if trial is not None:  # else the record is stored, and only telling Optuna failed
             self._trials.fail(trial, GIVEN_BACK)
@@ -184,11 +167,11 @@ class Study:
     def revise(self, records: Sequence[Record]) -> None:
         """Replace stored records after the front was confirmed and scored on the test split."""
         for record in records:
-            self._keep(record)
+            self._known.keep(record)
         self._judge()
         judged = [self._judged(record, self.baseline) for record in records]
         for record in judged:
-            self._keep(record)
+            self._known.keep(record)
         self._trials.revise(judged)
 
     def close_stale(self) -> int:
@@ -199,63 +182,48 @@ class Study:
 
     def _excuse(self) -> set[int]:
         """Retry failed baselines on resume, and return their trials, which then use no budget."""
-        for key in self._baseline_keys & self._by_point.keys():
-            if self._by_point[key].state == "failed":
-                del self._by_point[key]
+        for point in baselines(self.experiment):
+            if (record := self._known.answer(point)) and record.state == "failed":
+                self._known.reopen(point)
         if self.baseline is not None:
             return set()
-        failed = [r for r in self._records.values() if r.state == "failed"]
-        return {r.trial for r in failed if _key(r.point) in self._baseline_keys}
-
-    def _times(self) -> dict[str, float]:
-        """Return the shortest time of the unchanged shape by runtime, in any encoding.
-
-        It is the value of the first timed objective, or the inverse of a rate; empty without one.
-        """
-        pairs = zip(self.experiment.objectives, self.axes, strict=True)
-        axis = next((axis for goal, axis in pairs if goal.timed), None)
-        space, times = self.experiment.space, dict[str, float]()
-        unchanged = space.shape(space.neutral())
-        for record in self._records.values() if axis else ():
-            if axis and record.state == "complete" and space.shape(record.point) == unchanged:
-                time = axis.value(record) ** axis.sign
-                times[record.runtime] = min(time, times.get(record.runtime, math.inf))
-        return times
+        failed = [r for r in self.records if r.state == "failed"]
+        return {r.trial for r in failed if key(r.point) in self._baseline_keys}
 
     def _consider(self, source: "_Source", proposal: Point) -> PendingTrial | None:
         """Open a trial for a proposal and return it; None if the point needs no evaluation."""
         point = self.experiment.space.canonical(proposal)
-        if not self._known(point) and (cheapest := self._cheapest(point)) != point:
+        if not self._known.holds(point) and (cheapest := self._known.cheapest(point)) != point:
             if cheapest is None:
                 return None
             proposal = point = cheapest
-        if not source.learns and self._known(point):
+        if not source.learns and self._known.holds(point):
             return None
-        reason = None if self._known(point) else self._refused(point)
-        spent = self.paid + len(self._pending) >= source.budget
-        if reason is None and spent and _key(point) not in self._baseline_keys:
+        reason = None if self._known.holds(point) else self._known.refused(point)
+        spent = self.paid + len(self._known.pending) >= source.budget
+        if reason is None and spent and key(point) not in self._baseline_keys:
             return None
         trial = self._trials.ask(proposal)
-        if record := self._answer(point):
+        if record := self._known.answer(point):
             self._trials.tell(trial, record)
-        elif _key(point) in self._pending.values():
+        elif self._known.evaluating(point):
             self._trials.fail(trial, "another trial is evaluating the same point")
         elif reason:
             self._record(trial, self._infeasible(trial.number, point, reason))
         else:
             self._open[trial.number] = trial
-            self._pending[trial.number] = _key(point)
+            self._known.pending[trial.number] = key(point)
             return PendingTrial(
                 trial=trial.number,
                 point=point,
-                forced=_key(point) in self._baseline_keys,
+                forced=key(point) in self._baseline_keys,
                 reference=self.reference,
                 baseline=self.baseline,
             )
         return None
 
     def _opening(self) -> Iterator[Point]:
-        yield from opening(self.experiment, self._times(), self._given)
+        yield from opening(self.experiment, self._known.times(), self._given)
 
     def _returned(self) -> Iterator[Point]:
         yield from self._trials.given_back()
@@ -270,10 +238,10 @@ class Study:
             seed = self.experiment.seed * 100_003 + self._trials.count + attempt * 1_000_003
             proposal = self._sampling.propose(
                 self._trials.history(),
-                self._answer,
+                self._known.answer,
                 self.baseline,
                 self.reference,
-                self._worthwhile,
+                self._known.worthwhile,
                 seed,
             )
             if proposal is None:
@@ -288,55 +256,14 @@ class Study:
             self.experiment.space,
             parents,
             generator,
-            self._worthwhile,
+            self._known.worthwhile,
         )
         if point is not None:
             yield point
 
-    def _worthwhile(self, point: Point) -> bool:
-        """True if a point is new and may be evaluated, or its untrained sibling in its place."""
-        point = self.experiment.space.canonical(point)
-        if self._known(point) or self._refused(point):
-            return False
-        return self._cheapest(point) is not None
-
-    def _cheapest(self, point: Point) -> Point | None:
-        """Return the canonical point to evaluate first if the given one is asked for.
-
-        It is the untrained sibling while that is not known, and None if training cannot help, or
-        if the sibling is being evaluated.
-        """
-        sibling = untrained(self.experiment.space, point)
-        if sibling is None or not self._sampling.selective or self._refused(sibling):
-            return point
-        if _key(sibling) in self._pending.values():
-            return None
-        record = self._answer(sibling)
-        if record is None:
-            return sibling
-        useless = no_use_of_training(self.experiment, record, self.records, self.baseline)
-        return None if useless else point
-
-    def _refused(self, point: Point) -> str | None:
-        """Return the reason why the executor or an earlier trial rules a point out, or None."""
-        records = self._impossible.values()
-        return self._refuse(point) or implied(self.experiment.space, records, point)
-
     def _still_refused(self, point: Point) -> bool:
         """True if the point is still infeasible: this machine may have what another one lacked."""
-        return self._answer(point) is None and self._refused(point) is not None
-
-    def _keep(self, record: Record) -> None:
-        self._records[record.trial] = record
-        self._by_point[_key(record.point)] = record
-        if record.facts.impossible:
-            self._impossible[record.trial] = record
-
-    def _known(self, point: Point) -> bool:
-        return self._answer(point) is not None or _key(point) in self._pending.values()
-
-    def _answer(self, point: Point) -> Record | None:
-        return self._by_point.get(_key(point))
+        return self._known.answer(point) is None and self._known.refused(point) is not None
 
     def _infeasible(self, number: int, point: Point, reason: str) -> Record:
         runtime = self.experiment.space.plan(point).runtime
@@ -344,9 +271,9 @@ class Study:
 
     def _record(self, trial: optuna.Trial, record: Record) -> Record:
         """Store a record with its violations of the limits."""
-        self._keep(record)  # kept first, as the first baseline is judged against itself
+        self._known.keep(record)  # kept first, as the first baseline is judged against itself
         record = self._judged(record, self.baseline)
-        self._keep(record)
+        self._known.keep(record)
         self._trials.store(trial, record)
         return record
 
@@ -360,9 +287,9 @@ class Study:
         values = base.measurements if base else None
         if values != self._scale:
             self._scale = values
-            for record in list(self._records.values()):
+            for record in list(self.records):
                 if record.state == "complete":
-                    self._keep(self._judged(record, base))
+                    self._known.keep(self._judged(record, base))
 
     def _judged(self, record: Record, base: Record | None) -> Record:
         """Return a record with its violations of the limits, which only complete records have."""
@@ -393,7 +320,3 @@ class _Source:
 def _assumed(record: Record) -> bool:
     """True if a point was refused without being tried."""
     return record.state == "infeasible" and record.facts == Facts()
-
-
-def _key(point: Point) -> str:
-    return json.dumps(point, sort_keys=True)

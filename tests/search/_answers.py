@@ -6,7 +6,8 @@ from pathlib import Path
 from objectives import Measurement
 from search.experiment.experiment import Experiment
 from search.records.record import Record
-from search.study.study import PendingTrial, Refuse, Study
+from search.study.known import Refuse
+from search.study.study import PendingTrial, Study
 from spaces import Point
 
 
