@@ -88,15 +88,15 @@ def _pairs(experiment: Experiment, starts: list[Point]) -> Iterator[Point]:
 
 
 def _recipes(experiment: Experiment, start: Point) -> Iterator[Point]:
-    """Yield each usual shape with the first usual encoding, then the last one trained.
+    """Yield each usual shape with the first usual encoding, untrained.
 
-    Untrained points are cheap, and much of the loss from the shape may already be compensated.
+    Untrained points are cheap, and which of them to train is for the sampler to judge. Without
+    shapes, the first encoding is trained.
     """
     shapes = [setting for slot in _slots(experiment, Stage.SHAPE) for setting in _usual(slot)]
     encodings = [next(iter(_usual(slot)), {}) for slot in _slots(experiment, Stage.ENCODE)[:1]]
     encoding = encodings[0] if encodings else {}
     yield from (start | shape | encoding for shape in shapes)
-    yield from (start | shape | encoding | _strongest(experiment) for shape in shapes[-1:])
     if not shapes:
         yield start | encoding | _strongest(experiment)
 
