@@ -268,7 +268,6 @@ def test_a_trial_lost_once_runs_where_it_was_lost_if_no_other_machine_is_left(
     assert (record.state, record.reason) == ("complete", None)
 
 
-@pytest.mark.ci
 def test_a_lost_machine_costs_no_trial(prepared: RayTune, cluster: Cluster) -> None:
     """Last of all: the cluster is smaller afterwards."""
     lost = cluster.list_all_nodes()[-1]
