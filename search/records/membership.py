@@ -25,10 +25,10 @@ def membership(records: Sequence[Record], axes: Sequence[Axis]) -> Membership:
     """Return who is on the front of the feasible records.
 
     A member is dominated by no other member beyond noise. Records that no axis can tell apart are
-    one member, the simplest of them: the one with the fewest values that differ from the first
-    record's, which is the unchanged model's. A record whose score is better, but not beyond noise,
-    stays as a doubtful member: a small split must not cost the most accurate artifact. A time that
-    is better within noise does not make a member.
+    one member, the simplest of them that no member dominates: the one with the fewest values that
+    differ from the first record's, which is the unchanged model's. A record whose score is better,
+    but not beyond noise, stays as a doubtful member: a small split must not cost the most accurate
+    artifact. A time that is better within noise does not make a member.
     """
     best = [[], *fronts(records, axes)][-1]
     certain = kernel(best, functools.partial(dominates, axes=axes))
@@ -41,7 +41,7 @@ def membership(records: Sequence[Record], axes: Sequence[Axis]) -> Membership:
         if member.trial in taken:
             continue
         alike = [r for r in everything if r.trial not in taken and tied(r, member, axes)]
-        alike.sort(key=lambda r: (_changes(r, origin), r.trial != member.trial, r.trial))
+        alike = _simplest_first(alike, member, lenient, axes, origin)
         ties[alike[0].trial] = tuple(r.trial for r in alike[1:])
         taken |= {r.trial for r in alike}
     members = [r for r in everything if r.trial in ties]
@@ -62,6 +62,24 @@ def front(records: Sequence[Record], axes: Sequence[Axis]) -> list[Record]:
     """Return the members of the front in the order of the records: see `membership`."""
     members = set(membership(records, axes).members)
     return [record for record in records if record.trial in members]
+
+
+def _simplest_first(
+    alike: Sequence[Record],
+    member: Record,
+    members: Sequence[Record],
+    axes: Sequence[Axis],
+    origin: Mapping[str, object],
+) -> list[Record]:
+    """Return records that cannot be told apart, those that a member dominates last."""
+    beaten = {
+        r.trial for r in alike for o in members if dominates(o, r, axes, scores_by_value=True)
+    }
+
+    def rank(r: Record) -> tuple[bool, int, bool, int]:
+        return r.trial in beaten, _changes(r, origin), r.trial != member.trial, r.trial
+
+    return sorted(alike, key=rank)
 
 
 def _changes(record: Record, origin: Mapping[str, object]) -> int:
