@@ -64,10 +64,8 @@ class Table:
         frame = frame[frame["state"] == "complete"]
         names = list(experiment.space.dimensions())
         rows = {key({n: row[n] for n in names}): row for row in frame.to_dict("records")}
-        losses = np.array([losses_of(row) for row in rows.values()])
-        top = useful(experiment, rows, losses)
-        low = np.array([useful_error(experiment, rows), losses[:, 1].min()])
-        table = cls(experiment=experiment, rows=rows, scale=(low, top), whole=1.0)
+        table = cls(experiment=experiment, rows=rows, scale=scale_of(experiment, rows), whole=1.0)
+        losses = [losses_of(row) for row in rows.values()]
         return dataclasses.replace(table, whole=table.share(losses))
 
     def row(self, point: Point) -> dict[str, Any] | None:
@@ -77,10 +75,8 @@ class Table:
     def share(self, losses: Any) -> float:
         """Return the hypervolume of rows of losses, as a share of the table's."""
         found = np.maximum(np.array(losses, float).reshape(-1, 2), self.scale[0])
-        found[:, 1], low, top = (
-            np.log(found[:, 1]),
-            *(np.array([s[0], np.log(s[1])]) for s in self.scale),
-        )
+        found[:, 1] = np.log(found[:, 1])
+        low, top = (np.array([error, np.log(latency)]) for error, latency in self.scale)
         scaled = (found - low) / (top - low)
         return float(moocore.hypervolume(scaled, ref=np.ones(2))) / self.whole
 
@@ -126,19 +122,15 @@ def key(point: Point) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def useful_error(experiment: Experiment, rows: dict[str, dict[str, Any]]) -> float:
-    """Return the error of the unchanged model, below which less counts no more."""
+def scale_of(experiment: Experiment, rows: dict[str, dict[str, Any]]) -> tuple[Any, Any]:
+    """Return error and latency below which less counts no more, and those that are useless."""
     known = [row for point in baselines(experiment) if (row := rows.get(key(point)))]
-    return float(1.0 - known[0][TRAINED])
-
-
-def useful(experiment: Experiment, rows: dict[str, dict[str, Any]], losses: Any) -> Any:
-    """Return the error and the latency from which on a row is of no use."""
-    known = [row for point in baselines(experiment) if (row := rows.get(key(point)))]
+    losses = np.array([losses_of(row) for row in rows.values()])
     score = next(goal for goal in experiment.objectives if goal.name == TRAINED)
     bound = score.bound(known[0][TRAINED])
     error = np.quantile(losses[:, 0], 0.99) if bound is None else 1.0 - bound
-    return np.array([error, min(row["latency"] for row in known)])
+    low = np.array([1.0 - known[0][TRAINED], losses[:, 1].min()])
+    return low, np.array([error, min(row["latency"] for row in known)])
 
 
 def losses_of(row: dict[str, Any]) -> tuple[float, float]:

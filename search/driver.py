@@ -135,12 +135,7 @@ class Search:
         return start
 
     def _loop(self, study: Study, signals: Signals) -> None:
-        told: set[str] = set()
-
         def record_stored(record: Record) -> None:
-            if study.remark and not told:
-                told.add(study.remark)
-                self.console.say(f"note: {study.remark}")
             run_folder.append_record(self.folder, record)
             summary = self.summary(study)
             self.console.trial(record, study, summary)
@@ -161,6 +156,8 @@ class Search:
             self.executor.run(queue)
         finally:
             queue.close()
+        if remark := study.remark():
+            self.console.say(f"note: {remark}")
         if queue.exhausted:
             self.console.say("Every point near the front is known; the search ends early.")
 

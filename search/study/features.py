@@ -46,7 +46,8 @@ class Known:
     timed: tuple[Point, ...]
     """Points that were probed, one for each row of `times`."""
     times: Matrix
-    """Logarithms of the positive objectives that do not depend on training, rows x objectives."""
+    """Logarithms of the positive objectives that do not depend on training, rows x objectives;
+    of rates, of which more is better, those of their inverse."""
 
     @classmethod
     def of(cls, space: Space, records: Sequence[Record], goals: Sequence[Goal]) -> "Known":
@@ -67,7 +68,7 @@ class Known:
             lost=np.array(lost, dtype=np.float64).reshape(len(built), len(scores)),
             timed=tuple(r.point for r in probed),
             times=np.array(
-                [[math.log(a.value(r)) for a in times] for r in probed], dtype=np.float64
+                [[a.sign * math.log(a.value(r)) for a in times] for r in probed], dtype=np.float64
             ).reshape(len(probed), len(times)),
         )
 
@@ -200,7 +201,7 @@ def _operations(record: Record) -> float:
 
 def _left(record: Record, whole: float) -> tuple[float, float]:
     """Return the logarithms of the shares of weights and of operations left."""
-    weights = math.log1p(-(record.facts.weights_removed or 0.0))
+    weights = math.log1p(-min(record.facts.weights_removed or 0.0, 1 - LEAST))  # it is rounded
     operations = _operations(record)
     return weights, math.log(operations / whole) if operations else weights
 

@@ -20,14 +20,17 @@ class Sampling:
         self._sampler = sampler_of(experiment)
         self._describer = Describer(experiment.space)
         self._axes = [Axis.of(g.name, g.objective) for g in experiment.objectives]
-        self.remark: str | None = None
-        """What the sampler said of its last proposal, a sentence for the user."""
+        self._told: History | None = None
         self._trained = tuple(g.objective.trained for g in experiment.objectives)
 
     @property
     def selective(self) -> bool:
         """False if every proposal must be evaluated."""
         return self._sampler.selective
+
+    def remark(self) -> str | None:
+        """Return what the sampler says of its last proposal, a sentence for the user, or None."""
+        return self._sampler.remark(self._told) if self._told else None
 
     def propose(
         self,
@@ -60,7 +63,7 @@ class Sampling:
             features=lambda points: self._describer.describe(points, known),
             accept=accept,
         )
-        self.remark = self._sampler.remark(told)
+        self._told = told
         return self._sampler.propose(told, seed)
 
     def _with(
@@ -73,12 +76,13 @@ class Sampling:
         others = baseline.measurements if baseline else {}
         return dataclasses.replace(
             observation,
+            losses=observation.losses and tuple(_loss(a, record) for a in self._axes),
             partial=tuple(
-                None if m is None else axis.sign * m.value
+                None if m is None else loss_of(axis, m.value)
                 for m, axis in zip(found, self._axes, strict=True)
             ),
             deviations=tuple(
-                None if m is None else _deviation(m, others.get(axis.name))
+                None if m is None else _deviation(axis, m, others.get(axis.name))
                 for m, axis in zip(found, self._axes, strict=True)
             ),
             seconds=record.seconds or None,
@@ -89,7 +93,8 @@ class Sampling:
         bounds = []
         for goal, axis in zip(self._experiment.objectives, self._axes, strict=True):
             bound = goal.bound(axis.value(baseline))
-            bounds.append(None if bound is None else axis.sign * bound)
+            reachable = bound is not None and (bound > 0 or not axis.positive)
+            bounds.append(loss_of(axis, bound) if bound is not None and reachable else None)
         return tuple(bounds)
 
     def _reference(self, baseline: Record, fastest: Record) -> tuple[float | None, ...]:
@@ -100,7 +105,7 @@ class Sampling:
         """
         pairs = zip(self._experiment.objectives, self._axes, self._bounds(baseline), strict=True)
         return tuple(
-            bound if bound is not None else None if goal.objective.trained else axis.loss(fastest)
+            bound if bound is not None else None if goal.objective.trained else _loss(axis, fastest)
             for goal, axis, bound in pairs
         )
 
@@ -110,17 +115,29 @@ class Sampling:
         A score above the unchanged model's is not what compression is for, and mostly luck.
         """
         pairs = zip(self._trained, self._axes, strict=True)
-        return tuple(axis.loss(baseline) if trained else None for trained, axis in pairs)
+        return tuple(_loss(axis, baseline) if trained else None for trained, axis in pairs)
 
 
-def _deviation(own: Measurement, baseline: Measurement | None) -> float:
-    """Return the standard deviation of a measurement's noise.
+def loss_of(axis: Axis, value: float) -> float:
+    """Return a value as a loss, lower is better: of a rate its inverse, a time for one unit."""
+    if axis.sign > 0:
+        return value
+    return 1 / value if axis.positive else -value
+
+
+def _loss(axis: Axis, record: Record) -> float:
+    return loss_of(axis, axis.value(record))
+
+
+def _deviation(axis: Axis, own: Measurement, baseline: Measurement | None) -> float:
+    """Return the standard deviation of the noise of a measurement as a loss, to first order.
 
     What a score has in common with the baseline's, as it is one of the same samples, is no noise.
     """
     paired = difference(own, baseline) if baseline else None
     low, high = (paired.low, paired.high) if paired else (own.low, own.high)
-    return (high - low) / 2 / NORMAL
+    deviation = (high - low) / 2 / NORMAL
+    return deviation / own.value**2 if axis.positive and axis.sign < 0 else deviation
 
 
 def sampler_of(experiment: Experiment) -> Sampler:

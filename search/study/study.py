@@ -127,10 +127,9 @@ class Study:
         """Return the non-dominated feasible records."""
         return front(self.records, self.axes)
 
-    @property
     def remark(self) -> str | None:
-        """What the sampler said of its last proposal, a sentence for the user."""
-        return self._sampling.remark
+        """Return what the sampler says of its last proposal, a sentence for the user, or None."""
+        return self._sampling.remark()
 
     # Next points
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from _answers import answer, opened
 
+from objectives import Direction
+from search.records.axis import Axis
 from search.records.record import Record
+from search.study.sampling import loss_of
 from search.study.study import PendingTrial
 
 SPY = '''
@@ -71,6 +74,14 @@ def test_objectives_limits_and_references_are_told_as_losses(told: dict[str, Any
     assert told["ideal"] == [pytest.approx(-0.9), None, None]
     assert told["reference"] == [pytest.approx(-0.85), 1.0, 1000.0]  # the unchanged model's
     assert told["factors"] == [False, True, True]
+
+
+def test_rates_are_told_as_times_and_scores_as_what_is_missing() -> None:
+    rate = Axis("throughput", Direction.MAXIMIZE, "samples/s", positive=True)
+    assert loss_of(rate, 200.0) == pytest.approx(0.005)
+    assert loss_of(rate, 100.0) > loss_of(rate, 200.0)
+    assert loss_of(Axis("latency", Direction.MINIMIZE, "ms", positive=True), 2.0) == 2.0
+    assert loss_of(Axis("accuracy", Direction.MAXIMIZE, "score"), 0.9) == -0.9
 
 
 def test_a_stopped_trial_tells_what_was_measured_of_it(told: dict[str, Any]) -> None:
