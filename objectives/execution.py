@@ -45,7 +45,7 @@ class Operation:
     name: str
     kind: Kind
     precision: str | None = None
-    """Type of the factors that it multiplies: float32, bfloat16, float16, float8 or int8."""
+    """Type of the factors that it multiplies: float32, tf32, bfloat16, float16, float8 or int8."""
     multiply_adds: int | None = None
     """Multiplications of one run, where they follow from shapes."""
     seconds: float | None = None
@@ -105,7 +105,7 @@ class Execution:
         # 8 bits are asked for where activations enter layers with weights, types everywhere.
         eight_bits = asked == "float8" or asked.startswith("int")
         kinds = LAYERS if eight_bits else MULTIPLYING
-        multiplying = [o for o in operations if o.kind in kinds]
+        multiplying = [_in_terms_of(asked, o) for o in operations if o.kind in kinds]
         others = [o for o in multiplying if o.precision not in (asked, None)]
         others.sort(key=lambda o: -(o.multiply_adds or 0))
         weights_only = encoding.quantized and encoding.activation_bits == 32
@@ -178,6 +178,19 @@ def asked_precision(encoding: Encoding) -> str:
     if encoding.activation_bits < 32:
         return f"int{encoding.activation_bits}"
     return encoding.dtype
+
+
+def _in_terms_of(asked: str, operation: Operation) -> Operation:
+    """Return an operation with its precision as far as it can be told from what was asked for.
+
+    PyTorch rounds float32 factors to TF32 in convolutions, unless asked not to. Operators do not
+    tell it, since their tensors are float32; the names of some kernels do.
+    """
+    if asked == "float32" and operation.precision == "tf32":
+        return dataclasses.replace(operation, precision="float32")
+    if asked == "tf32" and operation.precision == "float32":
+        return dataclasses.replace(operation, precision=None)
+    return operation
 
 
 def _share(

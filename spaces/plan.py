@@ -5,7 +5,7 @@ import dataclasses
 from spaces.constraint import Constraint
 
 Precision = str
-"""Name of a torch floating-point type: float32, bfloat16 or float16."""
+"""Name of a floating-point type: one of `precision.compute`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ def _stored(export: Export) -> Iterator[tuple[Tensor, int]]:
 def _bits(encoding: Encoding, *, product: bool) -> int:
     if product and (encoding.weight_bits == 8 or encoding.dtype == "float8"):
         return 8
-    return 32 if encoding.dtype == "float32" else 16
+    return 32 if encoding.dtype in ("float32", "tf32") else 16
 
 
 def _input_bytes(export: Export) -> int:

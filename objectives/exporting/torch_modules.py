@@ -20,9 +20,10 @@ from spaces.modules import call, flatten, plain, transform, unflatten
 
 
 def dtype_of(name: Precision) -> torch.dtype:
-    """Return the torch dtype of a precision; float8 keeps all but the products in bfloat16."""
+    """Return the torch dtype of a precision, in which everything but the products is computed."""
     return {
         "float32": torch.float32,
+        "tf32": torch.float32,
         "bfloat16": torch.bfloat16,
         "float16": torch.float16,
         "float8": torch.bfloat16,
@@ -48,6 +49,13 @@ def converted(model: nn.Module, name: Precision) -> nn.Module:
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a floating-point tensor in `dtype`, any other tensor unchanged."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def laid_out(tensor: Tensor, *, channels_last: bool) -> Tensor:
+    """Return a contiguous tensor; an image batch with its channels innermost if asked for."""
+    if channels_last and tensor.dim() == 4 and tensor.is_floating_point():
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous()
 
 
 def inputs_as(inputs: Any, name: Precision) -> Any:

@@ -70,9 +70,11 @@ def operations(
 ) -> tuple[Operation, ...] | None:
     """Call `run` under the profiler and return the operations of one call.
 
-    `model` names the layers, if `run` calls its modules. Returns None if the profiler sees no
-    kernels of a GPU, as where another one uses its counters.
+    `model` names the layers, if `run` calls its modules. Where the profiler sees no kernels of a
+    GPU, as where another one uses its counters, the operations of a module have no times, and there
+    are none of other functions, for which None is returned.
     """
+    timed = True
     outputs: dict[str, int] = {}
     runs: list[list[Operation]] = []
     fewest, most = RUNS
@@ -82,11 +84,15 @@ def operations(
         while len(runs) < most and (len(runs) < fewest or time.perf_counter() < end):
             trace = _trace(run, device)
             if device.type != "cpu" and not any(e.get("cat") in _CUDA_WORK for e in trace):
-                return None
+                if model is None:
+                    return None
+                timed = False
             runs.append(parsed(trace, outputs))
     alike = [series for series in runs if len(series) == len(runs[-1])]
     return tuple(
-        dataclasses.replace(same[-1], seconds=typical([o.seconds or 0.0 for o in same]))
+        dataclasses.replace(
+            same[-1], seconds=typical([o.seconds or 0.0 for o in same]) if timed else None
+        )
         for same in zip(*alike, strict=True)
     )
 
@@ -316,7 +322,8 @@ _NAMED = (
     ("int8", ("i8816", "i16832", "i161616", "gemm_s8", "s8_s8", "s8s8", "int8", "imma")),
     ("bfloat16", ("bf16", "bfloat16", "_tst_")),
     ("float16", ("f16f16", "_f16", "fp16", "_h884", "h16816", "hgemm", "half", "_hsh_")),
-    ("float32", ("tf32", "f32f32", "sgemm", "_sss_", "float32", "fp32")),
+    ("tf32", ("tf32", "s1688")),
+    ("float32", ("f32f32", "sgemm", "_sss_", "float32", "fp32")),
 )
 """Parts of kernels' names by the type of their factors; the first that fits counts."""
 

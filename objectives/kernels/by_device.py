@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from objectives.exporting import Rounded
 from objectives.kernels.cpu import Cpu
 from objectives.kernels.cuda import Cuda
-from objectives.kernels.kernels import Kernels
+from objectives.kernels.kernels import GPU_ONLY, Kernels
 from spaces import Infeasible, Precision
 
 
@@ -18,8 +18,8 @@ class Dense(Kernels):
         self.device = device
 
     def lacks(self, dtype: Precision) -> str | None:
-        """Refuse float8; other types are tried at the export."""
-        return f"PyTorch has no float8 layers on {self.device}." if dtype == "float8" else None
+        """Refuse what only GPUs have; other types are tried at the export."""
+        return f"PyTorch has no {dtype} layers on {self.device}." if dtype in GPU_ONLY else None
 
     def lacks_integers(self, dtype: Precision) -> str:
         """Refuse: there are no 8-bit linear layers."""

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from objectives.exporting import Rounded, torch_modules
 from objectives.kernels import fbgemm, torch_private
-from objectives.kernels.kernels import FourBits, Kernels
+from objectives.kernels.kernels import GPU_ONLY, FourBits, Kernels
 from spaces import Precision, first_line
 
 
@@ -22,8 +22,8 @@ class Cpu(Kernels):
         A convolution, a normalisation, an activation and a linear layer are tried, since the
         half-precision operators of CPUs differ from release to release of PyTorch.
         """
-        if dtype == "float8":
-            return "PyTorch multiplies in float8 on GPUs only, from Ada and Hopper on."
+        if dtype in GPU_ONLY:
+            return f"PyTorch multiplies in {dtype} on GPUs only."
         images = torch.full((1, 4, 8, 8), 0.5, dtype=torch_modules.dtype_of(dtype))
         weights = torch.full((4, 4, 3, 3), 0.5, dtype=images.dtype)
         try:

@@ -21,8 +21,9 @@ class Cuda(Kernels):
     eight_bit_weights = False  # a layer of 4096 x 4096 took 125 us, a dense one 11 us, on an H100
 
     def lacks(self, dtype: Precision) -> str | None:
-        """Reason why this GPU does not multiply in float8; other types are never refused."""
-        return tensor_cores.lacks_float8() if dtype == "float8" else None
+        """Reason why this GPU has no products in float8 or TF32; other types are never refused."""
+        lacks = {"float8": tensor_cores.lacks_float8, "tf32": tensor_cores.lacks_tf32}.get(dtype)
+        return lacks() if lacks else None
 
     def lacks_integers(self, dtype: Precision) -> str | None:
         """Reason why this GPU has no fast 8-bit linear layers; None if it has."""

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from objectives.exporting import Rounded
 from spaces import Precision
 
+GPU_ONLY = ("tf32", "float8")
+"""Types of products that tensor cores of GPUs compute and no other device's layers."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FourBits:

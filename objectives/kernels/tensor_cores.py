@@ -9,8 +9,15 @@ from torch.nn import functional as F
 from objectives.exporting import Rounded, torch_modules
 from objectives.kernels import torch_private
 
-INTEGERS, FLOAT8 = (8, 0), (8, 9)
-"""First compute capabilities with fast 8-bit products: of integers Ampere, of float8 Ada."""
+TF32, INTEGERS, FLOAT8 = (8, 0), (8, 0), (8, 9)
+"""First compute capabilities with such products: of TF32 and integers Ampere, of float8 Ada."""
+
+
+def lacks_tf32() -> str | None:
+    """Reason why this GPU does not round float32 factors to TF32; None if it does."""
+    if torch.cuda.get_device_capability() < TF32:
+        return f"{torch.cuda.get_device_name()} has no TF32 tensor cores."
+    return None
 
 
 def lacks_integers() -> str | None:

@@ -42,6 +42,8 @@ def refuses(placement: Placement, encoding: Encoding, name: str, runtime: Runtim
     """
     if placement.count == 1:
         return None
+    if encoding.dtype == "tf32":
+        return "several devices compute float32 as PyTorch does by default, not in tf32"
     if placement.strategy in ("tensor", "pipeline"):
         if not runtime.splits:
             return f"{name} executes a whole graph, {placement.strategy} parallelism splits it"

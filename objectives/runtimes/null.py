@@ -126,7 +126,7 @@ def _layer_names(model: nn.Module) -> list[str]:
 
 def _share(encoding: Encoding) -> float:
     """Return the bits of a weight and an activation as a share of those in float32."""
-    floating = 32 if encoding.dtype == "float32" else 16
+    floating = 32 if encoding.dtype in ("float32", "tf32") else 16
     weights = min(encoding.weight_bits, encoding.mean_bits, encoding.cluster_bits, floating)
     return (weights + min(encoding.activation_bits, floating)) / 64
 

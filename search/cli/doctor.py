@@ -18,6 +18,7 @@ from spaces.devices import Device, all_devices
 
 ENCODINGS = {
     "float32": Encoding(),
+    "tf32": Encoding(dtype="tf32"),
     "bfloat16": Encoding(dtype="bfloat16"),
     "float16": Encoding(dtype="float16"),
     "float8": Encoding(dtype="float8"),

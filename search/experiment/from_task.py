@@ -43,7 +43,9 @@ def default_for(task: Path) -> Experiment:
 
 
 def _space(target: Target, accelerators: int) -> dict[str, Any]:
-    types = ["float32", "bfloat16", *(["float16", "float8"] if accelerators else [])]
+    types = ["float32", "bfloat16"]
+    if accelerators:
+        types = ["float32", "tf32", "bfloat16", "float16", "float8"]
     encodings: dict[str, Any] = {
         "quantize.integer": {"weight_bits": [32, 8, 4], "activation_bits": [32, 8]},
         "precision.compute": {"dtype": types},

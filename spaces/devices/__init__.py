@@ -108,6 +108,13 @@ class Device(abc.ABC):
         """Return a context in which convolutions are deterministic and compute in full float32."""
         return contextlib.nullcontext()
 
+    def tf32(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which every product of float32 numbers may round them to TF32.
+
+        A device without such products computes as ever.
+        """
+        return contextlib.nullcontext()
+
     def fork_rng(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that restores the random generators, including the host's.
 

@@ -1,7 +1,7 @@
 """NVIDIA GPUs through CUDA."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -105,6 +105,18 @@ class Cuda(Device):
             enabled=True, deterministic=True, allow_tf32=False
         )
         return flags
+
+    @contextlib.contextmanager
+    def tf32(self) -> Iterator[None]:
+        """Let products of matrices, like those of convolutions, round float32 to TF32."""
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     def trains_in(self, dtype: str) -> bool:
         """Return True if the GPU has tensor cores for `dtype`."""

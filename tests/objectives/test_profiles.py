@@ -8,11 +8,12 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from objectives import Kind, Operation
+from objectives import Execution, Kind, Operation
 from objectives.exporting import torch_profile
 from objectives.runtimes.inductor import products
 from objectives.runtimes.onnxruntime import profile
 from objectives.runtimes.openvino import execution_graph
+from spaces import Encoding
 
 
 def facts(operations: Any) -> dict[str, tuple[Any, ...]]:
@@ -190,12 +191,30 @@ def test_a_trace_of_a_gpu_has_the_times_of_kernels_also_of_packages() -> None:
         ("sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n", (Kind.LINEAR, "float8")),
         ("cutlass_80_wmma_tensorop_s161616gemm_f16_16x16", (Kind.LINEAR, "float16")),
         ("ampere_sgemm_32x32", (Kind.LINEAR, "float32")),
+        ("cutlass_80_tensorop_s1688gemm_128x64", (Kind.LINEAR, "tf32")),
+        ("sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32", (Kind.CONVOLUTION, "tf32")),
         ("triton_tem_fused_mm_3", (Kind.LINEAR, None)),
     ],
 )
 def test_kernels_of_packages_are_known_by_their_names(name: str, expected: Any) -> None:
     (found,) = torch_profile.parsed([kernel(name, 5, 77)], {})
     assert (found.kind, found.precision) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "executed", "share"),
+    [
+        ("tf32", "tf32", 1.0),
+        ("tf32", "float32", None),  # operators do not tell whether they round
+        ("float32", "tf32", 1.0),  # as PyTorch does by default
+        ("bfloat16", "tf32", 0.0),
+    ],
+)
+def test_rounding_to_tf32_is_told_by_kernels_alone(
+    asked: str, executed: str, share: float | None
+) -> None:
+    product = Operation(name="a", kind=Kind.LINEAR, precision=executed, multiply_adds=5)
+    assert Execution.of([product], Encoding(dtype=asked)).share == share
 
 
 def test_what_an_eight_bit_layer_does_beside_its_product_is_conversion() -> None:
@@ -220,6 +239,19 @@ def test_layers_of_a_module_are_named_and_counted() -> None:
         "1": (Kind.CONVOLUTION, 6 * 36 * 4 * 4),
     }
     assert not model[0]._forward_hooks
+
+
+def test_where_kernels_are_not_seen_operations_have_no_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trace = torch_profile._trace
+    monkeypatch.setattr(torch_profile, "_trace", lambda run, _: trace(run, torch.device("cpu")))
+    model, inputs = nn.Linear(4, 2).eval(), torch.randn(3, 4)
+    blind = torch.device("cuda")
+    found = torch_profile.operations(lambda: model(inputs), model, blind)
+    assert found is not None
+    assert [(o.precision, o.multiply_adds, o.seconds) for o in found] == [("float32", 24, None)]
+    assert torch_profile.operations(lambda: model(inputs), None, blind) is None
 
 
 CODE = """

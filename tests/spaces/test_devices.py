@@ -71,6 +71,13 @@ class TestEveryEntry:
             pass
         assert torch.backends.cudnn.allow_tf32 == before
 
+    def test_rounds_products_only_inside_the_block(self, device: Device) -> None:
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        with device.tf32():
+            pass
+        after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        assert after == before
+
 
 class TestOneThatIsHere:
     def test_computes_where_it_is_selected(self, present: Device) -> None:

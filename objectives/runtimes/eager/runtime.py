@@ -109,7 +109,12 @@ class Eager(Runtime):
         if device_of(target.device).accelerator:
             function = torch_modules.as_function(model, signature.inputs)
             return AcceleratorProgram(
-                signature, target, folder, function=function, dtype=dtype, model=model
+                signature,
+                target,
+                folder,
+                function=function,
+                precision=notes["dtype"],
+                model=model,
             )
         return torch_modules.ModuleProgram(signature, target, folder, model=model, dtype=dtype)
 

@@ -1,11 +1,12 @@
 """Interface of ahead-of-time compilation for one device type."""
 
 import abc
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -23,17 +24,21 @@ class Compiler(abc.ABC):
 
     device: str
     """The device type, as in a target."""
+    layouts: ClassVar[tuple[bool, ...]] = (False,)
+    """Whether images have their channels innermost, in the order in which this is tried."""
 
     @abc.abstractmethod
     def lacks_kernels(self, encoding: Encoding, kinds: frozenset[str]) -> str | None:
         """Reason why an encoding has no real kernels; None if it has."""
 
     @abc.abstractmethod
-    def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
+    def prepared(
+        self, export: Export, *, channels_last: bool
+    ) -> tuple[nn.Module, Any, dict[str, Any]]:
         """Return model and inputs in the form in which they are traced, and manifest notes.
 
-        Both are on the target's device, in the encoding's type. Raises Infeasible if no layer can
-        have the encoding.
+        Both are on the target's device, in the encoding's type, the model in the given layout.
+        Raises Infeasible if no layer can have the encoding.
         """
 
     def quantized(self, program: ExportedProgram, export: Export) -> nn.Module | None:
@@ -47,6 +52,11 @@ class Compiler(abc.ABC):
     @abc.abstractmethod
     def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
         """Return Inductor's settings, by which generated files go into the folder `scratch`."""
+
+    def circumstances(self, encoding: Encoding) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which a package of an encoding is compiled."""
+        del encoding
+        return contextlib.nullcontext()
 
     @abc.abstractmethod
     def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:

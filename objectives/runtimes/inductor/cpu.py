@@ -65,8 +65,11 @@ class Cpu(Compiler):
             return "Inductor's 8-bit layers need an x86 processor with AVX2."
         return None
 
-    def prepared(self, export: Export) -> tuple[nn.Module, Any, dict[str, Any]]:
-        """Return model and inputs in the encoding's type."""
+    def prepared(
+        self, export: Export, *, channels_last: bool
+    ) -> tuple[nn.Module, Any, dict[str, Any]]:
+        """Return model and inputs in the encoding's type; oneDNN chooses its own layouts."""
+        del channels_last
         dtype = export.encoding.dtype
         model = torch_modules.converted(export.model, dtype)
         return model, torch_modules.inputs_as(export.example, dtype), {}
@@ -93,8 +96,8 @@ class Cpu(Compiler):
         return integers
 
     def options(self, program: ExportedProgram, export: Export, scratch: str) -> dict[str, Any]:
-        """Return Inductor's settings, without those that this release does not know."""
-        settings = {
+        """Return Inductor's settings."""
+        return {
             "freezing": export.encoding.quantized or _gains_by_packing(program),
             "cpp.cxx": (None, cxx()),
             "cpp.threads": export.target.threads,
@@ -104,8 +107,6 @@ class Cpu(Compiler):
             "aot_inductor.enable_line_tables": False,
             "aot_inductor.enable_frame_pointer": False,
         }
-        known = package.settings()
-        return {key: value for key, value in settings.items() if key in known}
 
     def packed(self, files: Sequence[Any], export: Export, scratch: Path) -> list[Any]:
         """Return the generated files without sources, which the loader does not read.

@@ -20,6 +20,9 @@ from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
 from spaces.modules import flatten
 
 _PACKAGE = "model.pt2"
+_ERROR = 0.25
+"""Largest difference between a package's outputs and its model's, as a share of their norm. Rounded
+types differ by some hundredths; what is wrong differs by about 1."""
 _COMPILERS: dict[str, Compiler] = {compiler.device: compiler for compiler in (Cpu(), Cuda())}
 
 
@@ -47,20 +50,18 @@ class Inductor(Runtime):
     def export(self, export: Export) -> dict[str, Any]:
         """Trace the model, quantize it if the encoding asks for that, and compile one package."""
         compiler = _COMPILERS[export.target.device]
-        model, inputs, notes = compiler.prepared(export)
-        strided, structure = flatten(inputs)
-        # a package expects the strides of the example, and `feed` makes inputs contiguous
-        tensors = [tensor.contiguous() for tensor in strided]
         with (
             torch_modules.threads(export.target.threads),
             quiet(FutureWarning, DeprecationWarning, UserWarning),
         ):
-            torch_modules.rehearse(model, inputs)
-            traced = program = _traced(torch_modules.TensorModule(model, structure), tensors)
-            if (quantized := compiler.quantized(program, export)) is not None:
-                program = _traced(quantized, tensors)
-            executed = _build(program, export, compiler, traced)
-        return {"dtype": export.encoding.dtype, "executed": executed, **notes}
+            for channels_last in compiler.layouts:
+                notes, error = _exported(export, compiler, channels_last=channels_last)
+                if error <= _ERROR:
+                    return notes
+        raise Infeasible(
+            "Inductor's package does not compute what the model computes: its outputs differ by "
+            f"{error:.0%} of their norm."
+        )
 
     def load(
         self, folder: Path, signature: Signature, target: Target, task: Task, notes: dict[str, Any]
@@ -70,6 +71,24 @@ class Inductor(Runtime):
         torch.set_num_threads(target.threads)
         compiler = _COMPILERS[target.device]
         return compiler.load(folder / _PACKAGE, signature, target, notes)
+
+
+def _exported(
+    export: Export, compiler: Compiler, *, channels_last: bool
+) -> tuple[dict[str, Any], float]:
+    """Write a package; return manifest notes and its error, relative to the traced model."""
+    model, inputs, notes = compiler.prepared(export, channels_last=channels_last)
+    strided, structure = flatten(inputs)
+    # a package expects the strides of the example, and `feed` lays inputs out likewise
+    tensors = [torch_modules.laid_out(t, channels_last=channels_last) for t in strided]
+    torch_modules.rehearse(model, inputs)
+    traced = program = _traced(torch_modules.TensorModule(model, structure), tensors)
+    if (quantized := compiler.quantized(program, export)) is not None:
+        program = _traced(quantized, tensors)
+    executed = _build(program, export, compiler, traced)
+    about = {"dtype": export.encoding.dtype, "channels_last": channels_last, "executed": executed}
+    error = package.error(export.folder / _PACKAGE, program.module(), tensors)
+    return {**about, **notes}, error
 
 
 def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
@@ -94,7 +113,8 @@ def _build(
     with tempfile.TemporaryDirectory(prefix="inductor-") as scratch, torch.no_grad():
         try:
             options = compiler.options(program, export, scratch)
-            files = package.compiled(module, example[0], options)
+            with compiler.circumstances(export.encoding):
+                files = package.compiled(module, example[0], options)
         except FAILURES as error:
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
         needed = compiler.packed(files, export, Path(scratch))
