@@ -45,7 +45,7 @@ USED = {
         "_ops",
         "_schema",
     },
-    "objectives/runtimes/inductor/package.py": {"_inductor"},
+    "objectives/runtimes/inductor/package.py": {"_C", "_aoti", "_inductor"},
     "search/study/optuna_trials.py": {"_trial_id"},
 }
 """The files that may use private names of libraries, with the names: what upgrades may break."""

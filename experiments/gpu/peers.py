@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from objectives import Target
 from objectives.artifacts import described, load, versions, write
-from objectives.exporting.cuda_graph import Replayed
+from objectives.exporting import Replayed
 from objectives.runtime import Export, Runtime
 from objectives.tasks.python import Python
 from search import catalogue

@@ -28,6 +28,24 @@ def export_member(member: Member, to: Path) -> str:
     return _json({"artifact": str(member.export(to)), **content, "measurements": values})
 
 
+def register_members(result: Result, pick: str | None, name: str) -> str:
+    """Register one pick of a front in MLflow, or all; return the versions and how to serve one."""
+    from search.tracking import registry  # late: MLflow takes seconds to import
+
+    words = [pick] if pick else list(result.summary.picked) or ["knee"]
+    tracking = run_folder.read_tracking(result.folder)
+    versions = registry.register({word: result.pick(word) for word in words}, name, tracking)
+    store = addresses.redact(tracking["store"])
+    command = f"mlflow models serve -m models:/{name}@{versions[0].aliases[0]} --env-manager local"
+    return _json(
+        {
+            "model": name,
+            "versions": [dataclasses.asdict(version) for version in versions],
+            "serve": f"MLFLOW_TRACKING_URI={store} {command}",
+        }
+    )
+
+
 def format_measurements(result: ArtifactMeasurements, split: str) -> str:
     """Return the measurements of an artifact as JSON."""
     values = {name: m.to_json() for name, m in result.measurements.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.cli import sceptic
-from search.errors import RESUMABLE, SearchError, UnknownName
+from search.errors import RESUMABLE, BadRun, SearchError, UnknownName
 from spaces import Split
 
 EXAMPLES = {
@@ -34,6 +34,7 @@ EXAMPLES = {
     "export": """examples:
   python -m search export runs/digits --pick knee --to model
   python -m search export runs/digits --pick trial=12 --to model
+  python -m search export runs/digits --register digits
 picks: knee, fastest, smallest, most-accurate, trial=N""",
     "measure": """examples:
   python -m search measure runs/digits/artifacts/12     validation data, as the search did
@@ -148,8 +149,9 @@ def _reading_commands(commands: Any) -> None:
     command.add_argument("--json", action="store_true")
     command = _add(commands, export)
     command.add_argument("folder", metavar="RUN", type=Path)
-    command.add_argument("--pick", default="knee", help="which member of the front")
-    command.add_argument("--to", type=Path, required=True, help="a folder that does not exist yet")
+    command.add_argument("--pick", help="which member of the front; knee, or all with --register")
+    command.add_argument("--to", type=Path, help="a folder that does not exist yet")
+    command.add_argument("--register", metavar="NAME", help="a model of MLflow's registry")
     command = _add(commands, measure)
     command.add_argument("artifact", metavar="ARTIFACT", type=Path)
     command.add_argument("--split", choices=("validation", "test"), default="validation")
@@ -217,12 +219,18 @@ def front(folder: Path, json: bool) -> int:
     return 0
 
 
-def export(folder: Path, pick: str, to: Path) -> int:
-    """Copy the artifact of one member of the front to a folder, and check its files."""
+def export(folder: Path, pick: str | None, to: Path | None, register: str | None) -> int:
+    """Copy the artifact of one member of the front to a folder, or register members in MLflow."""
     from search import api
     from search.cli import commands
 
-    print(commands.export_member(api.open(folder).pick(pick), to))
+    if to is None and register is None:
+        raise BadRun("export needs --to DIR, --register NAME or both")
+    result = api.open(folder)
+    if to is not None:
+        print(commands.export_member(result.pick(pick or "knee"), to))
+    if register is not None:
+        print(commands.register_members(result, pick, register))
     return 0
 
 

@@ -57,9 +57,15 @@ def ui_command(store: str, port: int = 5000) -> list[str]:
 
 
 def ui_page(server: str, experiment: str, run: str | None = None) -> str:
-    """Return the web address of a study's runs, or of one run, in the view for model training."""
-    path = f"experiments/{experiment}/runs" + (f"/{run}" if run else "")
-    return f"{redact(server).rstrip('/')}/#/{path}?workflowType=machine_learning"
+    """Return the web address of all runs, or of the saved view of the study with the run `run`."""
+    view = f"&viewStateShareKey={view_key(run)}" if run else ""
+    page = f"experiments/{experiment}/runs?workflowType=machine_learning"
+    return f"{redact(server).rstrip('/')}/#/{page}{view}"
+
+
+def view_key(run: str) -> str:
+    """Return the key of a study's saved view, by the id of the study's run."""
+    return f"study-{run[:12]}"
 
 
 def ui_environment() -> dict[str, str]:

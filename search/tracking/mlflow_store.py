@@ -26,8 +26,10 @@ from search.tracking.addresses import (
     redact,
     stored_run,
     ui_command,
+    view_key,
 )
 from search.tracking.runs import DesiredRun, counts, quoted, study, trial
+from search.tracking.views import TAG, saved_view
 
 __all__ = ["MlflowTracker", "default_store", "ui_command"]
 
@@ -51,6 +53,7 @@ class MlflowTracker:
         self._experiment = ""
         self._parent: StoredRun | None = None
         self._trials: dict[str, StoredRun] = {}
+        self._saved_view = ""
         self._written: dict[int, tuple[Any, ...]] = {}
         """State of each trial when it was last written; trials with the same state are skipped."""
 
@@ -90,6 +93,7 @@ class MlflowTracker:
     def _outage(self, error: BaseException) -> None:
         """Forget the store's content, since a write may have arrived in part, and warn once."""
         self._client, self._parent, self._trials, self._written = None, None, {}, {}
+        self._saved_view = ""
         self._retry_at = time.monotonic() + PAUSE
         if not self._warned:
             reason = redact(" ".join(str(error).split()))[:200]
@@ -107,6 +111,13 @@ class MlflowTracker:
         for record in summary.records:
             self._trial(record, summary, parent)
         self._write(parent, study(summary))
+        self._view(parent, saved_view(summary))
+
+    def _view(self, parent: StoredRun, view: str) -> None:
+        """Write the study's saved view, if it is not there as it should be."""
+        if view != self._saved_view:
+            self._client.set_experiment_tag(self._experiment, TAG + view_key(parent.id), view)
+            self._saved_view = view
 
     def _open_run(self, summary: Summary) -> None:
         """Find or create the experiment and the study's run, and read their content."""

@@ -13,6 +13,8 @@ STATUS = {"complete": "FINISHED", "pruned": "KILLED", "infeasible": "KILLED", "f
 NOTE_LENGTH = 7500
 """Most characters of a description: servers refuse or cut tags above 8000."""
 CURVE_LENGTH = 500
+SIZE = "size_MB"
+"""Metric of an artifact's bytes, whether or not they are an objective."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ def trial(record: Record, summary: Summary) -> DesiredRun:
         "state": record.state,
         "front": str(role == "front").lower(),
         "runtime": record.runtime,
+        "point": cut(point, 250),
         "outcome": role,
         "reason": cut(record.reason or "", 500),
         "mlflow.note.content": _remark(record, summary),
@@ -68,8 +71,15 @@ def _metrics(record: Record, summary: Summary) -> Iterator[tuple[str, float]]:
     for axis in summary.axes:
         if axis.name in record.measurements and summary.has_baseline:
             yield _relative(record, axis, summary.baseline)
+    if record.facts.size is not None:
+        yield SIZE, record.facts.size / 1e6
     yield "trial_seconds", record.seconds
     yield from ((f"facts/{k}", v) for k, v in _numbers(record.facts.to_json()))
+
+
+def value_key(axis: Axis) -> str:
+    """Return the metric that holds an objective's value."""
+    return name(f"{axis.name}_{axis.unit}")
 
 
 def _relative(record: Record, axis: Axis, baseline: Record) -> tuple[str, float]:
