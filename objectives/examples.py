@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from objectives.host import new_file, write_json
-from spaces import Split, Task
+from spaces import Metric, Split, Task
 from spaces.modules import (
     concatenate,
     flatten,
@@ -36,6 +36,8 @@ class Examples:
     targets: Any
     score: Callable[[Any, Any], float]
     """The task's score: (outputs, targets) of all samples -> float."""
+    metric: Callable[[], Metric | None] = lambda: None
+    """Returns the task's metric, which is used in place of the score; None if it has none."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -74,6 +76,7 @@ def read(task: Task, split: Split) -> Examples:
         inputs=plain(concatenate([i for i, _ in batches])),
         targets=plain(concatenate([t for _, t in batches])),
         score=task.score,
+        metric=task.metric,
     )
 
 
@@ -107,7 +110,9 @@ def cached(task: Task, split: Split, folder: Path) -> Examples:
         )
         for part in ("inputs", "targets")
     }
-    return Examples(inputs=parts["inputs"], targets=parts["targets"], score=task.score)
+    return Examples(
+        inputs=parts["inputs"], targets=parts["targets"], score=task.score, metric=task.metric
+    )
 
 
 def fingerprint(examples: Examples) -> str:
