@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import Target
+from search.checks.faults import fault
 from search.checks.scoring import forward, score_of_first
 from search.errors import BadTask
 from search.experiment import Experiment
@@ -40,7 +41,7 @@ def run_first_batch(
     except StopIteration:
         raise BadTask(f"{source} yields nothing: every split needs at least one batch") from None
     except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
+        raise fault(experiment.task, step, error) from error
     return inputs, outputs, targets
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from objectives import READ_BATCH, lower_is_better, value_of
+from search.checks.faults import fault
 from search.errors import BadTask
 from search.experiment import Experiment
 from spaces import Metric, Unsuited, said
@@ -77,7 +78,7 @@ def _pairs(experiment: Experiment, model: nn.Module) -> Iterator[Pair]:
                 step = f'batches("validation", {READ_BATCH})'
                 yield outputs, rows(targets, piece)
     except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
+        raise fault(experiment.task, step, error) from error
 
 
 def _first(stream: Iterator[Pair]) -> Iterator[Pair]:

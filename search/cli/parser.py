@@ -20,7 +20,11 @@ EXAMPLES = {
   python -m search run                                  the embedded default: digits
   python -m search run experiment.toml --trials 20      your own experiment
   python -m search run gpu.toml --from runs/cpu         from the front of another run
-  python -m search run --task task.py --time 20m        only a task: a space for this machine""",
+  python -m search run --task task.py --time 20m        only a task: a space for this machine
+  python -m search run --model timm:resnet18 --data photos --checkpoint weights.safetensors
+                                                        a model of timm on a folder of images
+models: timm:NAME, torchvision:NAME, hf:FOLDER, lightning:FILE.py
+  NAME.TAG, as resnet18.a1_in1k, has the library's own weights, which it may download""",
     "resume": """examples:
   python -m search resume runs/digits                   continue where it stopped
   python -m search resume runs/digits --trials 60       a larger budget""",
@@ -124,6 +128,9 @@ def _run_commands(commands: Any) -> None:
     command = _add(commands, run)
     command.add_argument("experiment", nargs="?", type=Path, help="TOML file; default: digits")
     command.add_argument("--task", type=Path, help="a task.py instead of an experiment")
+    command.add_argument("--model", metavar="LIBRARY:NAME", help="a model instead of a task.py")
+    command.add_argument("--data", type=Path, help="its images by class, or its table of texts")
+    command.add_argument("--checkpoint", type=Path, help="its trained weights: a state dict")
     command.add_argument("--out", type=Path, help="the run folder; default: runs/NAME")
     command.add_argument("--from", dest="start", metavar="RUN", type=Path, help=FROM)
     command.add_argument("--dry-run", action="store_true", help="show the plan, run no trial")
@@ -164,7 +171,14 @@ def _reading_commands(commands: Any) -> None:
 
 
 def run(
-    experiment: Path | None, task: Path | None, dry_run: bool, json: bool, **options: Any
+    experiment: Path | None,
+    task: Path | None,
+    model: str | None,
+    data: Path | None,
+    checkpoint: Path | None,
+    dry_run: bool,
+    json: bool,
+    **options: Any,
 ) -> int:
     """Search the space of an experiment until its budget is spent."""
     from search import api
@@ -174,10 +188,12 @@ def run(
     if dry_run:
         del options["out"], options["force"]
         start = options.pop("start")
-        chosen = api.with_budget(api.experiment_of(experiment, task), **options)
+        chosen = api.experiment_of(experiment, task, model, data, checkpoint)
+        chosen = api.with_budget(chosen, **options)
         print("\n".join(checking.plan(chosen, api.front_of(start) if start else None)))
         return 0
-    result = api.run(experiment, task=task, **options)
+    options |= {"task": task, "model": model, "data": data, "checkpoint": checkpoint}
+    result = api.run(experiment, **options)
     print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
 

@@ -1,6 +1,5 @@
 """Metrics fed batch by batch: their scores, paired intervals, and outputs that are not kept."""
 
-import gc
 import math
 import weakref
 from pathlib import Path
@@ -136,7 +135,6 @@ def test_outputs_of_a_split_are_not_kept(tmp_path: Path, monkeypatch: pytest.Mon
             nonlocal most
             super().update(outputs, targets)
             alive.append(weakref.ref(outputs))
-            gc.collect()
             rows = [o for ref in alive if (o := ref()) is not None]
             most = max(most, sum(map(len, {id(o): o for o in rows}.values())))
 
