@@ -14,6 +14,11 @@ from spaces import first_line
 
 HOLDERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net")
 """Keys under which training scripts keep the state dict beside other things."""
+UNREADABLE = (
+    *(OSError, EOFError, SafetensorError, pickle.UnpicklingError),
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError),
+)
+"""Errors of PyTorch and safetensors for files that they did not write."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Beginnings of names that DataParallel, torch.compile and Lightning modules add."""
 
@@ -45,7 +50,7 @@ def state_of(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} {_ADVICE} ({first_line(error)})") from error
     for holder in HOLDERS:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):

@@ -44,7 +44,7 @@ class ImageFolder:
     def listed(self) -> str:
         """The number of classes and the first names."""
         names = ", ".join(self.classes[:3]) + (", ..." if len(self.classes) > 3 else "")
-        return f"{len(self.classes)} ({names})"
+        return f"{len(self.classes)} classes ({names})"
 
 
 @functools.cache  # every reading of a split asks for it, and a folder may have a million files
@@ -61,6 +61,10 @@ def image_folder(folder: Path) -> ImageFolder:
     if not found:
         found = {"train": _by_class(folder)}
     classes = tuple(sorted(found.get("train", {})))
+    if len(classes) == 1:
+        raise ValueError(
+            f"{folder} has one class, {classes[0]}: a classifier tells two or more apart"
+        )
     given = {split: [(f, name) for name in by for f in by[name]] for split, by in found.items()}
     of_file = {item: item[1] for items in given.values() for item in items}
     splits, notice = division(given, str(folder), of_file)
@@ -100,10 +104,6 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
 def _check_classes(
     folder: Path, classes: tuple[str, ...], found: Mapping[Split, Mapping[str, list[Path]]]
 ) -> None:
-    if len(classes) < 2:
-        raise ValueError(
-            f"{folder} has one class, {classes[0]}: a classifier tells at least two apart"
-        )
     for name in classes:
         if not found["train"][name]:
             raise ValueError(f"the class {name} of {folder} has no images: {_endings()}")

@@ -51,8 +51,8 @@ def division(
         splits, text = (
             _divided(given["train"], SHARES, groups),
             (
-                f"{of} has no splits: 60 % of it is used to train, 20 % to validate, 20 % to test; "
-                "scores are too good if the model was trained on all of it"
+                f"{of} is divided into 60 % train, 20 % validation, 20 % test; a model that was "
+                "trained on all of it scores too high"
             ),
         )
     elif "train" not in given:

@@ -57,13 +57,10 @@ class Timm(Task):
         """
         images, of = self._images(), f"timm's {self.name}"
         if self.checkpoint is None:
-            network = self._created(pretrained=True)
             images.require_classes(self._config().num_classes, of)
-            return network.eval()
+            return self._created(pretrained=True).eval()
         network = self._created(pretrained=False, num_classes=len(images.classes))
-        load_checkpoint(
-            network, self.checkpoint, f"{of} with the {images.listed} classes of {self.data}"
-        )
+        load_checkpoint(network, self.checkpoint, f"{of} with the {images.listed} of {self.data}")
         return network.eval()
 
     def batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -72,7 +72,7 @@ class Torchvision(Task):
             images.require_classes(len(weights.meta["categories"]), of)
             return self._created(weights=weights).eval()
         network = self._created(num_classes=len(images.classes))
-        of = f"{of} with the {images.listed} classes of {self.data}"
+        of = f"{of} with the {images.listed} of {self.data}"
         load_checkpoint(network, self.checkpoint, of, without=HEADS if self._has_heads else ())
         return network.eval()
 
