@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _table(path: Path) -> pd.DataFrame:
             case ".tsv":
                 table = pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, **empty)
             case ".jsonl" | ".json":
-                table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+                table = pd.DataFrame(_objects(path.read_text()))
             case ".parquet":
                 table = pd.read_parquet(path)
             case other:
@@ -76,6 +77,13 @@ def _table(path: Path) -> pd.DataFrame:
     if not len(table):
         raise ValueError(f"{path} has no rows")
     return table
+
+
+def _objects(text: str) -> list[Any]:
+    """Return the objects of JSON lines, or of one list; pandas would guess types and dates."""
+    if text.lstrip().startswith("["):
+        return list(json.loads(text))
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _columns(path: Path, table: pd.DataFrame, text: str, label: str, pair: str) -> dict[str, str]:

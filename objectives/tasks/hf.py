@@ -145,7 +145,8 @@ def _labels(folder: Path, data: Path, labels: Sequence[Any]) -> Tensor:
         if wrong := next((v for v in labels if isinstance(v, str)), None):
             raise ValueError(f"the label {wrong!r} of {data} is no number, which {folder} predicts")
         return torch.tensor(labels, dtype=torch.float32)
-    numbers = {str(k): int(v) for k, v in config.label2id.items()}
+    names = config.id2label or {v: k for k, v in (config.label2id or {}).items()}
+    numbers = {str(name): int(number) for number, name in names.items()}
     if kind is Kind.CLASSES:
         return torch.tensor([_number(folder, data, v, numbers) for v in labels])
     targets = torch.zeros(len(labels), len(numbers))

@@ -28,6 +28,9 @@ models: timm:NAME, torchvision:NAME, hf:FOLDER, lightning:FILE.py
     "resume": """examples:
   python -m search resume runs/digits                   continue where it stopped
   python -m search resume runs/digits --trials 60       a larger budget""",
+    "init": """examples:
+  python -m search init                                 task.py and experiment.toml, to fill in
+  python -m search init mine                            in a folder of its own""",
     "check": """examples:
   python -m search check experiment.toml                task, data and space, no trial run""",
     "names": """examples:
@@ -146,6 +149,8 @@ def _run_commands(commands: Any) -> None:
 
 
 def _reading_commands(commands: Any) -> None:
+    command = _add(commands, init)
+    command.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path())
     command = _add(commands, check)
     command.add_argument("experiment", type=Path)
     command = _add(commands, names)
@@ -206,6 +211,14 @@ def resume(folder: Path, json: bool, **options: Any) -> int:
     result = api.resume(folder, **options)
     print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
+
+
+def init(folder: Path) -> int:
+    """Write a commented task.py and an experiment, to be filled in; overwrite nothing."""
+    from search.cli import starting
+
+    print(starting.start(folder))
+    return 0
 
 
 def check(experiment: Path) -> int:
