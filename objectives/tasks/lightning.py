@@ -37,7 +37,7 @@ class Lightning(Task):
     packages = ("lightning",)
 
     file: Path
-    """Python file with both classes."""
+    """Python file with both classes; FILE.py:CLASS also names the LightningModule."""
     network: str = ""
     """Name of the LightningModule; empty if the file has one."""
     data: str = ""
@@ -46,7 +46,10 @@ class Lightning(Task):
     """Checkpoint of Lightning, or a state dict; without it the weights are those of the class."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "file", Path(self.file))
+        place, _, name = str(self.file).rpartition(":")
+        if place.endswith(".py"):
+            object.__setattr__(self, "network", self.network or name)
+        object.__setattr__(self, "file", Path(place if place.endswith(".py") else self.file))
         if not self.file.is_file():
             raise ValueError(f"there is no file {self.file} with a LightningModule")
 

@@ -98,6 +98,10 @@ def test_faults_are_one_line(file: Path, tmp_path: Path) -> None:
 
     two = FILE + "\n\nclass More(Lit):\n    pass\n"
     assert "must have one LightningModule, it has Lit, More" in fault(two)
+    (tmp_path / "two.py").write_text(two)
+    named = default_for_model(f"lightning:{tmp_path / 'two.py'}:More")
+    assert type(check.inspect_model(named)[1]).__name__ == "More"
+    assert named.to_json()["task"]["lightning"]["network"] == "More"
     alone = FILE[: FILE.index("class Data")]
     assert "must have one LightningDataModule, it has none" in fault(alone)
     needs = FILE.replace("width=16", "width")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from search import catalogue
+from search.experiment import fields_of
+from spaces import Task
 from search.errors import BadEnvironment
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -38,3 +40,13 @@ def test_a_missing_library_names_its_extra(
     with pytest.raises(BadEnvironment, match=rf"pip install 'paretune\[{extra}\]'$") as error:
         catalogue.entry("task", task)
     assert f"the task {task!r} needs the package {library!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", catalogue.names("task"))
+def test_the_reference_of_a_task_is_one_of_its_settings(name: str) -> None:
+    try:
+        kind = catalogue.find("task", name, Task)
+    except BadEnvironment as error:
+        pytest.skip(str(error))
+    if kind.reference is not None:
+        assert fields_of(kind, f"task.{name}", {kind.reference: "x"}) == {kind.reference: "x"}
