@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from objectives.datasets.splits import division, named, orders
+from objectives.datasets.splits import NAMES, division, named, orders, require_classes
 from spaces import Split, first_line
 
 SUFFIXES = frozenset(
@@ -29,8 +29,8 @@ class ImageFolder:
     """Names of the classes in alphabetical order, as torchvision and timm number them."""
     files: Mapping[Split, tuple[tuple[Path, int], ...]]
     """Path and class of each image; those of validation and test in random but fixed order."""
-    notice: str
-    """Line on what was divided, empty if the folder has all splits."""
+    notices: tuple[str, ...]
+    """Lines on what was divided and what was left out."""
 
     def require_classes(self, count: int, model: str) -> None:
         """Raise ValueError unless a model with `count` outputs fits the folder."""
@@ -72,8 +72,11 @@ def image_folder(folder: Path) -> ImageFolder:
     numbers = {name: number for number, name in enumerate(classes)}
     for split in ("validation", "test"):
         random.Random(0).shuffle(splits[split])  # a folder is sorted by class, and is read in parts
+    for split, items in splits.items():
+        require_classes(split, (name for _, name in items), str(folder))
     files = {split: tuple((f, numbers[n]) for f, n in items) for split, items in splits.items()}
-    return ImageFolder(folder=folder, classes=classes, files=files, notice=notice)
+    notices = tuple(filter(None, (notice, *_left_out(folder, list(parts.values())))))
+    return ImageFolder(folder=folder, classes=classes, files=files, notices=notices)
 
 
 def image_batches(
@@ -101,6 +104,19 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
     }
 
 
+def _left_out(folder: Path, parts: Sequence[Path]) -> Iterator[str]:
+    """Yield lines on folders that are no splits, and on files that are no images."""
+    others = [p.name for p in folder.iterdir() if p.is_dir() and p not in parts]
+    if parts and (others := sorted(name for name in others if name[0] != ".")):
+        names = ", ".join(name for group in NAMES.values() for name in group)
+        yield f"{others[0]} of {folder} is left out: splits are named {names}"
+    classes = (sub for part in parts or [folder] for sub in part.iterdir() if sub.is_dir())
+    files = (f for sub in classes if sub.name[0] != "." for f in sub.rglob("*") if f.is_file())
+    wrong = [f for f in files if f.suffix.lower() not in SUFFIXES and f.name[0] != "."]
+    if wrong:
+        yield f"{len(wrong)} files of {folder} are left out, as {wrong[0].name}: {_endings()}"
+
+
 def _check_classes(
     folder: Path, classes: tuple[str, ...], found: Mapping[Split, Mapping[str, list[Path]]]
 ) -> None:
@@ -116,7 +132,7 @@ def _check_classes(
 
 
 def _endings() -> str:
-    return f"their names end in {', '.join(sorted(SUFFIXES))}"
+    return f"names of images end in {', '.join(sorted(SUFFIXES))}"
 
 
 def _opened(path: Path) -> Image.Image:

@@ -1,7 +1,7 @@
 """Divide data without splits of their own into training, validation and test."""
 
 import random
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +70,15 @@ def division(
         if not items:
             raise ValueError(f"the {split} split of {of} is empty: add samples to it")
     return splits, text
+
+
+def require_classes(split: Split, labels: Iterable[Hashable], of: str) -> None:
+    """Raise ValueError if a split has one class: its score says nothing then."""
+    found = set(labels)
+    if len(found) == 1:
+        raise ValueError(
+            f"the {split} split of {of} has one class, {found.pop()}: give it samples of others"
+        )
 
 
 def _divided(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from objectives.datasets import Rows, orders, text_splits
+from objectives.datasets import Rows, orders, require_classes, text_splits
 from objectives.supervised import Kind, loss_of, score_of
 from spaces import Split, Task, first_line
 
@@ -135,7 +135,10 @@ def _encoded(task: Hf, split: Split) -> tuple[dict[str, Tensor], Tensor]:
     rows = task._splits()[0][split]
     settings = {"padding": "max_length", "truncation": True, "max_length": task._tokens()}
     columns = task._tokenized(rows, return_tensors="pt", **settings)
-    return dict(columns), _labels(task.folder, task.data, rows.labels)
+    labels = _labels(task.folder, task.data, rows.labels)
+    if _kind(task.folder) is Kind.CLASSES:
+        require_classes(split, labels.tolist(), str(task.data))
+    return dict(columns), labels
 
 
 def _labels(folder: Path, data: Path, labels: Sequence[Any]) -> Tensor:

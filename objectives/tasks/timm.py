@@ -70,7 +70,7 @@ class Timm(Task):
     def notices(self) -> tuple[str, ...]:
         """Return how the images were divided, and whose weights are used."""
         own = f"the weights of {self.name} are timm's (pretrained)" if not self.checkpoint else ""
-        return tuple(filter(None, (self._images().notice, own)))
+        return tuple(filter(None, (*self._images().notices, own)))
 
     def describe(self) -> dict[str, str]:
         """Return name, data, checkpoint and preprocessing."""

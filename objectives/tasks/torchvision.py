@@ -83,7 +83,7 @@ class Torchvision(Task):
     def notices(self) -> tuple[str, ...]:
         """Return how the images were divided, and whose weights are used."""
         own = f"the weights of {self.name} are torchvision's (pretrained)"
-        return tuple(filter(None, (self._images().notice, "" if self.checkpoint else own)))
+        return self._images().notices + (() if self.checkpoint else (own,))
 
     def describe(self) -> dict[str, str]:
         """Return name, data, checkpoint and preprocessing."""

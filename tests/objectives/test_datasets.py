@@ -31,7 +31,7 @@ def pixels(image: Image.Image) -> Tensor:
 def test_a_folder_of_classes_is_divided_alike_for_each_class(tmp_path: Path) -> None:
     found = image_folder(images(tmp_path, "b", "a"))
     assert found.classes == ("a", "b")
-    assert "60 % train, 20 % validation, 20 % test" in found.notice
+    assert "60 % train, 20 % validation, 20 % test" in found.notices[0]
     for split, count in zip(SPLITS, (12, 4, 4), strict=True):
         numbers = [number for _, number in found.files[split]]
         assert (numbers.count(0), numbers.count(1)) == (count // 2, count // 2)
@@ -46,10 +46,10 @@ def test_splits_of_a_folder_are_kept_and_a_missing_one_is_half_of_the_other(tmp_
         images(tmp_path / "all" / name, "a", "b")
         images(tmp_path / "two" / name, "a", "b") if name != "test" else None
     kept = image_folder(tmp_path / "all")
-    assert kept.notice == ""
+    assert kept.notices == ()
     assert {s: len(f) for s, f in kept.files.items()} == dict.fromkeys(SPLITS, 20)
     halved = image_folder(tmp_path / "two")
-    assert "has no test split: half of its validation split" in halved.notice
+    assert "has no test split: half of its validation split" in halved.notices[0]
     assert [len(halved.files[s]) for s in SPLITS] == [20, 10, 10]
     assert {p.parts[-3] for p, _ in halved.files["test"]} == {"val"}
 
@@ -84,6 +84,9 @@ def test_faults_of_an_image_folder_are_one_line(tmp_path: Path) -> None:
     images(tmp_path / "more" / "train", "a", "b")
     images(tmp_path / "more" / "val", "a", "z")
     assert "has the class z in validation and not in train" in fault(tmp_path / "more")
+    images(tmp_path / "alike" / "train", "a", "b")
+    images(tmp_path / "alike" / "val", "a")
+    assert "the validation split of" in fault(tmp_path / "alike")
     images(tmp_path / "untrained" / "val", "a", "b")
     assert "but no train" in fault(tmp_path / "untrained")
     images(tmp_path / "twice" / "train", "a", "b")
@@ -92,6 +95,16 @@ def test_faults_of_an_image_folder_are_one_line(tmp_path: Path) -> None:
     assert "has both val and dev" in fault(tmp_path / "twice")
     with pytest.raises(ValueError, match=r"a model has 5 classes and .* has 2 classes \(a, b\)"):
         image_folder(images(tmp_path / "right", "a", "b")).require_classes(5, "a model")
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
+    for name in ("train", "val", "test", "raw"):
+        images(tmp_path / name, "a", "b")
+    (tmp_path / "val" / "a" / "notes.txt").write_text("x")
+    folders, files = image_folder(tmp_path).notices
+    assert folders.startswith("raw of")
+    assert files.startswith("1 files of")
+    assert "notes.txt: names of images end in .bmp" in files
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_faults_are_one_line(trained: Path, tmp_path: Path) -> None:
     assert "no weights of classifier.bias" in fault(f"hf:{tmp_path / 'untrained'}", table)
     (tmp_path / "columns.csv").write_text("text,stars\ngood,1\n")
     assert 'label = "NAME" in the table [task.hf]' in fault(bert, tmp_path / "columns.csv")
+    texts(40).assign(label=1).to_csv(tmp_path / "alike.csv", index=False)
+    assert "validation split of" in fault(bert, tmp_path / "alike.csv")
     with pytest.raises(BadExperiment, match="needs --data PATH"):
         default_for_model(bert)
     with pytest.raises(BadExperiment, match="takes no --checkpoint"):

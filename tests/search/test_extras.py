@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from search import catalogue
+from search.errors import BadEnvironment
 from search.experiment import fields_of
 from spaces import Task
-from search.errors import BadEnvironment
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
