@@ -2,6 +2,7 @@
 
 from objectives.examples import READ_BATCH, Examples, cached, calibration, fingerprint, read
 from objectives.execution import Execution, Kind, Operation, Part, typical
+from objectives.fed_metrics import lower_is_better, value_of
 from objectives.intervals import LEVEL, Turns, error_of_median, wilson
 from objectives.objective import (
     Direction,
@@ -42,7 +43,9 @@ __all__ = [
     "feeds",
     "fingerprint",
     "in_turns",
+    "lower_is_better",
     "read",
     "typical",
+    "value_of",
     "wilson",
 ]

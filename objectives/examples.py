@@ -3,15 +3,16 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from objectives.host import new_file, write_json
-from spaces import Split, Task
+from objectives.host import write_json
+from objectives.streamed_tensors import tensor_stream
+from spaces import Metric, Split, Task
 from spaces.modules import (
     concatenate,
     flatten,
@@ -36,6 +37,8 @@ class Examples:
     targets: Any
     score: Callable[[Any, Any], float]
     """The task's score: (outputs, targets) of all samples -> float."""
+    metric: Callable[[], Metric | None] = lambda: None
+    """Returns the task's metric, which is used in place of the score; None if it has none."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -55,26 +58,32 @@ def read(task: Task, split: Split) -> Examples:
     Raises ValueError if the split is empty, if the inputs of its batches differ in shape beyond
     the batch, or if an input does not have the samples in dimension 0.
     """
-    batches = [
-        (transform(inputs, _detached), transform(targets, _detached))
-        for inputs, targets in task.batches(split, READ_BATCH)
-    ]
-    if not batches:
-        raise ValueError(f'batches("{split}", {READ_BATCH}) yielded nothing')
-    for inputs, _ in batches:
-        _require_samples(split, inputs)
-    shapes = {tuple(t.shape[1:] for t in flatten(inputs)[0]) for inputs, _ in batches}
-    if len(shapes) > 1:
-        raise ValueError(
-            f'inputs of batches("{split}", ...) differ in shape beyond the batch: '
-            f"{' and '.join(str([list(s) for s in shape]) for shape in sorted(shapes)[:2])}; "
-            "artifacts have fixed shapes, so pad inputs to one length"
-        )
+    batches = list(_batches(task, split))
     return Examples(
         inputs=plain(concatenate([i for i, _ in batches])),
         targets=plain(concatenate([t for _, t in batches])),
         score=task.score,
+        metric=task.metric,
     )
+
+
+def _batches(task: Task, split: Split) -> Iterator[tuple[Any, Any]]:
+    """Yield the batches of a split on the CPU; raises ValueError as `read` does."""
+    first: list[list[int]] | None = None
+    for inputs, targets in task.batches(split, READ_BATCH):
+        inputs, targets = transform(inputs, _detached), transform(targets, _detached)
+        _require_samples(split, inputs)
+        shapes = [list(t.shape[1:]) for t in flatten(inputs)[0]]
+        first = first or shapes
+        if shapes != first:
+            raise ValueError(
+                f'inputs of batches("{split}", ...) differ in shape beyond the batch: '
+                f"{' and '.join(map(str, sorted([first, shapes])))}; "
+                "artifacts have fixed shapes, so pad inputs to one length"
+            )
+        yield inputs, targets
+    if first is None:
+        raise ValueError(f'batches("{split}", {READ_BATCH}) yielded nothing')
 
 
 def _require_samples(split: Split, inputs: Any) -> None:
@@ -93,12 +102,13 @@ def _require_samples(split: Split, inputs: Any) -> None:
 def cached(task: Task, split: Split, folder: Path) -> Examples:
     """Return a split that is cached in `folder`; the first call reads it from the task.
 
-    Raises ValueError as `read` does.
+    It is written batch by batch, and what is returned stays on disk until it is used, so that a
+    split may be larger than the memory. Raises ValueError as `read` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file, spec_file = folder / f"{split}.safetensors", folder / f"{split}.json"
     if not spec_file.is_file():
-        _store(read(task, split), file, spec_file)
+        _store(_batches(task, split), file, spec_file)
     spec = json.loads(spec_file.read_text())
     tensors = load_file(file)
     parts = {
@@ -107,7 +117,9 @@ def cached(task: Task, split: Split, folder: Path) -> Examples:
         )
         for part in ("inputs", "targets")
     }
-    return Examples(inputs=parts["inputs"], targets=parts["targets"], score=task.score)
+    return Examples(
+        inputs=parts["inputs"], targets=parts["targets"], score=task.score, metric=task.metric
+    )
 
 
 def fingerprint(examples: Examples) -> str:
@@ -115,7 +127,8 @@ def fingerprint(examples: Examples) -> str:
     digest = hashlib.sha256()
     for tensor in (*flatten(examples.inputs)[0], *flatten(examples.targets)[0]):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        # a view of the bytes: a copy of a large split would not fit into memory
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -130,11 +143,10 @@ def calibration(
     file = folder / f"calibration-{samples}.safetensors"
     spec_file = file.with_suffix(".json")
     if not spec_file.is_file():
-        with seeded(seed):
-            batches = list(_full_batches(task, batch_size, samples))
         folder.mkdir(parents=True, exist_ok=True)
-        inputs = concatenate(batches)
-        _store(Examples(inputs=inputs, targets=(), score=task.score), file, spec_file)
+        with seeded(seed):
+            batches = _full_batches(task, batch_size, samples)
+            _store(((inputs, ()) for inputs in batches), file, spec_file)
     spec, count = json.loads(spec_file.read_text())["inputs"]
     tensors = load_file(file)
     columns = [torch.split(tensors[f"inputs.{i}"], batch_size) for i in range(count)]
@@ -157,15 +169,21 @@ def _full_batches(task: Task, batch_size: int, samples: int) -> Iterator[Any]:
         raise ValueError(f'batches("train", {batch_size}) yields no batch of {batch_size} samples')
 
 
-def _store(examples: Examples, file: Path, spec_file: Path) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    spec = {}
-    for part, tree in (("inputs", examples.inputs), ("targets", examples.targets)):
-        leaves, shape = flatten(tree)
-        spec[part] = [shape, len(leaves)]
-        tensors |= {f"{part}.{i}": t.contiguous().clone() for i, t in enumerate(leaves)}
-    with new_file(file) as draft:
-        save_file(tensors, draft)
+def _store(batches: Iterable[tuple[Any, Any]], file: Path, spec_file: Path) -> None:
+    """Write batches of inputs and targets into one file, and their structure into another.
+
+    Raises ValueError if batches differ in structure, types or shapes beyond the batch.
+    """
+    spec: dict[str, Any] = {}
+    with tensor_stream(file.parent) as stream:
+        for batch in batches:
+            for part, tree in zip(("inputs", "targets"), batch, strict=True):
+                leaves, structure = flatten(tree)
+                if spec.setdefault(part, [structure, len(leaves)]) != [structure, len(leaves)]:
+                    raise ValueError(f"batches differ in the structure of their {part}")
+                for i, tensor in enumerate(leaves):
+                    stream.append(f"{part}.{i}", tensor)
+        stream.store(file)
     write_json(spec_file, spec)
 
 

@@ -54,7 +54,7 @@ class Measurement:
     ratio: Ratio | None = None
     """Ratio to the baseline's value; None unless it was timed in turns with a reference."""
     resamples: tuple[float, ...] = ()
-    """Score of each bootstrap resample; resamples at one index have the same samples of a split."""
+    """Score of each resample; resamples at one index have the same samples of a split."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):

@@ -18,7 +18,13 @@ from search.checks import check as checking
 from search.driver import Search
 from search.errors import BadArtifact, BadEnvironment, BadExperiment
 from search.executors import Executor, executor_of
-from search.experiment import Experiment, NamedEntry, default_for, duration
+from search.experiment import (
+    Experiment,
+    NamedEntry,
+    default_for,
+    default_for_model,
+    duration,
+)
 from search.measuring import ArtifactMeasurements, Crashed, MeasurementServer, Subject
 from search.reporting import Console
 from search.result import Result, load_result
@@ -32,6 +38,9 @@ def run(
     experiment: Experiment | str | Path | None = None,
     *,
     task: str | Path | None = None,
+    model: str | None = None,
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
     trials: int | None = None,
     time: float | str | None = None,
     workers: int | None = None,
@@ -44,8 +53,10 @@ def run(
     """Search until the budget is spent, confirm the front, and return the result.
 
     `experiment` is an Experiment or the path of a TOML file. Without it the space is chosen for
-    `task`, a task.py; without both the embedded default is searched. `trials` and `time` (seconds,
-    or a text such as "20m") replace the experiment's budget, `workers` and `ray` its executor.
+    `task`, a task.py, or for `model`, such as "timm:resnet18" with a folder of images as `data` and
+    the weights in `checkpoint`; without any the embedded default is searched. `trials` and `time`
+    (seconds, or a text such as "20m") replace the experiment's budget, `workers` and `ray` its
+    executor.
     `out` is the run folder, by default runs/NAME; an existing search in it is continued, if code,
     data, settings and versions are those with which it began, or with `force`, which the records
     note. `start` is the folder of an ended run, of another device or of a related model: the
@@ -53,7 +64,8 @@ def run(
     no progress. Ctrl+C keeps all measurements and raises Interrupted. Raises
     SearchError.
     """
-    chosen = with_budget(experiment_of(experiment, task), trials, time, workers, ray)
+    chosen = experiment_of(experiment, task, model, data, checkpoint)
+    chosen = with_budget(chosen, trials, time, workers, ray)
     source = front_of(start) if start else None
     folder = Path(out) if out else Path("runs") / chosen.name
     return _run_search(chosen, folder, quiet, force, source)
@@ -85,7 +97,7 @@ def check(experiment: Experiment | str | Path) -> list[str]:
 
     Raises SearchError at the first fault.
     """
-    return checking.check(experiment_of(experiment, None))
+    return checking.check(experiment_of(experiment))
 
 
 def measure(
@@ -137,18 +149,26 @@ def noise(*, seconds: float = NOISE_SECONDS) -> Noise:
 
 
 def experiment_of(
-    experiment: Experiment | str | Path | None, task: str | Path | None
+    experiment: Experiment | str | Path | None,
+    task: str | Path | None = None,
+    model: str | None = None,
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Experiment:
-    """Return an experiment as it is, of a file, of a task, or the embedded default.
+    """Return an experiment as it is, of a file, of a task or a model, or the embedded default.
 
-    Raises BadExperiment if both arguments are given.
+    Raises BadExperiment if several of these are given, or data or a checkpoint without a model.
     """
-    if experiment is not None and task is not None:
-        raise BadExperiment("give an experiment or a task, not both")
+    if sum(source is not None for source in (experiment, task, model)) > 1:
+        raise BadExperiment("give an experiment, a task or a model: one of them")
+    if model is None and (data is not None or checkpoint is not None):
+        raise BadExperiment("--data and --checkpoint belong to a --model, as timm:resnet18")
     if isinstance(experiment, Experiment):
         return experiment
     if task is not None:
         return default_for(Path(task))
+    if model is not None:
+        return default_for_model(model, data, checkpoint)
     return Experiment.load(Path(experiment) if experiment else embedded())
 
 

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from search.errors import BadEnvironment, BadExperiment, UnknownName
 from spaces import address_of, entry_of, resolve, said
 
 T = TypeVar("T")
+
+DISTRIBUTION = "paretune"
+"""Name of this project's distribution, whose extras have the libraries of some entries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +94,22 @@ def entry(kind: str, name: str, folder: Path | None = None) -> type[Any]:
         missing = (error.name or "").split(".")[0]
         raise BadEnvironment(
             f"the {kind} {name!r} needs the package {missing!r}, which is not installed: "
-            f"pip install {missing.replace('_', '-')}"
+            f"pip install {_source_of(missing, name)}"
         ) from error
+
+
+def _source_of(module: str, name: str) -> str:
+    """Return the extra of this project that has a package, preferably the entry's own, or it."""
+    package = module.replace("_", "-")
+    try:
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    found = [re.fullmatch(rf"{package}\b.*extra == ['\"](.+)['\"]", r) for r in requirements]
+    extras = sorted(match[1] for match in found if match and match[1] != "test")
+    if not extras:
+        return package
+    return f"'{DISTRIBUTION}[{name if name in extras else extras[0]}]'"
 
 
 def name_of(kind: str, entry_class: type, folder: Path | None = None) -> str:

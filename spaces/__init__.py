@@ -7,7 +7,7 @@ from spaces.messages import first_line, said, sentence, untraced
 from spaces.outputs import Outputs
 from spaces.plan import Encoding, Placement, Plan, Precision, Recovery
 from spaces.space import Point, Slot, Space, drawn, rounded, widened
-from spaces.task import Inputs, Split, Targets, Task, Unsuited
+from spaces.task import Inputs, Metric, Split, Targets, Task, Unsuited
 from spaces.technique import Infeasible, Left, Scope, Stage, Technique
 from spaces.tools import Alone, Prepared, Time, Tools, Untimed
 from spaces.user_code import Unreachable, address_of, load_file, resolve
@@ -26,6 +26,7 @@ __all__ = [
     "Interval",
     "Left",
     "Memory",
+    "Metric",
     "Outputs",
     "Placement",
     "Plan",

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,29 @@ class Unsuited(ValueError):
     """Raised when the default loss or score of a task cannot take its outputs or targets."""
 
 
+class Metric(Protocol):
+    """A score that is fed batch by batch, with the methods of a `torchmetrics.Metric`.
+
+    Higher is better, unless it has an attribute `higher_is_better` that is False.
+    """
+
+    def update(self, outputs: Any, targets: Any, /) -> None:
+        """Add the outputs and targets of a batch."""
+
+    def compute(self) -> Any:
+        """Return the score of all that was added: a number, or a tensor with one element."""
+
+    def reset(self) -> None:
+        """Forget what was added."""
+
+
 class Task(abc.ABC):
     """The user's trained model, data, loss and score."""
+
+    reference: ClassVar[str | None] = None
+    """Field that names the model, which `--model TASK:VALUE` sets; None if there is none."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions, besides PyTorch, whose versions affect the model or the data."""
 
     @abc.abstractmethod
     def model(self) -> nn.Module:
@@ -70,6 +91,14 @@ class Task(abc.ABC):
             f"numbers, cannot take outputs {_kind(outputs)} and targets {_kind(targets)}: "
             "write score(outputs, targets) in the task, higher is better"
         )
+
+    def metric(self) -> Metric | None:
+        """Return a metric in place of `score`, for outputs too large to keep; None by default."""
+        return None
+
+    def notices(self) -> tuple[str, ...]:
+        """Return lines for the user about choices that the task made by itself."""
+        return ()
 
     @abc.abstractmethod
     def describe(self) -> dict[str, str]:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces import Inputs, Split, Targets, Task, load_file
+from spaces import Inputs, Metric, Split, Targets, Task, load_file
 from spaces.modules import flatten, transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Python(Task):
-    """The functions model and batches, and optionally loss and score, of a Python file.
+    """The functions model and batches, and optionally loss and score or metric, of a Python file.
 
     Models and batches of any floating-point type are cast to float32, so that every runtime starts
     from the same weights, gets the same inputs and is compared with the same outputs. Raises
@@ -67,11 +67,22 @@ class Python(Task):
         function = self._optional("score")
         return float(function(outputs, targets)) if function else super().score(outputs, targets)
 
+    def metric(self) -> Metric | None:
+        """Return the user's metric, or None if the file has none.
+
+        Raises ValueError if the file has a score too.
+        """
+        function = self._optional("metric")
+        if function and self._optional("score"):
+            raise ValueError(f"{self.file} has both score() and metric(): keep one of them")
+        metric: Metric | None = function() if function else None
+        return metric
+
     def describe(self) -> dict[str, str]:
         """Return the file's path and the first lines of its functions' docstrings."""
         notes = {
             name: (inspect.getdoc(function) or "").partition("\n")[0]
-            for name in ("model", "batches", "loss", "score")
+            for name in ("model", "batches", "loss", "score", "metric")
             if (function := self._optional(name))
         }
         return {"name": "python", "file": str(self.file.resolve()), **notes}

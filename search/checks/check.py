@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from search.checks.count_points import point_counts
+from search.checks.faults import fault
 from search.checks.rehearsal import rehearse, run_first_batch
-from search.errors import BadTask
 from search.executors import executor_of
 from search.experiment import Experiment, kinds_of, refusal_here
 from search.study import Front, Start, opening, sampler_of
-from spaces import Outputs, said
+from spaces import Outputs
 from spaces.modules import seeded
 from spaces.training import has_classes
 
@@ -60,8 +60,12 @@ def inspect_model(experiment: Experiment) -> tuple[Experiment, nn.Module]:
         with seeded(experiment.seed):  # alike at each start, also without trained weights
             model = task.given()
     except Exception as error:
-        raise BadTask(f"model() failed: {said(error)}") from error
-    notices = (*experiment.notices, *_precision(model))
+        raise fault(task, "model()", error) from error
+    try:
+        told = task.notices()
+    except Exception as error:
+        raise fault(task, "notices()", error) from error
+    notices = (*experiment.notices, *told, *_precision(model))
     model = model.float()
     space = dataclasses.replace(experiment.space, outputs=_outputs(experiment, model))
     return dataclasses.replace(experiment, space=space, notices=notices), model

@@ -2,30 +2,27 @@
 
 import contextlib
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from objectives import READ_BATCH, Target
+from objectives import Target
+from search.checks.faults import fault
+from search.checks.scoring import forward, score_of_first
 from search.errors import BadTask
 from search.experiment import Experiment
 from spaces import Split, Stage, Unsuited, said
 from spaces.devices import device_of
-from spaces.modules import call, concatenate, flatten, length, plain, rows
+from spaces.modules import flatten, length
 from spaces.training import BATCHES
 
 LOSS_SAMPLES = BATCHES[0]
 """Samples on which the loss is run: the smallest batch that training chooses by itself."""
-SECONDS = 2.0
-"""Seconds for running the model on samples for the score, of which there are READ_BATCH at most."""
-CODE_FAULTS = (Unsuited, TypeError, AttributeError, NameError, ImportError)
-"""Errors of the user's code that do not depend on the samples."""
 
 Pair = tuple[Any, Any]
-"""Outputs and targets of the same samples."""
+"""Inputs and targets of the same samples."""
 
 
 def run_first_batch(
@@ -40,11 +37,11 @@ def run_first_batch(
         inputs, targets = next(iter(experiment.task.batches(split, size)))
         flatten(inputs)
         step = "forward"
-        outputs = _forward(model, inputs)
+        outputs = forward(model, inputs)
     except StopIteration:
         raise BadTask(f"{source} yields nothing: every split needs at least one batch") from None
     except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
+        raise fault(experiment.task, step, error) from error
     return inputs, outputs, targets
 
 
@@ -86,27 +83,10 @@ def _lines(experiment: Experiment, model: nn.Module) -> list[str]:
         if split == "train":
             shapes += f", {_loss(experiment, model)}"
         elif split == "validation" and any(g.objective.trained for g in experiment.objectives):
-            shapes += f", {_score(experiment, model)}"
+            shapes += f", {score_of_first(experiment, model)}"
         lines.append(f"{split:<9} {shapes}")
     _check_same_structure(size, batches["validation"], batches["test"])
     return lines
-
-
-def _forward(model: nn.Module, inputs: Any) -> Any:
-    """Return the model's outputs of a batch, which must have one row for each sample.
-
-    Gradients are off, but inference mode is not used, as a loss may have weights of its own.
-    """
-    with torch.no_grad():
-        outputs = call(model, inputs)
-    count = length(inputs)
-    for tensor in flatten(outputs)[0]:
-        if tensor.dim() == 0 or len(tensor) != count:
-            raise ValueError(
-                f"outputs must have the batch of {count} in dimension 0, got shape "
-                f"{list(tensor.shape)}; return per-sample outputs from forward"
-            )
-    return outputs
 
 
 def _loss(experiment: Experiment, model: nn.Module) -> str:
@@ -130,65 +110,6 @@ def _loss(experiment: Experiment, model: nn.Module) -> str:
     if not math.isfinite(loss) and length(inputs) > 1:
         raise BadTask(f"loss and score must be finite, got a loss of {loss}")
     return f"loss {loss:.3g}"
-
-
-def _score(experiment: Experiment, model: nn.Module) -> str:
-    """Return the score of the first validation samples as text.
-
-    A score is only promised a whole split. If the first samples have none, such as a correlation or
-    an area under a curve of a single class, the whole split is scored.
-    """
-    stream = _pairs(experiment, model)
-    pairs = list(_first_pairs(stream))
-    try:
-        return _checked_score(experiment, pairs)
-    except BadTask as error:
-        if isinstance(error.__cause__, CODE_FAULTS):
-            raise
-        rest = list(stream)
-        if not rest:
-            raise
-    return _checked_score(experiment, pairs + rest)
-
-
-def _pairs(experiment: Experiment, model: nn.Module) -> Iterator[Pair]:
-    """Yield outputs and targets of the validation split in batches of the target's size."""
-    size, step = experiment.target.batch_size, f'batches("validation", {READ_BATCH})'
-    try:
-        for inputs, targets in experiment.task.batches("validation", READ_BATCH):
-            for start in range(0, length(inputs), size):
-                piece = slice(start, start + size)
-                step = "forward"
-                outputs = _forward(model, plain(rows(inputs, piece)))
-                step = f'batches("validation", {READ_BATCH})'
-                yield outputs, rows(targets, piece)
-    except Exception as error:
-        raise BadTask(f"{step} failed: {said(error)}") from error
-
-
-def _first_pairs(stream: Iterator[Pair]) -> Iterator[Pair]:
-    """Yield pairs until time is up: at least two samples, and about READ_BATCH at most."""
-    end, seen = time.monotonic() + SECONDS, 0
-    while seen < READ_BATCH and (seen < 2 or time.monotonic() < end):
-        pair = next(stream, None)
-        if pair is None:
-            return
-        seen += length(pair[0])
-        yield pair
-
-
-def _checked_score(experiment: Experiment, pairs: Sequence[Pair]) -> str:
-    outputs = concatenate([outputs for outputs, _ in pairs])
-    targets = plain(concatenate([targets for _, targets in pairs]))
-    try:
-        score = experiment.task.score(outputs, targets)
-    except Unsuited as error:
-        raise BadTask(str(error)) from error
-    except Exception as error:
-        raise BadTask(f"score(outputs, targets) on validation failed: {said(error)}") from error
-    if not math.isfinite(score):
-        raise BadTask(f"loss and score must be finite, got a score of {score} on validation")
-    return f"score {score:.3g} of {length(outputs)} samples"
 
 
 def _check_size(source: str, split: Split, size: int, expected: int) -> None:

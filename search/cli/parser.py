@@ -20,10 +20,17 @@ EXAMPLES = {
   python -m search run                                  the embedded default: digits
   python -m search run experiment.toml --trials 20      your own experiment
   python -m search run gpu.toml --from runs/cpu         from the front of another run
-  python -m search run --task task.py --time 20m        only a task: a space for this machine""",
+  python -m search run --task task.py --time 20m        only a task: a space for this machine
+  python -m search run --model timm:resnet18 --data photos --checkpoint weights.safetensors
+                                                        a model of timm on a folder of images
+models: timm:NAME, torchvision:NAME, hf:FOLDER, lightning:FILE.py
+  NAME.TAG, as resnet18.a1_in1k, has the library's own weights, which it may download""",
     "resume": """examples:
   python -m search resume runs/digits                   continue where it stopped
   python -m search resume runs/digits --trials 60       a larger budget""",
+    "init": """examples:
+  python -m search init                                 task.py and experiment.toml, to fill in
+  python -m search init mine                            in a folder of its own""",
     "check": """examples:
   python -m search check experiment.toml                task, data and space, no trial run""",
     "names": """examples:
@@ -125,6 +132,9 @@ def _run_commands(commands: Any) -> None:
     command = _add(commands, run)
     command.add_argument("experiment", nargs="?", type=Path, help="TOML file; default: digits")
     command.add_argument("--task", type=Path, help="a task.py instead of an experiment")
+    command.add_argument("--model", metavar="LIBRARY:NAME", help="a model instead of a task.py")
+    command.add_argument("--data", type=Path, help="its images by class, or its table of texts")
+    command.add_argument("--checkpoint", type=Path, help="its trained weights: a state dict")
     command.add_argument("--out", type=Path, help="the run folder; default: runs/NAME")
     command.add_argument("--from", dest="start", metavar="RUN", type=Path, help=FROM)
     command.add_argument("--dry-run", action="store_true", help="show the plan, run no trial")
@@ -140,6 +150,8 @@ def _run_commands(commands: Any) -> None:
 
 
 def _reading_commands(commands: Any) -> None:
+    command = _add(commands, init)
+    command.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path())
     command = _add(commands, check)
     command.add_argument("experiment", type=Path)
     command = _add(commands, names)
@@ -166,7 +178,14 @@ def _reading_commands(commands: Any) -> None:
 
 
 def run(
-    experiment: Path | None, task: Path | None, dry_run: bool, json: bool, **options: Any
+    experiment: Path | None,
+    task: Path | None,
+    model: str | None,
+    data: Path | None,
+    checkpoint: Path | None,
+    dry_run: bool,
+    json: bool,
+    **options: Any,
 ) -> int:
     """Search the space of an experiment until its budget is spent."""
     from search import api
@@ -176,10 +195,12 @@ def run(
     if dry_run:
         del options["out"], options["force"]
         start = options.pop("start")
-        chosen = api.with_budget(api.experiment_of(experiment, task), **options)
+        chosen = api.experiment_of(experiment, task, model, data, checkpoint)
+        chosen = api.with_budget(chosen, **options)
         print("\n".join(checking.plan(chosen, api.front_of(start) if start else None)))
         return 0
-    result = api.run(experiment, task=task, **options)
+    options |= {"task": task, "model": model, "data": data, "checkpoint": checkpoint}
+    result = api.run(experiment, **options)
     print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
 
@@ -192,6 +213,14 @@ def resume(folder: Path, json: bool, **options: Any) -> int:
     result = api.resume(folder, **options)
     print(commands.format_front(result, as_json=json))
     return 0 if result.confirmed else RESUMABLE
+
+
+def init(folder: Path) -> int:
+    """Write a commented task.py and an experiment, to be filled in; overwrite nothing."""
+    from search.cli import starting
+
+    print(starting.start(folder))
+    return 0
 
 
 def check(experiment: Path) -> int:

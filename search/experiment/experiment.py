@@ -222,7 +222,7 @@ _HIDDEN = ("folder", "notices", "text")
 def _slot(slot: Slot, folder: Path) -> dict[str, Any]:
     """Return a technique's table: the values of searched fields, and fixed settings."""
     defaults = settings_of(type(slot.base)(), folder)
-    fixed = {k: v for k, v in settings_of(slot.base, folder).items() if v != defaults[k]}
+    fixed = {k: v for k, v in settings_of(slot.base, folder).items() if v != defaults.get(k)}
     return fixed | {field: _values(dimension) for field, dimension in slot.ranges.items()}
 
 

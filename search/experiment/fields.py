@@ -60,6 +60,9 @@ def declared_type(kind: type, field: str) -> Any:
 
 def require(expected: Any, where: str, value: Any) -> None:
     """Raise BadExperiment unless `value` is of the type `expected`; integers count as floats."""
+    if value is None and expected == Path | None:
+        return
+    expected = Path if expected == Path | None else expected
     if expected not in WORDS or _is(expected, value):
         return
     infinite = " that is finite" if isinstance(value, float) and expected is float else ""
@@ -69,7 +72,7 @@ def require(expected: Any, where: str, value: Any) -> None:
 def _value(expected: Any, where: str, value: Any, folder: Path | None) -> Any:
     value = decode(value, folder)
     require(expected, where, value)
-    if expected is Path:
+    if value is not None and expected in (Path, Path | None):
         return ((folder or Path()) / Path(value).expanduser()).resolve()
     return value
 

@@ -1,6 +1,8 @@
 """The default experiment of a task: a search space for the hardware of this machine."""
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ from objectives import Runtime, Target
 from search import catalogue
 from search.errors import BadEnvironment, BadExperiment
 from search.experiment.experiment import Experiment
-from spaces import Encoding
+from search.experiment.fields import declared_type
+from spaces import Encoding, Task
 from spaces.devices import HOST, Device, all_devices, device_of
 
 ONE_THREAD = (
@@ -18,22 +21,58 @@ ONE_THREAD = (
 
 
 def default_for(task: Path) -> Experiment:
+    """Return the default experiment of a task's file; raises BadExperiment if there is none."""
+    if not task.is_file():
+        raise BadExperiment(f"no task at {task}; write one with model() and batches()")
+    folder = task.resolve().parent
+    table = {"python": {"file": str(task.resolve())}}
+    return _default(table, folder, _name(folder.name))
+
+
+def default_for_model(
+    model: str, data: str | Path | None = None, checkpoint: str | Path | None = None
+) -> Experiment:
+    """Return the default experiment of a model that is named as TASK:NAME, as timm:resnet18.
+
+    `data` and `checkpoint` are paths for the fields of that name of the task. Raises BadExperiment
+    if the task is of another kind, lacks one of the fields or refuses their values.
+    """
+    task, _, reference = model.partition(":")
+    if not reference:
+        raise BadExperiment(
+            f"a model is named with its library, as timm:resnet18.a1_in1k, torchvision:resnet18, "
+            f"hf:FOLDER or lightning:FILE.py, got {model!r}"
+        )
+    kind = catalogue.find("task", task, Task)
+    if kind.reference is None:
+        raise BadExperiment(f"the task {task!r} takes no --model: see python -m search names")
+    assert dataclasses.is_dataclass(kind)
+    kinds = {field.name: declared_type(kind, field.name) for field in dataclasses.fields(kind)}
+    settings = {kind.reference: reference}
+    for field, path in (("data", data), ("checkpoint", checkpoint)):
+        if path is not None and kinds.get(field) not in (Path, Path | None):
+            raise BadExperiment(f"the task {task!r} takes no --{field}: it has its own")
+        if path is not None:
+            settings[field] = str(path)
+        elif kinds.get(field) is Path:
+            raise BadExperiment(f"--model {task}:... needs --{field} PATH")
+    stem = Path(reference).resolve().stem if kinds[kind.reference] is Path else reference
+    return _default({task: settings}, Path().resolve(), _name(f"{task}-{stem}"))
+
+
+def _default(task: Mapping[str, Any], folder: Path, name: str) -> Experiment:
     """Return an experiment for a task: the usual techniques, and the hardware of this machine.
 
     The target is an accelerator if there is one, else one thread of the processor. All cores are
     often slower with one sample at a time, and much slower on a busy machine (15 ms on one thread,
-    256 ms on all): against such a baseline, slow candidates would look like speed-ups. Raises
-    BadExperiment if the task file does not exist.
+    256 ms on all): against such a baseline, slow candidates would look like speed-ups.
     """
-    if not task.is_file():
-        raise BadExperiment(f"no task at {task}; write one with model() and batches()")
     device = _device()
     accelerators = device.count() if device.accelerator else 0
     target = Target(device=device.name, threads=1, batch_size=1)
-    folder = task.resolve().parent
     return Experiment(
-        name=_name(folder.name),
-        task={"python": {"file": str(task.resolve())}},
+        name=name,
+        task=task,
         target=target,
         space=_space(target, accelerators),
         objectives=_objectives(accelerators),

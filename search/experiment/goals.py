@@ -91,9 +91,17 @@ def timed(goals: Iterable[Goal]) -> dict[str, TimedObjective]:
 
 
 def settings_of(instance: Any, folder: Path | None = None) -> dict[str, Any]:
-    """Return the fields of a catalogue entry as plain data; paths are relative to `folder`."""
+    """Return the fields of a catalogue entry as plain data; paths are relative to `folder`.
+
+    Fields that are None by default are left out: TOML has no word for it.
+    """
     fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
-    return {f.name: encode(getattr(instance, f.name), folder) for f in fields if f.init}
+    values = {f.name: (getattr(instance, f.name), f.default) for f in fields if f.init}
+    return {
+        name: encode(value, folder)
+        for name, (value, default) in values.items()
+        if value is not None or default is not None
+    }
 
 
 def goals_of(table: Mapping[str, Any], folder: Path) -> tuple[Goal, ...]:

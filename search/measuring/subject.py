@@ -79,6 +79,10 @@ def runtime_of(artifact: Path, folder: Path) -> Runtime:
 def _task_of(manifest: Mapping[str, Any], file: Path | None) -> Task:
     """Return the task from which an artifact was made, in `file` if given."""
     name, settings = manifest["task"]["name"], dict(manifest["task"]["settings"])
+    if file is not None and "file" not in settings:
+        raise BadTask(
+            f"the artifact's task {name!r} has no file of its own: measure without --task"
+        )
     if file is not None:
         settings["file"] = str(file.resolve())
     place = decode(settings.get("file"))

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from objectives import cached, fingerprint, read
+from objectives import cached, fingerprint
 from search import run_folder
 from search.errors import BadRun, SearchError
 from search.experiment import BUDGET, Experiment
@@ -177,11 +178,16 @@ def _whole_split_differs(folder: Path, experiment: Experiment, split: Split) -> 
     if not (data / f"{split}.json").is_file():
         return False
     stored = fingerprint(cached(experiment.task, split, data))
-    if stored == fingerprint(read(experiment.task, split)):
+    if stored == _read_anew(experiment, split):
         return False
     # A split that is never read alike was stored by chance as it is.
-    again = fingerprint(read(experiment.task, split))
-    return again == fingerprint(read(experiment.task, split))
+    return _read_anew(experiment, split) == _read_anew(experiment, split)
+
+
+def _read_anew(experiment: Experiment, split: Split) -> str:
+    """Return the digest of a split as it is read now; it may be larger than the memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fingerprint(cached(experiment.task, split, Path(folder)))
 
 
 def _version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Change]:

@@ -71,7 +71,7 @@ def first_samples(experiment: Experiment, split: Split) -> str:
 
 def _versions(experiment: Experiment) -> dict[str, str]:
     found = versions(*map(experiment.runtime, experiment.runtime_names()))
-    for package in PACKAGES:
+    for package in (*PACKAGES, *experiment.task.packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spaces.devices import HOST, device_of, on_host
 from spaces.modules.trees import transform
-from spaces.task import Inputs, Split, Targets, Task
+from spaces.task import Inputs, Metric, Split, Targets, Task
 
 COPIES = 4
 """Memory for processing a model, in multiples of its bytes: itself, a copy, gradients, moments."""
@@ -32,6 +32,9 @@ class _Placed(Task):
 
     def score(self, outputs: Any, targets: Targets) -> float:
         return self.task.score(outputs, targets)
+
+    def metric(self) -> Metric | None:
+        return self.task.metric()
 
     def describe(self) -> dict[str, str]:
         return self.task.describe()

@@ -181,7 +181,7 @@ def test_checking_and_opening_say_what_is_wrong(project: Path) -> None:
     assert search.check(project / "experiment.toml")[-1] == "ok"
     with pytest.raises(BadRun, match="is not a run folder"):
         search.open(project)
-    with pytest.raises(BadExperiment, match="not both"):
+    with pytest.raises(BadExperiment, match="one of them"):
         search.run(project / "experiment.toml", task=project / "task.py")
 
 

@@ -10,7 +10,7 @@ import pytest
 import search
 from objectives import Runtime
 from search import catalogue
-from search.errors import BadExperiment, UnknownName
+from search.errors import BadEnvironment, BadExperiment, UnknownName
 from search.experiment.experiment import Experiment
 from spaces import Technique, Unreachable, address_of, resolve
 
@@ -167,7 +167,12 @@ def test_entries_of_installed_packages_have_names_as_ours() -> None:
 @pytest.mark.parametrize("kind", catalogue.CATALOGUES)
 def test_names_lead_to_classes_and_back(kind: str) -> None:
     for name in catalogue.names(kind):
-        assert catalogue.name_of(kind, catalogue.entry(kind, name)) == name
+        try:
+            found = catalogue.entry(kind, name)
+        except BadEnvironment:  # the library of an adapter, which is an extra
+            assert kind == "task"
+            continue
+        assert catalogue.name_of(kind, found) == name
 
 
 def test_a_class_of_a_script_is_found_in_its_file_and_one_of_a_session_is_not(
