@@ -35,10 +35,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 import torch
 from torch import Tensor, nn
 
-from objectives import Target
+from objectives import Export, Runtime, Target
 from objectives.artifacts import described, load, versions, write
 from objectives.exporting import Replayed
-from objectives.runtime import Export, Runtime
 from objectives.tasks.python import Python
 from search import catalogue
 from spaces import Encoding, Infeasible, Task

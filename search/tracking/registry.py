@@ -1,17 +1,19 @@
 """Members of a front in MLflow's model registry, under the words by which they are picked."""
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search import serving
 from search.errors import BadEnvironment, BadRun
 from search.result import Member
+from search.tracking import serving
 from search.tracking.addresses import quietly, redact
 
 IDENTITY = "paretune.artifact"
@@ -43,7 +45,7 @@ def register(
         words.setdefault(member.record.trial, []).append(word)
     members = {member.record.trial: member for member in picks.values()}
     try:
-        with quietly():
+        with quietly(), _store(tracking["store"]):
             registry = _Registry(name, tracking)
             return tuple(
                 registry.version(members[trial], tuple(aliases)) for trial, aliases in words.items()
@@ -53,6 +55,17 @@ def register(
         raise BadEnvironment(
             f"MLflow at {redact(tracking['store'])} registers no model {name}: {reason}"
         ) from error
+
+
+@contextlib.contextmanager
+def _store(address: str) -> Iterator[None]:
+    """Let MLflow use a store in the block: its registry looks logged models up in that one."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(address)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 class _Registry:
@@ -86,7 +99,7 @@ class _Registry:
         self._client.finalize_logged_model(model.model_id, "READY")
         tags = {IDENTITY: identity, "trial": str(member.record.trial)}
         version = self._client.create_model_version(
-            self._name, model.artifact_location, trial, tags, model_id=model.model_id
+            self._name, model.model_uri, trial, tags, model_id=model.model_id
         )
         return str(version.version)
 

@@ -112,7 +112,7 @@ def test_picks_are_versions_under_their_words_and_compute_what_the_artifact_does
 
 def _local(client: MlflowClient, stored: Any) -> str:
     """Return the folder of a version's files."""
-    model = client.get_logged_model(stored.model_id)
+    model = client.get_logged_model(stored.source.rpartition("/")[2])
     return str(model.artifact_location).removeprefix("file://")
 
 

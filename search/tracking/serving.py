@@ -102,7 +102,7 @@ def write(artifact: Path, folder: Path) -> None:
     )
     mlflow.pyfunc.save_model(
         folder,
-        loader_module="search.serving",
+        loader_module="search.tracking.serving",
         data_path=str(artifact),
         code_paths=[str(catalogue.home(package)) for package in CODE],
         signature=signature,
