@@ -280,7 +280,6 @@ def test_check_names_and_the_dry_run(project: Path) -> None:
     assert "openvino" in listed["runtimes"]
 
 
-@pytest.mark.ci
 @pytest.mark.slow
 def test_an_interrupt_keeps_everything_and_resume_continues(project: Path) -> None:
     process = subprocess.Popen(

@@ -74,7 +74,6 @@ def prepared(project: Path, cluster: Cluster) -> Iterator[RayTune]:
         yield executor
 
 
-@pytest.mark.ci
 def test_a_search_on_machines_without_the_drivers_disk(prepared: RayTune) -> None:
     assert prepared._workspace.token
     (prepared.folder / MARK).unlink()  # no worker can tell that it shares the disk
