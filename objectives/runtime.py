@@ -219,6 +219,17 @@ class Runtime(abc.ABC):
     ) -> Program:
         """Load an artifact from its folder; `notes` are those that `export` returned."""
 
+    def standalone(
+        self, signature: Signature, target: Target, notes: Mapping[str, Any]
+    ) -> str | None:
+        """Return Python lines that load an artifact and run it once, by the runtime alone.
+
+        They run in the artifact's folder, whose files are not coded, and leave arrays or tensors
+        in `outputs`. None if the artifact takes more than the runtime.
+        """
+        del signature, target, notes
+        return None
+
     def module(self, folder: Path, task: Task, notes: dict[str, Any]) -> nn.Module:
         """Return the artifact's module on the CPU in its floating-point type, ready to be split.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from search import run_folder
 from search.errors import BadEnvironment, BadRun
-from search.measuring import checked
+from search.handover import FILE, readme
+from search.measuring import checked, runtime_of
 from search.records import Axis, Record, front, pick
 from search.reporting import Summary, headline, summary_of
 
@@ -32,6 +33,7 @@ class Member:
     def export(self, to: str | Path) -> Path:
         """Copy the artifact to a folder that is new or empty, and return that folder.
 
+        A README.md beside its files tells what it is and how it runs without this package.
         The files are checked before and after. Raises BadRun if the folder is not empty,
         BadArtifact if files were altered, BadEnvironment if the folder cannot be written.
         """
@@ -44,7 +46,9 @@ class Member:
             checked(self.artifact)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(self.artifact, draft)
-            checked(draft)
+            manifest = checked(draft)
+            content = readme(self.record, manifest, runtime_of(draft, Path(manifest["folder"])))
+            (draft / FILE).write_text(content, encoding="utf-8")
             if to.exists():
                 to.rmdir()
             draft.replace(to)

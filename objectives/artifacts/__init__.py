@@ -12,7 +12,7 @@ from objectives.artifacts.manifest import (
     placement_of,
     size,
 )
-from objectives.artifacts.signature import described, signature_of
+from objectives.artifacts.signature import described, signature_from, signature_of
 from objectives.artifacts.versions import versions
 from objectives.artifacts.work import work_of
 
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "manifest_of",
     "placement_of",
+    "signature_from",
     "signature_of",
     "size",
     "versions",

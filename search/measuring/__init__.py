@@ -2,7 +2,7 @@
 
 from search.measuring.reference import Reference
 from search.measuring.server import ArtifactMeasurements, Crashed, MeasurementServer
-from search.measuring.subject import Subject, checked
+from search.measuring.subject import Subject, checked, runtime_of
 from search.measuring.worker import PRECISION, PROBING
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Reference",
     "Subject",
     "checked",
+    "runtime_of",
     "worker",
 ]

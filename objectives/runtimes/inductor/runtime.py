@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,32 @@ class Inductor(Runtime):
         torch.set_num_threads(target.threads)
         compiler = _COMPILERS[target.device]
         return compiler.load(folder / _PACKAGE, signature, target, notes)
+
+    def standalone(self, signature: Signature, target: Target, notes: Mapping[str, Any]) -> str:
+        """Return lines that load the package by PyTorch's own loader."""
+        inputs = [
+            _zeros(shape, kind, notes, target.device)
+            for shape, kind in zip(signature.input_shapes, signature.input_types, strict=True)
+        ]
+        rounding = ['torch.set_float32_matmul_precision("high")'] * (notes["dtype"] == "tf32")
+        return "\n".join(
+            [
+                "import torch",
+                *rounding,
+                f"torch.set_num_threads({target.threads})",
+                f'model = torch._inductor.aoti_load_package("{_PACKAGE}")',
+                f"outputs = model({', '.join(inputs)})",
+            ]
+        )
+
+
+def _zeros(shape: tuple[int, ...], kind: str, notes: Mapping[str, Any], device: str) -> str:
+    """Return the expression of an input of zeros in the type and order that a package takes."""
+    floats = str(torch_modules.dtype_of(notes["dtype"]))
+    kind = floats if kind.startswith(("float", "bfloat")) else f"torch.{kind}"
+    last = notes.get("channels_last") and len(shape) == 4 and kind == floats
+    order = ".contiguous(memory_format=torch.channels_last)" if last else ""
+    return f"torch.zeros({shape}, dtype={kind}, device={device!r}){order}"
 
 
 def _exported(

@@ -143,8 +143,40 @@ class Onnxruntime(Runtime):
     ) -> Program:
         """Open a session with `target.threads` threads."""
         del task
-        fold = bool(notes.get("weights_dequantized_at_load", False))
-        return _Session(signature, target, folder, fold=fold)
+        return _Session(signature, target, folder, fold=_folds(notes))
+
+    def standalone(self, signature: Signature, target: Target, notes: Mapping[str, Any]) -> str:
+        """Return lines with the settings that the artifact was measured with."""
+        lines = [
+            "import numpy, onnxruntime",
+            "options = onnxruntime.SessionOptions()",
+            f"options.intra_op_num_threads = {target.threads}",
+        ]
+        if _folds(notes):
+            lines.append('options.add_session_config_entry("session.disable_quant_qdq", "1")')
+        lines += [
+            f'session = onnxruntime.InferenceSession("{FILE}", options)',
+            "read = {node.name for node in session.get_inputs()}  # the model may ignore some",
+            f"inputs = {_zeros(signature)}",
+            "outputs = session.run(None, {n: a for n, a in inputs.items() if n in read})",
+        ]
+        return "\n".join(lines)
+
+
+def _folds(notes: Mapping[str, Any]) -> bool:
+    """True if weights are unpacked while the session is opened."""
+    return bool(notes.get("weights_dequantized_at_load", False))
+
+
+def _zeros(signature: Signature) -> str:
+    """Return the expression of a batch of zeros by input name."""
+    arrays = [
+        f"{name!r}: numpy.zeros({shape}, {kind!r})"
+        for name, shape, kind in zip(
+            signature.input_names, signature.input_shapes, signature.input_types, strict=True
+        )
+    ]
+    return "{" + ", ".join(arrays) + "}"
 
 
 def _quantize(

@@ -151,6 +151,25 @@ class Openvino(Runtime):
         del task
         return _Request(signature, target, folder, settings=_settings(target, notes))
 
+    def standalone(self, signature: Signature, target: Target, notes: Mapping[str, Any]) -> str:
+        """Return lines with the settings that the artifact was measured with."""
+        arrays = [
+            f"{name!r}: numpy.zeros({shape}, {kind!r})"
+            for name, shape, kind in zip(
+                signature.input_names, signature.input_shapes, signature.input_types, strict=True
+            )
+        ]
+        return "\n".join(
+            [
+                "import numpy, openvino",
+                f"settings = {_settings(target, notes)!r}",
+                f'model = openvino.Core().compile_model("{FILE}", "CPU", settings)',
+                "read = {n for port in model.inputs for n in port.names}  # it may ignore some",
+                f"inputs = {{{', '.join(arrays)}}}",
+                "outputs = model({n: a for n, a in inputs.items() if n in read}).to_tuple()",
+            ]
+        )
+
     def dense(self, encoding: Encoding, target: Target) -> str | None:
         """Reason why zero weights save no time; compressed 8-bit layers skip them on AMX."""
         del target
