@@ -21,10 +21,10 @@ FEWEST = 8
 """Smallest number of samples of any statistics."""
 BATCH = 32
 """Samples of one forward pass."""
-OPERATIONS = 3e11
-"""Largest number of floating-point operations of one pass over the samples: about ten seconds on
+OPERATIONS = 1.5e11
+"""Largest number of floating-point operations of one pass over the samples: about five seconds on
 one CPU core. A network of 82 million a sample is observed on 256 samples, a ResNet-50 at 224 pixels
-on 36. On faster devices there are more."""
+on 16. On faster devices there are more."""
 
 ELEMENT = 32
 """Operations of products that take as long as reading and writing a value, on a CPU core."""

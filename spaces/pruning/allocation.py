@@ -44,10 +44,10 @@ def allocate(
     layers = list(_layers(families, operations))
     budget = _total(layers, families, [f.units * (1 - r) for f, r in pairs])
     counts = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
-    allowed = [widths(family, round_to) for family in families]
+    damages = [_damages(f, c, round_to) for f, c in zip(families, curves, strict=True)]
     while (total := _total(layers, families, counts)) > budget:
         slopes = _slopes(layers, families, counts)
-        step = min(_steps(families, curves, counts, allowed, slopes, total - budget), default=None)
+        step = min(_steps(damages, counts, slopes, total - budget), default=None)
         if step is None:
             break
         _, index, units = step
@@ -129,11 +129,16 @@ def _slopes(
     return slopes
 
 
+def _damages(family: Family, curve: Curve | None, round_to: int) -> dict[int, float]:
+    """Return the damage at each number of units that a family may keep; empty without a curve."""
+    if curve is None:
+        return {}
+    return {n: curve.damage(family.units - n) for n in [*widths(family, round_to), family.units]}
+
+
 def _steps(
-    families: Sequence[Family],
-    curves: Sequence[Curve | None],
+    damages: Sequence[Mapping[int, float]],
     counts: Sequence[int],
-    allowed: Sequence[Sequence[int]],
     slopes: Sequence[Mapping[int, float]],
     needed: float,
 ) -> Iterator[tuple[float, int, int]]:
@@ -141,18 +146,14 @@ def _steps(
 
     Savings beyond the `needed` ones do not count.
     """
-    for index, (family, curve) in enumerate(zip(families, curves, strict=True)):
-        if curve is None:
-            continue
-        before = curve.damage(family.units - counts[index])
-        for units in allowed[index]:
-            if units >= counts[index]:
+    for index, (known, count) in enumerate(zip(damages, counts, strict=True)):
+        for units, damage in known.items():
+            if units >= count:
                 break
-            share = units / counts[index]
+            share = units / count
             saved = sum(ops * (1 - share**sides) for sides, ops in slopes[index].items())
             if saved > 0:
-                damage = curve.damage(family.units - units) - before
-                yield damage / min(saved, needed), index, units
+                yield (damage - known[count]) / min(saved, needed), index, units
 
 
 def widths(family: Family, round_to: int) -> list[int]:

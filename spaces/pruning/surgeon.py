@@ -154,10 +154,12 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
     Empty if its channels are not divided evenly among the units, or if a unit lies in two parts.
     """
     unit = unit.to(matrices.weight(reader.module).device)
-    channels = [(unit == u).nonzero().flatten() for u in range(units)]
-    if len({len(c) for c in channels}) != 1 or not len(channels[0]):
+    belonging = (unit >= 0).nonzero().flatten()
+    counts = torch.bincount(unit[belonging], minlength=units)
+    if not int(counts[0]) or bool((counts != counts[0]).any()):
         return []
-    columns = torch.stack([reader.columns(c) for c in channels])
+    channels = belonging[torch.argsort(unit[belonging], stable=True)]
+    columns = reader.columns(channels).view(units, -1)
     whole, states = reader.matrix, []
     for number, (part, moments) in enumerate(zip(reader.parts, reader.moments, strict=True)):
         inside = torch.isin(columns, part)
