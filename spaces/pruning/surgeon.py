@@ -72,7 +72,8 @@ class _State:
     """(outputs, columns). The constant's column is the bias in the first part of a reader, and an
     addition to it in the others."""
     inverse: Tensor
-    """Inverse of the damped moments, (columns, columns)."""
+    """Rows of the inverse of the damped moments, of the columns in `blocks`: (units x columns of a
+    unit, columns)."""
     power: float
     """Mean squared norm of the whole layer's output."""
     units: Tensor
@@ -169,9 +170,7 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
         if not (0 < reader.power < math.inf and 0 < scale < math.inf):
             return []
         complete = inside.all(1).nonzero().flatten()
-        damped = moments.clone()
-        scarcity = readers.scarcity(len(part), reader.places)
-        damped.diagonal().add_(DAMPING * scarcity * scale)
+        blocks = torch.searchsorted(part, columns[complete])
         matrix = whole[:, part]
         if number > 0 and matrices.bias(reader.module) is not None:
             matrix[:, -1] = 0
@@ -180,10 +179,10 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
                 name=name,
                 # in wide layers, half the bytes take half the time
                 matrix=matrix if len(part) <= WIDE else matrix.float(),
-                inverse=_inverse(damped),
+                inverse=_inverse(reader, number)[blocks.flatten()],
                 power=reader.power,
                 units=complete,
-                blocks=torch.searchsorted(part, columns[complete]),
+                blocks=blocks,
                 columns=part,
                 width=whole.shape[1],
             )
@@ -191,10 +190,18 @@ def _states(name: str, unit: Tensor, units: int, reader: readers.Reader) -> list
     return states
 
 
-def _inverse(damped: Tensor) -> Tensor:
-    """Return the inverse of damped moments, by Cholesky's factor: half the usual work."""
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    return torch.linalg.inv(damped) if int(failed) else torch.cholesky_inverse(factor)
+def _inverse(reader: readers.Reader, number: int) -> Tensor:
+    """Return the inverse of the damped moments of a part, which several families may need."""
+    if number not in reader.inverses:
+        damped = reader.moments[number].clone()
+        scarcity = readers.scarcity(len(damped), reader.places)
+        damped.diagonal().add_(DAMPING * scarcity * damped.diagonal().mean())
+        # by Cholesky's factor: half the work of a general inversion
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        reader.inverses[number] = (
+            torch.linalg.inv(damped) if int(failed) else torch.cholesky_inverse(factor)
+        )
+    return reader.inverses[number]
 
 
 def _matrices(states: Sequence[_State]) -> dict[str, Tensor]:
@@ -223,10 +230,16 @@ def _compact(state: _State, remaining: Tensor) -> None:
     mask[gone] = False
     positions = mask.long().cumsum(0) - 1
     state.matrix = state.matrix[:, mask]
-    state.inverse = state.inverse[mask][:, mask]
+    state.inverse = state.inverse[_rows(state)[alive].flatten()][:, mask]
     state.units = state.units[alive]
     state.blocks = positions[state.blocks[alive]]
     state.columns = state.columns[mask]
+
+
+def _rows(state: _State) -> Tensor:
+    """Return the rows of the inverse that belong to each unit, (units, columns of a unit)."""
+    count = state.blocks.numel()
+    return torch.arange(count, device=state.blocks.device).view(state.blocks.shape)
 
 
 def _costs(state: _State) -> Tensor:
@@ -235,10 +248,11 @@ def _costs(state: _State) -> Tensor:
     if not len(b):  # all units of this part are gone
         return state.inverse.new_zeros(0)
     if b.shape[1] == 1:  # neurons are thousands of systems with one unknown
-        pivots = state.inverse.diagonal()[b[:, 0]]
+        pivots = state.inverse.gather(1, b)[:, 0]
         energy = state.matrix.square().sum(0)[b[:, 0]].double()
         return energy / (pivots + RIDGE * pivots.amax()) / state.power
-    corners = state.inverse[b[:, :, None], b[:, None, :]]  # (units, columns, columns)
+    # (units, columns, columns)
+    corners = state.inverse[_rows(state)[:, :, None], b[:, None, :]]
     weights = state.matrix[:, b].permute(1, 2, 0)  # (units, columns, outputs)
     energy = (weights @ weights.mT).double()
     # the corners of removed units are zero: the ridge keeps them invertible
@@ -253,11 +267,11 @@ def _eliminate(state: _State, units: Tensor) -> None:
     if not len(units):
         return
     removed = state.blocks[units].flatten()
-    corner = state.inverse[removed][:, removed]
-    across = torch.linalg.solve(corner, state.inverse[removed])  # (removed, columns)
+    rows = _rows(state)[units].flatten()
+    across = torch.linalg.solve(state.inverse[rows][:, removed], state.inverse[rows])
     # subtracting the product in place takes a quarter of the time
     state.matrix.addmm_(state.matrix[:, removed], across.to(state.matrix.dtype), alpha=-1)
     state.inverse.addmm_(state.inverse[:, removed], across, alpha=-1)
     state.matrix[:, removed] = 0
-    state.inverse[removed] = 0
+    state.inverse[rows] = 0
     state.inverse[:, removed] = 0

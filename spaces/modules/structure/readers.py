@@ -45,6 +45,8 @@ class Reader:
     power: float = 0.0
     """Mean squared norm of the output at a place."""
     places: int = 0
+    inverses: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    """Inverses of the damped moments, by the number of the part, once they are needed."""
 
     @property
     def kernel(self) -> int:
