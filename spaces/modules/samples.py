@@ -12,15 +12,17 @@ from spaces.devices import HOST, device_of
 from spaces.memory import FORGETFUL, Memory
 from spaces.modules.operations import counted
 from spaces.modules.seeding import seeded
-from spaces.modules.trees import call, length, plain, rows, transform
+from spaces.modules.trees import call, flatten, length, plain, rows, transform
 from spaces.task import Task
 
 SAMPLES = 256
 """Training samples from which statistics are taken, if they are affordable."""
 FEWEST = 8
 """Smallest number of samples of any statistics."""
-BATCH = 32
-"""Samples of one forward pass."""
+BATCH, SMALLEST = 32, 4
+"""Largest and smallest number of samples of one forward pass."""
+VALUES = 2**20
+"""Values of the inputs of one forward pass; memory for larger ones is slow to get."""
 OPERATIONS = 1.5e11
 """Largest number of floating-point operations of one pass over the samples: about five seconds on
 one CPU core. A network of 82 million a sample is observed on 256 samples, a ResNet-50 at 224 pixels
@@ -74,11 +76,18 @@ def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
     with seeded(0):
         count = 0
         for inputs, _ in task.batches("train", samples):
-            for start in range(0, min(length(inputs), samples - count), BATCH):
-                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - count))))
+            step = _together(inputs)
+            for start in range(0, min(length(inputs), samples - count), step):
+                yield plain(rows(inputs, slice(start, min(start + step, samples - count))))
             count += length(inputs)
             if count >= samples:
                 return
+
+
+def _together(inputs: Any) -> int:
+    """Return the samples of one forward pass, by the size of one."""
+    values = sum(t.numel() for t in flatten(inputs)[0]) / length(inputs)
+    return int(max(SMALLEST, min(BATCH, VALUES / values)))
 
 
 def kept(task: Task, memory: Memory, samples: int = SAMPLES) -> list[Any]:

@@ -17,7 +17,7 @@ OPERATIONS = 3e10
 """Largest number of floating-point operations of one measurement: a second on one CPU core."""
 FEWEST = 32
 """Smallest number of samples of one measurement."""
-SHARE = 8
+SHARE = 3
 """Operations of all measurements together, in passes over the samples of statistics."""
 
 
@@ -32,9 +32,13 @@ def incomparable(model: nn.Module, task: Task, memory: Memory) -> str | None:
     return None
 
 
-def measurable(model: nn.Module, cost: float, measurements: int) -> bool:
-    """Return True if so many measurements are affordable; a sample has `cost` operations."""
-    return measurements * _count(cost) * cost <= SHARE * samples.budget(model)
+def measurable(model: nn.Module, cost: float, measurements: int) -> int:
+    """Return the samples of each of so many measurements; 0 if too few are affordable.
+
+    A sample has `cost` operations.
+    """
+    available = SHARE * samples.budget(model) / max(measurements, 1) / cost
+    return 0 if available < FEWEST else min(_count(cost), int(available))
 
 
 def _count(cost: float) -> int:
@@ -45,10 +49,12 @@ def _count(cost: float) -> int:
 class ReferenceOutputs:
     """Outputs of the whole model on training samples, with which a changed model is compared."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: Task, count: int | None = None) -> None:
+        """Run `model` on `count` samples, by default as many as one measurement is worth."""
         self._model = model
-        first = next(samples.batches(task, samples.BATCH))
-        count = _count(max(operations(model, first) / length(first), 1))
+        if count is None:
+            first = next(samples.batches(task, samples.BATCH))
+            count = _count(max(operations(model, first) / length(first), 1))
         self._inputs = list(samples.batches(task, count))
         self._reference = [self._outputs(inputs) for inputs in self._inputs]
 

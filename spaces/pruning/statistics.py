@@ -92,8 +92,8 @@ class Statistics:
         reason = None if round_to is None else incomparable(self.model, self.task, self._memory)
         if round_to is None or reason:
             return [_row(curve(family, read_by)) for family in families], reason
-        if measurable(self.model, self._cost, sum(map(len, marks))):
-            outputs = ReferenceOutputs(self.model, self.task)
+        if count := measurable(self.model, self._cost, sum(map(len, marks))):
+            outputs = ReferenceOutputs(self.model, self.task, count)
             pairs = zip(families, marks, strict=True)
             return [_row(curve(f, read_by, outputs.distance, m)) for f, m in pairs], None
         return self._estimated(families, marks, read_by), None

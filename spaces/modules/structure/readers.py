@@ -15,6 +15,7 @@ from spaces.memory import FORGETFUL, Memory
 from spaces.modules import samples
 from spaces.modules.module_tables import own_parameters
 from spaces.modules.structure.matrices import bias, linear, weight
+from spaces.modules.trees import length
 from spaces.task import Task
 
 ROWS = 8192
@@ -175,7 +176,7 @@ def pick(
     """
     shape = _place_shape(module, output.shape)
     columns = min(WIDEST, weight(module)[0].numel())
-    together = min(samples.BATCH, count)
+    together = min(samples.BATCH if inputs is None else length(inputs), count)
     rows = ROWS * min(count, samples.SAMPLES) // samples.SAMPLES
     limit = max(rows, PLACES_PER_COLUMN * columns) * together // count
     total = math.prod(shape)
