@@ -17,7 +17,7 @@ OPERATIONS = 3e10
 """Largest number of floating-point operations of one measurement: a second on one CPU core."""
 FEWEST = 32
 """Smallest number of samples of one measurement."""
-SHARE = 3
+SHARE = 2.5
 """Operations of all measurements together, in passes over the samples of statistics."""
 
 

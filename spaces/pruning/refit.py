@@ -12,7 +12,7 @@ from spaces.pruning.goals import Goal, Goals
 
 DAMPING = 0.01
 """Ridge towards the current weights, as a share of the mean diagonal of the moments."""
-BYTES = 2**29
+BYTES = 2**27
 """Largest input or output of a layer over all samples; of larger ones fewer samples are used."""
 SWEEPS = 3
 """Number of passes over the blocks of columns of a wide layer."""
