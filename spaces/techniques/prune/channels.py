@@ -127,6 +127,13 @@ class Channels(Technique):
             caches.restore()
             removed, reasons = _prune(model, example, options)
             _warn([*fixed, *reasons], len(sets))
+            if not removed:
+                warnings.warn(
+                    f"No channels were removed: at ratio {self.ratio:g} no set of units loses a "
+                    f"multiple of {self.round_to} channels.",
+                    Left,
+                    stacklevel=3,
+                )
             if removed and goals is not None:
                 refit(model, goals, removed)
         caches.restore()
