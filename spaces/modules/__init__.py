@@ -1,6 +1,8 @@
 """Helpers for any module: trees of tensors, structural edits, modes, devices, integer codes."""
 
+from spaces.modules import samples
 from spaces.modules.batchnorm_statistics import reestimate
+from spaces.modules.caches import Caches
 from spaces.modules.codes import Codes, compact, pack, planes, unpack
 from spaces.modules.dropped import carried, drop
 from spaces.modules.identity import identity
@@ -32,6 +34,7 @@ __all__ = [
     "ARCHITECTURE",
     "WEIGHTS",
     "BatchNorm",
+    "Caches",
     "Codes",
     "Convolution",
     "Dropout",
@@ -59,6 +62,7 @@ __all__ = [
     "rebuild",
     "reestimate",
     "rows",
+    "samples",
     "seeded",
     "surgery",
     "tensors",

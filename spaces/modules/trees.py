@@ -30,12 +30,13 @@ def call(model: nn.Module, inputs: Any) -> Any:
 def flatten(tree: Any) -> tuple[list[Tensor], Any]:
     """Return the tensors of `tree` in order, and a JSON-serialisable spec of its structure.
 
-    Fields of a mapping that are None are dropped. Raises TypeError for leaves that are no tensors.
+    Fields of a mapping that are None, or the keys and values that decoders of transformers keep for
+    the next token, are dropped. Raises TypeError for leaves that are no tensors.
     """
     if isinstance(tree, Tensor):
         return [tree], "tensor"
     if isinstance(tree, Mapping):
-        items = [(str(k), v) for k, v in tree.items() if v is not None]
+        items = [(str(k), v) for k, v in tree.items() if v is not None and not _cache(v)]
         parts = [(key, *flatten(value)) for key, value in items]
         return [t for _, ts, _ in parts for t in ts], {"fields": [[k, s] for k, _, s in parts]}
     if isinstance(tree, Sequence) and not isinstance(tree, str):
@@ -43,6 +44,12 @@ def flatten(tree: Any) -> tuple[list[Tensor], Any]:
         kind = "tuple" if isinstance(tree, tuple) else "list"
         return [t for ts, _ in pieces for t in ts], {kind: [s for _, s in pieces]}
     raise TypeError(f"expected tensors, tuples or dicts of tensors, got {type(tree).__name__}")
+
+
+def _cache(value: Any) -> bool:
+    """Return True for keys and values that decoders of transformers keep."""
+    # by their module, since transformers may not be installed
+    return any(kind.__module__ == "transformers.cache_utils" for kind in type(value).__mro__)
 
 
 def unflatten(tensors: Sequence[Tensor], spec: Any) -> Any:

@@ -1,7 +1,7 @@
 """Choose the units, blocks and single weights to remove, and refit the remaining weights."""
 
 from spaces.pruning.blocks import find, least
-from spaces.pruning.damage import ReferenceOutputs
+from spaces.pruning.damage import ReferenceOutputs, incomparable
 from spaces.pruning.goals import Goals, record
 from spaces.pruning.importance import Scores, scores, weakest
 from spaces.pruning.refit import fit, refit
@@ -20,6 +20,7 @@ __all__ = [
     "curve",
     "find",
     "fit",
+    "incomparable",
     "input_axis",
     "largest",
     "least",

@@ -44,9 +44,10 @@ def allocate(
     layers = list(_layers(families, operations))
     budget = _total(layers, families, [f.units * (1 - r) for f, r in pairs])
     counts = [f.units if c else u for f, c, u in zip(families, curves, uniform, strict=True)]
-    allowed = [widths(family, round_to) for family in families]
+    damages = [_damages(f, c, round_to) for f, c in zip(families, curves, strict=True)]
     while (total := _total(layers, families, counts)) > budget:
-        step = min(_steps(layers, families, curves, counts, allowed, budget), default=None)
+        slopes = _slopes(layers, families, counts)
+        step = min(_steps(damages, counts, slopes, total - budget), default=None)
         if step is None:
             break
         _, index, units = step
@@ -111,31 +112,48 @@ def _total(layers: Sequence[_Layer], families: Sequence[Family], counts: Sequenc
     return total
 
 
+def _slopes(
+    layers: Sequence[_Layer], families: Sequence[Family], counts: Sequence[int]
+) -> list[dict[int, float]]:
+    """Return each family's operations by the number of sides of a layer that belong to it.
+
+    A layer with one side in a family needs operations in proportion to its units, with both sides
+    in proportion to their square.
+    """
+    slopes: list[dict[int, float]] = [{} for _ in families]
+    for layer in layers:
+        operations = _total([layer], families, counts)
+        for index in set(layer.families):
+            sides = layer.families.count(index)
+            slopes[index][sides] = slopes[index].get(sides, 0.0) + operations
+    return slopes
+
+
+def _damages(family: Family, curve: Curve | None, round_to: int) -> dict[int, float]:
+    """Return the damage at each number of units that a family may keep; empty without a curve."""
+    if curve is None:
+        return {}
+    return {n: curve.damage(family.units - n) for n in [*widths(family, round_to), family.units]}
+
+
 def _steps(
-    layers: Sequence[_Layer],
-    families: Sequence[Family],
-    curves: Sequence[Curve | None],
+    damages: Sequence[Mapping[int, float]],
     counts: Sequence[int],
-    allowed: Sequence[Sequence[int]],
-    budget: float,
+    slopes: Sequence[Mapping[int, float]],
+    needed: float,
 ) -> Iterator[tuple[float, int, int]]:
     """Yield (damage per saved operation, family, its units) for each possible reduction.
 
-    Savings beyond the budget do not count, since they are not needed.
+    Savings beyond the `needed` ones do not count.
     """
-    total = _total(layers, families, counts)
-    for index, (family, curve) in enumerate(zip(families, curves, strict=True)):
-        if curve is None:
-            continue
-        before = curve.damage(family.units - counts[index])
-        for units in allowed[index]:
-            if units >= counts[index]:
-                continue
-            reduced = [*counts]
-            reduced[index] = units
-            saved = total - max(_total(layers, families, reduced), budget)
+    for index, (known, count) in enumerate(zip(damages, counts, strict=True)):
+        for units, damage in known.items():
+            if units >= count:
+                break
+            share = units / count
+            saved = sum(ops * (1 - share**sides) for sides, ops in slopes[index].items())
             if saved > 0:
-                yield (curve.damage(family.units - units) - before) / saved, index, units
+                yield (damage - known[count]) / min(saved, needed), index, units
 
 
 def widths(family: Family, round_to: int) -> list[int]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.modules import call, length, own_parameters
-from spaces.modules.structure import readers
+from spaces.memory import Memory
+from spaces.modules import call, length, own_parameters, samples
 from spaces.pruning.refit import write
 from spaces.task import Task
 from spaces.technique import Infeasible
@@ -17,26 +17,46 @@ OPERATIONS = 3e10
 """Largest number of floating-point operations of one measurement: a second on one CPU core."""
 FEWEST = 32
 """Smallest number of samples of one measurement."""
+SHARE = 2.5
+"""Operations of all measurements together, in passes over the samples of statistics."""
+
+
+def incomparable(model: nn.Module, task: Task, memory: Memory) -> str | None:
+    """Return the reason why outputs of the model have no distance, None if they have one."""
+    with torch.no_grad():
+        outputs = call(model, samples.example(task, memory))
+    try:
+        distillation(outputs, outputs, 1.0)
+    except Infeasible:
+        return "no output of the model is a floating-point tensor with a batch dimension"
+    return None
+
+
+def measurable(model: nn.Module, cost: float, measurements: int) -> int:
+    """Return the samples of each of so many measurements; 0 if too few are affordable.
+
+    A sample has `cost` operations.
+    """
+    available = SHARE * samples.budget(model) / max(measurements, 1) / cost
+    return 0 if available < FEWEST else min(_count(cost), int(available))
+
+
+def _count(cost: float) -> int:
+    """Return the samples of one measurement, of which one has `cost` operations."""
+    return int(max(FEWEST, min(samples.SAMPLES, OPERATIONS / cost)))
 
 
 class ReferenceOutputs:
     """Outputs of the whole model on training samples, with which a changed model is compared."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: Task, count: int | None = None) -> None:
+        """Run `model` on `count` samples, by default as many as one measurement is worth."""
         self._model = model
-        first = next(readers.batches(task, readers.BATCH))
-        affordable = OPERATIONS * length(first) / max(operations(model, first), 1)
-        samples = int(max(FEWEST, min(readers.SAMPLES, affordable)))
-        self._inputs = list(readers.batches(task, samples))
+        if count is None:
+            first = next(samples.batches(task, samples.BATCH))
+            count = _count(max(operations(model, first) / length(first), 1))
+        self._inputs = list(samples.batches(task, count))
         self._reference = [self._outputs(inputs) for inputs in self._inputs]
-
-    def incomparable(self) -> str | None:
-        """Return the reason why outputs of the model have no distance, None if they have one."""
-        try:
-            distillation(self._reference[0], self._reference[0], 1.0)
-        except Infeasible:
-            return "no output of the model is a floating-point tensor with a batch dimension"
-        return None
 
     def distance(self, matrices: Mapping[str, Tensor]) -> float:
         """Return the mean distillation term at temperature 1 with `matrices` as layers' weights.

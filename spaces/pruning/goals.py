@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from spaces.memory import Memory
-from spaces.modules import call, flatten, identity, length
+from spaces.modules import flatten, identity, length, samples
 from spaces.modules.structure import readers
 from spaces.task import Task
 
@@ -39,6 +40,18 @@ class _Seen:
         self.places: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.bytes = 0
+        self.rows = 0
+        self.joinable = True
+
+    def add(self, output: Tensor, samples: int, places: tuple[Tensor, ...]) -> None:
+        """Add the places of a batch, as they are when all batches run as one.
+
+        Rows of a sample stay together, such as the windows of an image. Where the rows are not
+        divided among the samples, as in a table of positions, batches cannot be joined.
+        """
+        self.places.append(torch.stack([places[0] + self.rows, *places[1:]]))
+        self.rows += len(output)
+        self.joinable &= len(output) % samples == 0
 
     def goal(self) -> Goal:
         """Return all batches as one."""
@@ -60,22 +73,76 @@ class Goals:
     """Goals of the layers that can be refitted, by name."""
 
 
-def record(model: nn.Module, task: Task, names: Iterable[str], memory: Memory) -> Goals:
+def record(
+    model: nn.Module,
+    task: Task,
+    names: Iterable[str],
+    memory: Memory,
+    *,
+    count: int | None = None,
+    recorder: "Recorder | None" = None,
+) -> Goals:
     """Return the goals of the layers `names` of the whole model, from training samples.
 
     Layers that are not readable, that share their weight, or that are not used exactly once have
     no goal. The places of a layer are drawn for it alone, so that they are the same whatever other
-    layers are recorded.
+    layers are recorded. `count` are the samples, as many as are affordable by default. A `recorder`
+    that watched an earlier pass over the same samples saves this one.
     """
-    inputs = list(_joinable(readers.kept(task, memory)))
-    shared = _shared(model)
-    usable = sorted({n for n in names if _usable(model.get_submodule(n), shared)})
+    usable = recordable(model, names)
+    used = samples.count(model, task, memory) if count is None else count
+    inputs = list(_joinable(samples.kept(task, memory, used)))
+
+    def computed() -> dict[str, dict[str, Any]]:
+        watched = recorder
+        if watched is None or watched.names != usable or watched.batches != len(inputs):
+            watched = Recorder(model, usable, used)
+            samples.run(model, inputs, watched)
+        return {n: vars(goal) for n, goal in watched.goals().items()}
+
     stored = memory.remembered(
-        "outputs",
-        {"model": identity(model), "layers": usable, "samples": readers.SAMPLES},
-        lambda: {n: vars(goal) for n, goal in _recorded(model, usable, inputs).items()},
+        "outputs", {"model": identity(model), "layers": usable, "samples": used}, computed
     )
     return Goals(inputs=inputs, layers={n: Goal(**fields) for n, fields in stored.items()})
+
+
+def recordable(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return those of the layers `names` whose outputs can be goals, in order of their names."""
+    shared = _shared(model)
+    return sorted({n for n in names if _usable(model.get_submodule(n), shared)})
+
+
+class Recorder(samples.Watcher):
+    """Records the outputs of layers at sampled places, equal at every call."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], count: int) -> None:
+        """Watch the layers `names` over `count` samples."""
+        self.names, self._count = list(names), count
+        self._layers = {name: model.get_submodule(name) for name in names}
+        self._seen = {name: _Seen() for name in names}
+
+    def hooks(self) -> list[RemovableHandle]:
+        """Watch the layers' outputs."""
+        return [m.register_forward_hook(self._hook(self._seen[n])) for n, m in self._layers.items()]
+
+    def goals(self) -> dict[str, Goal]:
+        """Return the goals of the layers that were used once in each batch."""
+        return {n: seen.goal() for n, seen in self._seen.items() if self._once(seen)}
+
+    def _once(self, seen: _Seen) -> bool:
+        once = bool(seen.outputs) and len(seen.outputs) == self.batches
+        return once and (seen.joinable or self.batches == 1)
+
+    def _hook(self, layer: _Seen) -> Callable[..., None]:
+        generator = torch.Generator().manual_seed(0)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            places = readers.pick(module, output, generator, self.inputs, self._count)
+            layer.outputs.append(readers.written(module, output, places))
+            layer.add(output, length(self.inputs), places)
+            layer.bytes += 4 * max(output.numel(), args[0].numel())
+
+        return hook
 
 
 def _usable(module: nn.Module, shared: set[int]) -> bool:
@@ -100,33 +167,3 @@ def _joinable(data: Iterable[Any]) -> Iterator[Any]:
         if shapes != first:
             return
         yield inputs
-
-
-def _recorded(model: nn.Module, names: Sequence[str], data: Sequence[Any]) -> dict[str, Goal]:
-    """Return the goals of the layers that are used once in each batch, equal at every call."""
-    seen = {name: _Seen() for name in names}
-    current: dict[str, Any] = {}
-
-    def watch(layer: _Seen) -> Callable[..., None]:
-        generator = torch.Generator().manual_seed(0)
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            places = readers.pick(module, output, generator, current["inputs"])
-            layer.outputs.append(readers.written(module, output, places))
-            layer.places.append(torch.stack([places[0] + current["start"], *places[1:]]))
-            layer.bytes += 4 * max(output.numel(), args[0].numel())
-
-        return hook
-
-    hooks = [model.get_submodule(n).register_forward_hook(watch(s)) for n, s in seen.items()]
-    try:
-        start = 0
-        for inputs in data:
-            current.update(inputs=inputs, start=start)
-            with torch.no_grad():
-                call(model, inputs)
-            start += length(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {n: layer.goal() for n, layer in seen.items() if len(layer.outputs) == len(data)}

@@ -12,7 +12,7 @@ from spaces.pruning.goals import Goal, Goals
 
 DAMPING = 0.01
 """Ridge towards the current weights, as a share of the mean diagonal of the moments."""
-BYTES = 2**29
+BYTES = 2**27
 """Largest input or output of a layer over all samples; of larger ones fewer samples are used."""
 SWEEPS = 3
 """Number of passes over the blocks of columns of a wide layer."""
@@ -120,30 +120,54 @@ def _fitted(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     residual = targets - inputs @ matrix.float().T
     bounds = readers.ranges(inputs.shape[1])
-    for start, end in bounds * (1 if len(bounds) == 1 else SWEEPS):
-        part = inputs[:, start:end]
-        allowed = None if mask is None else mask[:, start:end]
-        change = _step(part, residual, allowed, damping)
-        matrix[:, start:end] += change
-        residual = residual - part @ change.float().T
+    systems = [
+        _System(inputs[:, a:b], None if mask is None else mask[:, a:b], damping) for a, b in bounds
+    ]
+    for _ in range(1 if len(bounds) == 1 else SWEEPS):
+        for (start, end), system in zip(bounds, systems, strict=True):
+            change = system.step(residual)
+            matrix[:, start:end] += change
+            residual = residual - inputs[:, start:end] @ change.float().T
     return matrix
 
 
-def _step(part: Tensor, residual: Tensor, mask: Tensor | None, damping: float) -> Tensor:
-    """Return the change of the weights of some columns that best fits `residual`."""
-    scale = damping * float(part.square().sum(dtype=torch.float64)) / part.shape[1]
-    if mask is None and len(part) < part.shape[1]:  # the dual system is the smaller one
-        products = (part @ part.T).double()
-        products += scale * torch.eye(len(part), dtype=torch.float64, device=part.device)
-        dual: Tensor = torch.linalg.solve(products, residual.double())
-        return dual.T @ part.double()
-    moments = (part.T @ part).double()
-    moments += scale * torch.eye(len(moments), dtype=torch.float64, device=part.device)
-    slope = (part.T @ residual).double()
-    if mask is None:
-        solved: Tensor = torch.linalg.solve(moments, slope)
-        return solved.T
-    return _masked(moments, slope.T, mask)
+class _System:
+    """The damped normal equations of some columns, factorized once for all sweeps."""
+
+    def __init__(self, part: Tensor, mask: Tensor | None, damping: float) -> None:
+        """Set up the system of the columns `part`, (places, columns)."""
+        self._part, self._mask = part, mask
+        places, columns = part.shape
+        scale = damping * float(part.square().sum(dtype=torch.float64)) / columns
+        scale *= readers.scarcity(columns, places)
+        # the dual system is the smaller one if there are fewer places than columns
+        self._dual = mask is None and len(part) < part.shape[1]
+        products = (part @ part.T if self._dual else part.T @ part).double()
+        products.diagonal().add_(scale)
+        self._moments = products
+        self._factor = _factor(products) if mask is None else None
+
+    def step(self, residual: Tensor) -> Tensor:
+        """Return the change of the columns' weights that best fits `residual`."""
+        if self._dual:
+            dual = self._solved(residual.double())
+            return (dual.T.float() @ self._part).double()
+        slope = (self._part.T @ residual).double()
+        if self._mask is not None:
+            return _masked(self._moments, slope.T, self._mask)
+        return self._solved(slope).T
+
+    def _solved(self, right: Tensor) -> Tensor:
+        if self._factor is None:
+            general: Tensor = torch.linalg.solve(self._moments, right)
+            return general
+        return torch.cholesky_solve(right, self._factor)
+
+
+def _factor(products: Tensor) -> Tensor | None:
+    """Return Cholesky's factor; None if rounding or infinite values leave none."""
+    factor, failed = torch.linalg.cholesky_ex(products)
+    return None if int(failed) else factor
 
 
 def _masked(moments: Tensor, slope: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from spaces.training.batches import example
 from spaces.training.defaults import BATCHES, normalised, operations
-from spaces.training.logits_term import distillation, has_classes
+from spaces.training.logits_term import distillation, has_classes, sampled
 from spaces.training.mixed_precision import TYPES, refusal
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "operations",
     "recovery",
     "refusal",
+    "sampled",
 ]

@@ -1,5 +1,6 @@
 """The distillation term of the loss: the distance of a student's outputs from its teacher's."""
 
+import math
 from typing import Any
 
 import torch
@@ -79,6 +80,35 @@ def _soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     target = (teacher / temperature).log_softmax(axis)
     divergence = F.kl_div(soft, target, reduction="none", log_target=True).sum(axis)
     return temperature**2 * divergence.mean()
+
+
+def sampled(outputs: Any, generator: torch.Generator) -> Tensor:
+    """Return a random scalar of which gradients tell what changes of `outputs` do.
+
+    If the outputs of one sample change by d, and g is the scalar's gradient, the expectation of
+    (g d)^2 / 2 over random numbers is the distillation term at temperature 1 to second order: that
+    of classes is the Fisher information, whose expectation is over labels that the model itself
+    would draw (Martens 2020, New insights and perspectives on the natural gradient method, section
+    5). Raises Infeasible as `distillation` does.
+    """
+    heads = [head.float() for head, _ in _heads(outputs, outputs)]
+    if not heads:
+        raise Infeasible("there is nothing to distill: no output is a floating-point tensor")
+    together: Tensor = torch.stack([_drawn(head, generator) for head in heads]).sum()
+    return together / math.sqrt(len(heads))
+
+
+def _drawn(head: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the scalar of one head."""
+    axis = _class_axis(head)
+    if axis is None:  # the mean square has twice the curvature of a half square
+        signs = torch.randint(0, 2, head.shape, generator=generator).to(head) * 2 - 1
+        return (head * signs).sum() * math.sqrt(2 / head.numel())
+    logits = head.clamp_min(TINY).log() if _probabilities(head, axis) else head
+    rows = logits.movedim(axis, -1).flatten(0, -2).log_softmax(-1)
+    chances = rows.detach().exp().cpu()
+    labels = torch.multinomial(chances, 1, generator=generator).to(rows.device)
+    return rows.gather(-1, labels).sum() / math.sqrt(len(rows))
 
 
 def _class_axis(head: Tensor) -> int | None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces import Memory, Split, Task
+from spaces.modules.samples import batches
 from spaces.modules.structure import readers
-from spaces.modules.structure.readers import batches, matrix, pick, read, readable, written
+from spaces.modules.structure.readers import matrix, pick, read, readable, written
 from spaces.pruning.damage import ReferenceOutputs
 from spaces.techniques.prune.channels import IMPORTANCES, Channels
 
@@ -85,9 +86,9 @@ def test_only_what_layers_read_that_lose_inputs_is_looked_at(
     looked: set[str] = set()
 
     def watched(
-        model: nn.Module, task: Task, names: Iterable[str], memory: Memory
+        model: nn.Module, task: Task, names: Iterable[str], memory: Memory, **options: Any
     ) -> dict[str, readers.Reader]:
-        found = observe(model, task, names, memory)
+        found = observe(model, task, names, memory, **options)
         looked.update(found)
         return found
 

@@ -11,6 +11,10 @@ class Endless(RuntimeError):
     """Raised for a search that runs in circles, as happens if halves of channels are swapped."""
 
 
+class Reshaped(RuntimeError):
+    """Raised if a reshape groups channels, as a channel shuffle does, and cannot be followed."""
+
+
 class _Budget:
     """The remaining steps of a search."""
 

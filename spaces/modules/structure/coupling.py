@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spaces.messages import untraced
 from spaces.modules.layer_types import BatchNorm, Convolution, InstanceNorm
 from spaces.modules.modes import differentiable
-from spaces.modules.structure.bounds import Endless, limit
+from spaces.modules.structure.bounds import Endless, Reshaped, limit
 from spaces.modules.structure.families import Coupled, Family, Member, Side
 from spaces.modules.structure.flow import LAYERS
 from spaces.modules.structure.heads import torch_attention
@@ -65,7 +65,7 @@ def find(model: nn.Module, example: Any) -> list[Coupled]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, Endless) else untraced(error)
+    return str(error) if isinstance(error, Endless | Reshaped) else untraced(error)
 
 
 def _ways(items: list[_Item]) -> tuple[Family, ...]:
@@ -127,17 +127,22 @@ def _assigned(item: _Item, units: list[int]) -> Member:
 
 def _trace(model: nn.Module, example: Any) -> Any:
     """Return torch-pruning's dependency graph, built with new objects for mutable arguments."""
-    return torch_pruning.DependencyGraph().build_dependency(
-        model,
-        example_inputs=example,
-        forward_fn=call,
-        output_transform=_scalars,
-        unwrapped_parameters=[],
-        customized_pruners={},
-        ignored_layers=[],
-        ignored_params=[],
-        verbose=False,
-    )
+    try:
+        return torch_pruning.DependencyGraph().build_dependency(
+            model,
+            example_inputs=example,
+            forward_fn=call,
+            output_transform=_scalars,
+            unwrapped_parameters=[],
+            customized_pruners={},
+            ignored_layers=[],
+            ignored_params=[],
+            verbose=False,
+        )
+    except ZeroDivisionError as error:  # of the channels after a reshape and before it
+        raise Reshaped(
+            "a reshape groups channels, as a channel shuffle does, and they cannot be followed"
+        ) from error
 
 
 def _scalars(outputs: Any) -> list[Tensor]:

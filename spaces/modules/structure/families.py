@@ -23,6 +23,15 @@ class Member:
     unit: Tensor
     """Unit of each channel, (channels,) int64; -1 for channels that belong to no unit."""
 
+    @property
+    def run(self) -> int:
+        """Adjacent channels of each unit, if all units have as many and they are adjacent; else 1.
+
+        They are the channels of a head, or the pixels of a channel that was flattened.
+        """
+        _, lengths = torch.unique_consecutive(self.unit, return_counts=True)
+        return int(lengths[0]) if bool((lengths == lengths[0]).all()) else 1
+
     def channels(self, units: Sequence[int]) -> list[int]:
         """Return this side's channels that belong to `units`."""
         chosen = torch.isin(self.unit, torch.tensor(list(units), dtype=torch.int64))

@@ -14,7 +14,8 @@ from spaces.modules.structure.matrices import inputs, linear, transposed
 from spaces.modules.structure.units import ways
 
 _MIXING = (nn.LayerNorm, nn.RMSNorm)
-_KNOWN = (*_MIXING, BatchNorm, InstanceNorm, nn.GroupNorm, nn.PReLU)
+_PER_CHANNEL = (BatchNorm, InstanceNorm, nn.GroupNorm, nn.PReLU)
+_KNOWN = (*_MIXING, *_PER_CHANNEL)
 """Modules with a parameter for each channel, which can be cut."""
 
 
@@ -79,7 +80,7 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
     normalised, sums = False, stream.returns
     for parameter in stream.parameters:
         modules = owners.modules(parameter)
-        custom = not any(type(m).__module__.startswith("torch.nn.") for m in modules)
+        custom = not any(isinstance(m, _PER_CHANNEL) or _torch_owned(m) for m in modules)
         full = parameter.numel() in widths and parameter.numel() >= least
         if parameter.shape[-1:].numel() in widths and _any(modules, nn.Embedding):
             return True
@@ -88,6 +89,10 @@ def _hidden(stream: Stream, owners: Owners) -> bool:
         elif _any(modules, nn.MultiheadAttention):  # reads and adds, but is no linear layer
             sums = True
     return normalised and sums
+
+
+def _torch_owned(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _outputs(layer: Layer) -> int:

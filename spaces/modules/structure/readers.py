@@ -3,26 +3,24 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from spaces.memory import FORGETFUL, Memory
+from spaces.modules import samples
 from spaces.modules.module_tables import own_parameters
-from spaces.modules.seeding import seeded
 from spaces.modules.structure.matrices import bias, linear, weight
-from spaces.modules.trees import call, length, plain, rows, transform
+from spaces.modules.trees import length
 from spaces.task import Task
 
-SAMPLES = 256
-"""Training samples from which statistics are taken."""
-BATCH = 32
-"""Samples of one forward pass."""
 ROWS = 8192
-"""Places of a layer that are sampled, over all samples; more if a layer reads more values."""
+"""Places of a layer that are sampled, over all samples; more if a layer reads more values, fewer if
+there are fewer samples."""
 PLACES_PER_COLUMN = 4
 """Places for each value that a layer reads, if there are so many."""
 WIDEST = 2048
@@ -48,6 +46,8 @@ class Reader:
     power: float = 0.0
     """Mean squared norm of the output at a place."""
     places: int = 0
+    inverses: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    """Inverses of the damped moments, by the number of the part, once they are needed."""
 
     @property
     def kernel(self) -> int:
@@ -69,6 +69,16 @@ class Reader:
         return (channels[:, None] * self.kernel + self.taps).flatten()
 
 
+def scarcity(columns: int, places: int) -> float:
+    """Return the factor by which a ridge grows if there are few places for the columns, at least 1.
+
+    With fewer than PLACES_PER_COLUMN, least squares fit the places and not what the layer reads. A
+    ResNet-20 pruned by 0.2 from 8 samples keeps 0.810 of 0.887 with it and 0.502 without; from 256
+    samples it is 1.
+    """
+    return max(1.0, PLACES_PER_COLUMN * columns / max(places, 1))
+
+
 def ranges(columns: int) -> list[tuple[int, int]]:
     """Return the bounds of equal blocks of at most WIDEST columns, in order."""
     count = -(-columns // WIDEST)
@@ -85,75 +95,90 @@ def readable(module: nn.Module) -> bool:
     return plain_forward and stored and getattr(module, "groups", 1) == 1
 
 
+class Observer(samples.Watcher):
+    """Takes the statistics of layers that multiply their input by a matrix."""
+
+    def __init__(
+        self, model: nn.Module, names: Iterable[str], count: int, runs: Mapping[str, int]
+    ) -> None:
+        """Watch the readable layers among `names` over `count` samples.
+
+        `runs` are the numbers of adjacent channels that must lie in one part; 1 if not given.
+        """
+        layers = {name: model.get_submodule(name) for name in names}
+        self._readers = {n: _empty(m, runs.get(n, 1)) for n, m in layers.items() if readable(m)}
+        self._count = count
+        self._generator = torch.Generator().manual_seed(0)
+
+    def hooks(self) -> list[RemovableHandle]:
+        """Watch the layers' outputs."""
+        return [r.module.register_forward_hook(self._hook(r)) for r in self._readers.values()]
+
+    def observed(self) -> dict[str, Reader]:
+        """Return the statistics; layers that the model did not use are left out."""
+        for reader in self._readers.values():
+            reader.power /= max(reader.places, 1)
+            for moments in reader.moments:
+                moments /= max(reader.places, 1)
+        return {name: reader for name, reader in self._readers.items() if reader.places}
+
+    def _hook(self, reader: Reader) -> Callable[..., None]:
+        """Return a hook that adds a call to the layer's statistics."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            places = pick(module, output, self._generator, self.inputs, self._count)
+            values = read(module, args[0], places)
+            for part, moments in zip(reader.parts, reader.moments, strict=True):
+                block = values if len(reader.parts) == 1 else values[:, part]
+                moments += (block.T @ block).double()
+            reader.power += float(written(module, output, places).double().square().sum())
+            reader.places += len(values)
+
+        return hook
+
+
 def observe(
-    model: nn.Module, task: Task, names: Iterable[str], memory: Memory = FORGETFUL
+    model: nn.Module,
+    task: Task,
+    names: Iterable[str],
+    memory: Memory = FORGETFUL,
+    *,
+    count: int | None = None,
+    runs: Mapping[str, int] | None = None,
+    beside: Sequence[samples.Watcher] = (),
 ) -> dict[str, Reader]:
     """Return the statistics of the readable layers among `names`, from training samples.
 
-    `model` is in evaluation mode. Layers that it does not use are left out.
+    `model` is in evaluation mode. Layers that it does not use are left out. `count` are the
+    samples, as many as are affordable by default. `runs` are the numbers of adjacent channels that
+    must lie in one part. The watchers `beside` watch the same pass.
     """
-    readers = {n: _empty(model.get_submodule(n)) for n in names if readable(model.get_submodule(n))}
-    generator = torch.Generator().manual_seed(0)
-    current: dict[str, Any] = {}
-    hooks = [
-        r.module.register_forward_hook(_watch(r, generator, current)) for r in readers.values()
-    ]
-    try:
-        with torch.no_grad():
-            for inputs in kept(task, memory):
-                current["inputs"] = inputs
-                call(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for reader in readers.values():
-        reader.power /= max(reader.places, 1)
-        for moments in reader.moments:
-            moments /= max(reader.places, 1)
-    return {name: reader for name, reader in readers.items() if reader.places}
-
-
-def batches(task: Task, samples: int = SAMPLES) -> Iterator[Any]:
-    """Yield the inputs of the first training samples in small batches, the same at every call."""
-    with seeded(0):
-        count = 0
-        for inputs, _ in task.batches("train", samples):
-            for start in range(0, min(length(inputs), samples - count), BATCH):
-                yield plain(rows(inputs, slice(start, min(start + BATCH, samples - count))))
-            count += length(inputs)
-            if count >= samples:
-                return
-
-
-def kept(task: Task, memory: Memory) -> list[Any]:
-    """Return the batches of `batches`, which `memory` keeps."""
-    inputs: list[Any] = memory.remembered(
-        "inputs", {"samples": SAMPLES, "batch": BATCH}, lambda: list(batches(task))
-    )
-    return inputs
-
-
-def example(task: Task, memory: Memory) -> Any:
-    """Return the inputs of two validation samples, with which a model is traced."""
-
-    def first() -> Any:
-        inputs, _ = next(iter(task.batches("validation", 2)))
-        return transform(inputs, lambda tensor: tensor)
-
-    return memory.remembered("example", {"samples": 2}, first)
+    if count is None:
+        count = samples.count(model, task, memory)
+    observer = Observer(model, names, count, runs or {})
+    samples.run(model, samples.kept(task, memory, count), observer, *beside)
+    return observer.observed()
 
 
 def pick(
-    module: nn.Module, output: Tensor, generator: torch.Generator, inputs: Any = None
+    module: nn.Module,
+    output: Tensor,
+    generator: torch.Generator,
+    inputs: Any = None,
+    count: int = samples.SAMPLES,
 ) -> tuple[Tensor, ...]:
     """Sample places of a layer's output: indices of all its dimensions except the channels.
+
+    `count` is the number of samples of all batches, over which the places are distributed.
 
     Tokens that the model's `inputs` mark as padding are left out: their results are not used, and
     in sentences padded to one length they are the majority.
     """
     shape = _place_shape(module, output.shape)
     columns = min(WIDEST, weight(module)[0].numel())
-    limit = max(ROWS, PLACES_PER_COLUMN * columns) * BATCH // SAMPLES
+    together = min(samples.BATCH if inputs is None else length(inputs), count)
+    rows = ROWS * min(count, samples.SAMPLES) // samples.SAMPLES
+    limit = max(rows, PLACES_PER_COLUMN * columns) * together // count
     total = math.prod(shape)
     flat = torch.arange(total)  # drawn on the CPU: the same places on every device
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
@@ -190,40 +215,26 @@ def matrix(module: nn.Module) -> Tensor:
     return values if shift is None else torch.cat([values, shift.detach().double()[:, None]], 1)
 
 
-def _empty(module: nn.Module) -> Reader:
+def _empty(module: nn.Module, run: int) -> Reader:
     values = weight(module)
     device, columns = values.device, values[0].numel()
-    parts = [part.to(device) for part in _parts(columns, values[0, 0].numel())]
+    parts = [part.to(device) for part in _parts(columns, values[0, 0].numel(), run)]
     if bias(module) is not None:
         parts = [torch.cat([part, part.new_tensor([columns])]) for part in parts]
     moments = [values.new_zeros(len(p), len(p), dtype=torch.float64) for p in parts]
     return Reader(module=module, parts=parts, moments=moments)
 
 
-def _parts(columns: int, kernel: int) -> list[Tensor]:
-    """Divide columns into parts of at most WIDEST, of whole channels and, if possible, heads."""
-    aligned = kernel * ALIGNED
+def _parts(columns: int, kernel: int, run: int) -> list[Tensor]:
+    """Divide columns into parts of at most WIDEST, of whole channels and, if possible, heads.
+
+    Runs of channels, such as the pixels of a flattened channel, stay together if possible.
+    """
+    aligned = kernel * (ALIGNED if ALIGNED % run == 0 else run)
     step = WIDEST // aligned * aligned or max(WIDEST // kernel, 1) * kernel
     step = columns if columns <= WIDEST else step
     starts = range(0, columns, step)
     return [torch.arange(start, min(start + step, columns)) for start in starts]
-
-
-def _watch(
-    reader: Reader, generator: torch.Generator, current: Mapping[str, Any]
-) -> Callable[..., None]:
-    """Return a hook that adds a call to the layer's statistics."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        places = pick(module, output, generator, current["inputs"])
-        values = read(module, args[0], places)
-        for part, moments in zip(reader.parts, reader.moments, strict=True):
-            block = values if len(reader.parts) == 1 else values[:, part]
-            moments += (block.T @ block).double()
-        reader.power += float(written(module, output, places).double().square().sum())
-        reader.places += len(values)
-
-    return hook
 
 
 def _place_shape(module: nn.Module, shape: torch.Size) -> tuple[int, ...]:

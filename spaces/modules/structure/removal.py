@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from spaces.messages import first_line
+from spaces.modules.caches import Caches
 from spaces.modules.layer_types import Convolution, TransposedConvolution
 from spaces.modules.module_tables import copied_attributes
 from spaces.modules.structure.coupling import BUILD_ERRORS
@@ -77,16 +78,19 @@ def attempt(model: nn.Module, example: Any, removals: Sequence[Removal]) -> str 
     with zero weights wherever a removed channel is read.
     """
     plain = any(_normalises(r.family) for r in removals)
-    before = Snapshot(model)
+    before, caches = Snapshot(model), Caches(model)
     try:
         _mask(removals)
         expected = _outputs(model, example, plain)
         before.restore()
+        caches.restore()
         _cut(model, removals)
         actual = _outputs(model, example, plain)
         final = _outputs(model, example, plain=False) if plain else actual
     except BUILD_ERRORS as error:
         return f"what is left does not run ({first_line(error)})"
+    finally:
+        caches.restore()
     shapes = [[tuple(t.shape) for t in tensors] for tensors in (expected, final)]
     if shapes[0] != shapes[1]:
         return f"outputs of shapes {shapes[0]} become {shapes[1]}"

@@ -11,7 +11,7 @@ from torch import nn
 
 from spaces.dimension import Interval, axis, choice
 from spaces.memory import FORGETFUL, Memory
-from spaces.modules import evaluating, reestimate
+from spaces.modules import Caches, evaluating, reestimate, samples
 from spaces.modules.structure import (
     Coupled,
     Family,
@@ -20,7 +20,6 @@ from spaces.modules.structure import (
     attempt,
     coupling,
     keep,
-    readers,
 )
 from spaces.pruning import (
     Curve,
@@ -56,9 +55,9 @@ class Channels(Technique):
         "surgery", choice(*IMPORTANCES), unit="criterion of importance", on_request=True
     )
     """The channels that are removed first: those whose readers can compensate the loss best on 256
-    training samples ("surgery"), those that change the task's loss least to first order ("taylor"),
-    those with the smallest weights ("l2"), those with the smallest scale in batch normalisation
-    ("scale"), or, as a control, random ones ("random")."""
+    training samples, of large models on fewer ("surgery"), those that change the task's loss least
+    to first order ("taylor"), those with the smallest weights ("l2"), those with the smallest scale
+    in batch normalisation ("scale"), or, as a control, random ones ("random")."""
     widths: str = "measured"
     """Every layer loses `ratio` of its channels ("uniform"), or the operations that this would save
     are distributed over the layers such that the damage is smallest ("measured")."""
@@ -105,9 +104,10 @@ class Channels(Technique):
         self, model: nn.Module, task: Task, memory: Memory, number: int, units: dict[str, int]
     ) -> None:
         """Prune to this round's share of the ratio; `units` has the sizes in the whole model."""
+        caches = Caches(model)
         with torch.random.fork_rng(devices=[]), _traceable(model):
             torch.manual_seed(0)
-            example = readers.example(task, memory)
+            example = samples.example(task, memory)
             sets = coupling.find(model, example)
             fixed = [f"{group.name}, because {group.reason}" for group in sets if group.reason]
             coupled = [group for group in sets if group.ways]
@@ -124,12 +124,22 @@ class Channels(Technique):
             statistics = Statistics(model, task, memory)
             options = self._options(statistics, example, coupled, ratios)
             goals = statistics.goals(coupled) if self.refit else None
+            caches.restore()
             removed, reasons = _prune(model, example, options)
             _warn([*fixed, *reasons], len(sets))
+            if not removed:
+                warnings.warn(
+                    f"No channels were removed: at ratio {self.ratio:g} no set of units loses a "
+                    f"multiple of {self.round_to} channels.",
+                    Left,
+                    stacklevel=3,
+                )
             if removed and goals is not None:
                 refit(model, goals, removed)
+        caches.restore()
         if removed:
             reestimate(model, task, memory=memory)
+            caches.restore()
 
     def canonical(self) -> Self:
         """Return the setting with a neutral criterion if nothing is removed."""
@@ -148,7 +158,7 @@ class Channels(Technique):
     ) -> list[tuple[Removal, ...]]:
         """Return the removals from each coupled set, one for each way to divide it."""
         families = [group.ways[0] for group in coupled]
-        curves = self._curves(statistics, families)
+        curves = self._curves(statistics, coupled)
         counts = [self._keep(family, ratio) for family, ratio in zip(families, ratios, strict=True)]
         if any(c is not None and c.measured for c in curves):
             operations = allocation.count(statistics.model, example, families)
@@ -156,7 +166,13 @@ class Channels(Technique):
         surgery = self.importance == "surgery"
         unobserved = any(c is None for c in curves)
         criterion = ("auto" if unobserved else "l2") if surgery else self.importance
-        channels = statistics.scores(criterion, [way for group in coupled for way in group.ways])
+        unordered = [
+            way
+            for group, found in zip(coupled, curves, strict=True)
+            for way in group.ways
+            if not surgery or found is None or way.units != group.ways[0].units
+        ]
+        channels = statistics.scores(criterion, unordered) if unordered else {}
         options = []
         for group, count, family_curve, ratio in zip(coupled, counts, curves, ratios, strict=True):
             removed = group.ways[0].units - count
@@ -184,11 +200,11 @@ class Channels(Technique):
         units = weakest(way, removed, channels) if order is None else tuple(sorted(order))
         return Removal(family=way, units=units)
 
-    def _curves(self, statistics: Statistics, families: list[Family]) -> Sequence[Curve | None]:
-        """Return the order in which each family's units are removed and, if needed, the damage."""
+    def _curves(self, statistics: Statistics, coupled: list[Coupled]) -> Sequence[Curve | None]:
+        """Return the order in which each set's units are removed and, if needed, the damage."""
         if self.importance != "surgery" and self.widths == "uniform":
-            return [None] * len(families)
-        return statistics.curves(families, None if self.widths == "uniform" else self.round_to)
+            return [None] * len(coupled)
+        return statistics.curves(coupled, None if self.widths == "uniform" else self.round_to)
 
     def _keep(self, family: Family, ratio: float) -> int:
         return keep(family.units, family.size, max(ratio, 0.0), self.round_to)

@@ -9,9 +9,9 @@ from torch import nn
 
 from spaces.dimension import axis, choice
 from spaces.memory import FORGETFUL, Memory
-from spaces.modules import drop, evaluating, identity, reestimate
-from spaces.modules.structure import Snapshot, readers
-from spaces.pruning import ReferenceOutputs, find, least
+from spaces.modules import drop, evaluating, identity, reestimate, samples
+from spaces.modules.structure import Snapshot
+from spaces.pruning import ReferenceOutputs, find, incomparable, least
 from spaces.task import Task
 from spaces.technique import Infeasible, Scope, Stage, Technique
 
@@ -51,7 +51,7 @@ class Layers(Technique):
 
     def _drop(self, model: nn.Module, task: Task, memory: Memory) -> None:
         """Drop blocks one by one: a larger count starts with the blocks of a smaller one."""
-        blocks = find(model, readers.example(task, memory))
+        blocks = find(model, samples.example(task, memory))
         if len(blocks) < self.count:
             raise Infeasible(
                 f"{self.count} blocks are to be dropped, and the model has {len(blocks)} that "
@@ -86,7 +86,7 @@ def _lazily(model: nn.Module, task: Task) -> Callable[[], ReferenceOutputs]:
             measured = ReferenceOutputs(model, task)
         finally:
             changed.restore()
-        if reason := measured.incomparable():
+        if reason := incomparable(model, task, FORGETFUL):
             raise Infeasible(f"no block can be chosen: {reason}", scope=Scope.TECHNIQUE)
         return measured
 
