@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from objectives import Export, Runtime, Target, artifacts, calibration
 from objectives.artifacts import described
-from search.catalogue import find
+from search import catalogue
 from spaces import FORGETFUL, Encoding, Infeasible, Left, Task, Technique
 from spaces.modules import call, flatten, plain, surgery, unflatten
 
@@ -82,7 +82,7 @@ class Bench:
     def _pruned(self, whole: nn.Module) -> nn.Module:
         """Return a pruned copy of the model, checked to be finite and of the old shapes."""
         self.outcome.parameters = sum(p.numel() for p in whole.parameters())
-        channels = find("technique", "prune.channels", Technique)(ratio=RATIO)
+        channels = catalogue.find("technique", "prune.channels", Technique)(ratio=RATIO)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", Left)
             pruned = channels.edit(self._task.model(), self._task, FORGETFUL)
@@ -126,7 +126,7 @@ class Bench:
     def _artifact(self, export: Export, name: str, folder: Path) -> None:
         """Write, reload and compare one artifact; a refusal is a result, as is an error."""
         key = f"{name} 8/8" if export.encoding.quantized else name
-        runtime = find("runtime", name, Runtime)()
+        runtime = catalogue.find("runtime", name, Runtime)()
         try:
             self._timed(f"export {key}", lambda: artifacts.write(folder, name, runtime, export, {}))
             program = self._timed(
