@@ -1,5 +1,6 @@
 """Progress of a search on standard error: live on a terminal, as plain lines elsewhere."""
 
+import math
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Console:
         self._space: Space | None = None
         self._total, self._paid, self._failed, self._front_size = 0, 0, 0, 0
         self._paid_before, self._best_gains = 0, ""
+        self._budget = math.inf
         self._names: dict[int, str] = {}
         self._stages: dict[int, str] = {}
         self._disturbed = False
@@ -47,6 +49,7 @@ class Console:
         """Print the search space, the budget and the run folder, and start the live view."""
         self._space, self._total = experiment.space, experiment.trials
         self._start, self._paid, self._paid_before = time.monotonic(), study.paid, study.paid
+        self._budget = math.inf if experiment.time is None else experiment.time
         size = experiment.space.size()
         points = f"{size:,.0f} points" if size != float("inf") else "a continuous space"
         self.say(
@@ -55,6 +58,11 @@ class Console:
         )
         for notice in experiment.notices:
             self.say(f"note: {notice}")
+        if experiment.time is not None:
+            self.say(
+                f"no trial begins after {_clock(experiment.time)}; one that runs then ends, and the "
+                "front is measured again and explained, which comes on top"
+            )
         if study.paid:
             self.say(f"continuing after {study.paid} trials")
         self.say(LEGEND)
@@ -145,6 +153,7 @@ class Console:
         elapsed = time.monotonic() - self._start
         done = self._paid - self._paid_before
         remaining = elapsed / done * (self._total - self._paid) if done else 0.0
+        remaining = min(remaining, max(0.0, self._budget - elapsed))
         time_left = f", about {_clock(remaining)} left" if done else ""
         failed = f", {self._failed} failed" if self._failed else ""
         front = f"{self._front_size} on the front"
