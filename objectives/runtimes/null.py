@@ -36,8 +36,8 @@ class Null(Runtime):
     ) -> str | None:
         """Reason why an encoding cannot be simulated; None if it can."""
         del target, kinds
-        if encoding.dtype == "float8":
-            return "The null runtime does not compute in float8."
+        if encoding.dtype in ("tf32", "float8"):
+            return f"The null runtime does not compute in {encoding.dtype}."
         if encoding.activation_bits in (8, 32):
             return None
         return (

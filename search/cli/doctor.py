@@ -99,20 +99,25 @@ def _accelerators() -> dict[str, str]:
 
 
 def _support(name: str, device: Device) -> dict[str, str]:
-    """Return "yes" for each encoding that a runtime has kernels for, else the reason against it.
-
-    On a CPU that is for convolutions and linear layers, on accelerators for linear layers only,
-    which are the only ones with 8-bit kernels there.
-    """
-    kinds = frozenset({"Linear"} if device.accelerator else {"Conv2d", "Linear"})
+    """Return for each encoding which layers a runtime has kernels for, or why for none."""
     try:
         runtime = catalogue.find("runtime", name, Runtime)()
     except SearchError as error:
         return {"unusable": str(error)}
-    return {
-        label: runtime.refuses(encoding, Target(device=device.name), kinds) or "yes"
-        for label, encoding in ENCODINGS.items()
-    }
+    target = Target(device=device.name)
+    return {label: _answer(runtime, encoding, target) for label, encoding in ENCODINGS.items()}
+
+
+def _answer(runtime: Runtime, encoding: Encoding, target: Target) -> str:
+    """Return "yes", "linear layers only" or the reason against it.
+
+    There is no model here: one of convolutions and linear layers is asked for, then one of linear
+    layers, which alone have kernels of 8 bits in some runtimes.
+    """
+    if runtime.refuses(encoding, target, frozenset({"Conv2d", "Linear"})) is None:
+        return "yes"
+    reason = runtime.refuses(encoding, target, frozenset({"Linear"}))
+    return reason or "linear layers only"
 
 
 def _measurable(name: str, device: Device) -> str:

@@ -60,8 +60,8 @@ class Console:
             self.say(f"note: {notice}")
         if experiment.time is not None:
             self.say(
-                f"no trial begins after {_clock(experiment.time)}; one that runs then ends, and the "
-                "front is measured again and explained, which comes on top"
+                f"no trial begins after {_clock(experiment.time)}; the last one then ends, and "
+                "measuring and explaining the front comes on top"
             )
         if study.paid:
             self.say(f"continuing after {study.paid} trials")
