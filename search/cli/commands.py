@@ -85,7 +85,9 @@ def ui(folder: Path | None, port: int) -> NoReturn:
     page = server = f"http://127.0.0.1:{port}"
     if "run" in address:
         page = addresses.ui_page(server, address["experiment"], address["run"])
-    print(f"{page}  (Ctrl+C ends it)", file=sys.stderr, flush=True)
+        summary = addresses.ui_summary(server, address["experiment"], address["run"])
+        print(f"{summary}  the search in words, its picks and report", file=sys.stderr)
+    print(f"{page}  all trials, the front first (Ctrl+C ends it)", file=sys.stderr, flush=True)
     os.execve(command[0], command, addresses.ui_environment())
 
 

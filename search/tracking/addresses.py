@@ -59,8 +59,16 @@ def ui_command(store: str, port: int = 5000) -> list[str]:
 def ui_page(server: str, experiment: str, run: str | None = None) -> str:
     """Return the web address of all runs, or of the saved view of the study with the run `run`."""
     view = f"&viewStateShareKey={view_key(run)}" if run else ""
-    page = f"experiments/{experiment}/runs?workflowType=machine_learning"
-    return f"{redact(server).rstrip('/')}/#/{page}{view}"
+    return f"{_page(server, experiment)}?workflowType=machine_learning{view}"
+
+
+def ui_summary(server: str, experiment: str, run: str) -> str:
+    """Return the web address of a study's own run: description, picks, report and curves."""
+    return f"{_page(server, experiment)}/{run}?workflowType=machine_learning"
+
+
+def _page(server: str, experiment: str) -> str:
+    return f"{redact(server).rstrip('/')}/#/experiments/{experiment}/runs"
 
 
 def view_key(run: str) -> str:
