@@ -23,6 +23,10 @@ _Row = dict[str, Any] | None
 """The fields of a curve; None for a family without one."""
 
 
+ROUNDS = 24
+"""Rounds in which the units of a family are ordered if their damage is estimated."""
+
+
 class Statistics:
     """Statistics of a model before units are removed, each computed once and kept in a memory.
 
@@ -123,7 +127,7 @@ class Statistics:
         """Return the curves' fields with estimates of the damage, all from the same gradients."""
         changes = Changes(self.model)
         pairs = zip(families, marks, strict=True)
-        orders = [order(family, read_by, changes.note, m) for family, m in pairs]
+        orders = [order(family, read_by, changes.note, m, ROUNDS) for family, m in pairs]
         damages = changes.damages(self.task, self._cost)
         return [found and _row(_curve(*found, damages)) for found in orders]
 

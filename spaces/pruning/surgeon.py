@@ -109,13 +109,15 @@ def order(
     readers: Mapping[str, readers.Reader],
     look: Callable[[Mapping[str, Tensor]], T] | None = None,
     marks: Sequence[int] = (),
+    rounds: int | None = None,
 ) -> tuple[tuple[int, ...], list[tuple[int, T]]] | None:
     """Return the order in which units are removed, and what `look` returns of layers' matrices.
 
     The next unit is the one whose removal, after the best refit of the others, changes the readers'
     outputs least, relative to their size: the optimal brain surgeon on groups of columns (Hassibi
     and Stork 1993; Kurtic et al. 2023, ZipLM, section 3.1). `look` is called whenever the number of
-    removed units is in `marks`. None if no reader was observed.
+    removed units is in `marks`. Units are removed in about `rounds` rounds, by default in so many
+    as AT_ONCE says. None if no reader was observed.
     """
     states = [
         state
@@ -131,6 +133,8 @@ def order(
     seen: list[tuple[int, T]] = []
     share = family.units // AT_ONCE
     at_once = max(1, share if share < 4 else 2 * share)
+    if rounds is not None:
+        at_once = max(at_once, -(-family.units // rounds))
     last = max(marks, default=0) if look else family.units - 1
     while len(removed) < last:
         cost = torch.zeros(family.units, dtype=torch.float64, device=device)
