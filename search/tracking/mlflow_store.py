@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.records import Record
 from search.reporting import Summary
+from search.tracking import datasets
 from search.tracking.addresses import (
     StoredRun,
     default_store,
@@ -211,6 +212,8 @@ class MlflowTracker:
         for name in ("report.html", "pareto.png", "front.csv", "front.json"):
             if (folder / name).is_file():
                 self._send(self._client.log_artifact, parent.id, str(folder / name))
+        if data := datasets.inputs(summary.name, folder):  # the same ones are kept once
+            self._client.log_inputs(parent.id, data)
         self._picks(summary)
         final_metrics = counts(summary) | {"front_size": float(len(summary.front))}
         changed = {k: v for k, v in final_metrics.items() if parent.metrics.get(k) != v}

@@ -111,7 +111,13 @@ def study(summary: Summary) -> DesiredRun:
     fixed = {k: str(v) for k, v in summary.baseline.point.items() if k not in summary.dimensions}
     sizes = [float(len(members)) for members in fronts(summary.records, summary.axes)]
     history = hypervolume_history(summary.records, summary.axes, summary.baseline)
-    tags = {"study": quoted(summary.key), "role": "study", "mlflow.note.content": note(summary)}
+    tags = {
+        "study": quoted(summary.key),
+        "role": "study",
+        "mlflow.note.content": note(summary),
+        "mlflow.source.name": cut(redact(summary.command), 500),
+        "mlflow.source.type": "LOCAL",
+    }
     return DesiredRun(
         name=cut(summary.name, 60),
         status="RUNNING",

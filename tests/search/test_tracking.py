@@ -1,6 +1,7 @@
 """The tracking store holds exactly the study, however often and whenever it is written."""
 
 import dataclasses
+import json
 import shutil
 import socket
 import sys
@@ -158,6 +159,22 @@ def test_curves_among_the_facts_are_written_once(address):
         assert MlflowTracker(address).sync(summary(records))
     found = contents(address, history=("facts/loss",))["t000 · baseline"][3]
     assert sorted(found["facts/loss"]) == list(enumerate(curve))
+
+
+def test_the_data_and_the_command_are_those_of_the_run(address, folder):
+    samples = {"train": "ab", "validation": "cd", "test": "ef"}
+    (folder / "environment.json").write_text(json.dumps({"made_from": {"samples": samples}}))
+    (folder / "experiment.toml").write_text("")
+    told = summary(FEW)
+    for _ in range(2):
+        assert MlflowTracker(address).finish(told, folder)
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    (run,) = client.search_runs([experiment], "tags.role = 'study'")
+    found = {i.tags[0].value: i.dataset.digest for i in run.inputs.dataset_inputs}
+    assert found == samples
+    assert len(run.inputs.dataset_inputs) == 3
+    assert run.data.tags["mlflow.source.name"] == told.command
 
 
 def _closed_port():
