@@ -26,7 +26,7 @@ ENTRIES = {
 }
 
 
-EXTRAS = {"lightning", "timm", "torchvision"}
+EXTRAS = {"lightning", "timm", "torchvision", "xla"}
 """Entries whose libraries the tests do not need."""
 
 

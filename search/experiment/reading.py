@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives import Runtime, Target
 from search import catalogue
-from search.errors import BadExperiment, UnknownName
+from search.errors import BadEnvironment, BadExperiment, UnknownName
 from search.experiment.fields import declared_type, fields_of, instantiate, require
 from spaces import (
     Choice,
@@ -158,12 +158,16 @@ def _listed(dimension: Dimension) -> Dimension:
     """Return a dimension in which a catalogue is replaced by its usual entries."""
     if not isinstance(dimension, Entries):
         return dimension
-    entries = {n: catalogue.entry(dimension.kind, n) for n in catalogue.names(dimension.kind)}
-    return Choice(tuple(n for n, entry in entries.items() if _usual(entry)))
+    names = catalogue.names(dimension.kind)
+    return Choice(tuple(name for name in names if _usual(dimension.kind, name)))
 
 
-def _usual(entry: type) -> bool:
+def _usual(kind: str, name: str) -> bool:
     """True if an entry is searched when an experiment lists none."""
+    try:
+        entry = catalogue.entry(kind, name)
+    except BadEnvironment:  # its package is an extra, which is not installed
+        return False
     return not issubclass(entry, Runtime) or entry.usual
 
 
