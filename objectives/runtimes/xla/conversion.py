@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from objectives.runtimes.xla.files import ANSWER, MODULE, TRACED, WEIGHTS
+from objectives.runtimes.xla.folding import Weights, folded, needed
 from objectives.runtimes.xla.program import compiled, start, taken
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -87,13 +88,14 @@ def _converted(program: ExportedProgram, folder: Path) -> dict[str, Any]:
         wanted = program.module()(*examples)
     lowered = program.run_decompositions().run_decompositions(decompositions.DECOMPOSITIONS)
     _require_operators(lowered)
-    states = _states(lowered)
+    weights = folded(lowered)
     # XLA's default rounds float32 products on accelerators, to TF32 on GPUs and bfloat16 on TPUs.
     with jax.default_matmul_precision("highest"):
-        exported = jax.export.export(jax.jit(_function(lowered)), platforms=PLATFORMS)(
-            {name: _shape(tensor) for name, tensor in states.items()}, *map(_shape, examples)
+        exported = jax.export.export(jax.jit(_function(lowered, weights)), platforms=PLATFORMS)(
+            {name: _shape(tensor) for name, tensor in weights.tensors.items()},
+            *map(_shape, examples),
         )
-    save_file(states, folder / WEIGHTS)
+    save_file(weights.tensors, folder / WEIGHTS)
     (folder / MODULE).write_bytes(exported.serialize())
     return {"platforms": list(exported.platforms), "error": _error(folder, examples, wanted)}
 
@@ -107,49 +109,35 @@ def _require_operators(program: ExportedProgram) -> None:
             raise Unconvertible(f"torchax has no JAX function for the operator {node.target}.")
 
 
-def _states(program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """Return the tensors that the program reads besides its inputs, each stored once, by name."""
-    stored: dict[str, torch.Tensor] = {}
-    for _, name in _read(program):
-        tensor = program.constants.get(name, program.state_dict.get(name))
-        if not isinstance(tensor, torch.Tensor):
-            raise Unconvertible(f"the constant {name} of the model is not a tensor.")
-        stored[name.removeprefix("model.")] = tensor.detach().contiguous().clone()
-    return stored
-
-
-def _read(program: ExportedProgram) -> list[tuple[str, str]]:
-    """Return the placeholders that are read and are no inputs, each with its tensor's name."""
-    used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    return [
-        (spec.arg.name, spec.target)
-        for spec in program.graph_signature.input_specs
-        if spec.kind is not InputKind.USER_INPUT and spec.arg.name in used and spec.target
-    ]
-
-
-def _function(program: ExportedProgram) -> Any:
+def _function(program: ExportedProgram, weights: Weights) -> Any:
     """Return the program as a JAX function of its weights by name and of its inputs."""
-    names = dict(_read(program))
-    signature = program.graph_signature
-    specs = [(spec.arg.name, spec.kind is InputKind.USER_INPUT) for spec in signature.input_specs]
-    kept = [spec.kind is OutputKind.USER_OUTPUT for spec in signature.output_specs]
+    specs = program.graph_signature.input_specs
+    inputs = [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
+    kept = [spec.kind is OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs]
 
-    def function(weights: dict[str, Any], *inputs: Any) -> tuple[Any, ...]:
-        following = iter(inputs)
-        values = [
-            next(following)
-            if is_input
-            else weights[names[name].removeprefix("model.")]
-            if name in names
-            else None
-            for name, is_input in specs
-        ]
-        interpreter: Any = JaxInterpreter(program.graph_module)
-        outputs = interpreter.run(*values, enable_io_processing=False)
+    def function(stored: dict[str, Any], *arguments: Any) -> tuple[Any, ...]:
+        values = {node: stored[name] for node, name in weights.names.items()}
+        values |= dict(zip(inputs, arguments, strict=True))
+        interpreter: Any = _Interpreter(program.graph_module, values)
+        # placeholders of weights that are folded, or that nothing reads, have no value
+        outputs = interpreter.run(*[None] * len(specs), enable_io_processing=False)
         return tuple(o for o, keep in zip(outputs, kept, strict=True) if keep)
 
     return function
+
+
+class _Interpreter(JaxInterpreter):  # type: ignore[misc]
+    """Interpreter that knows the values of some nodes, and runs no node that only they need."""
+
+    def __init__(self, module: torch.fx.GraphModule, values: dict[str, Any]) -> None:
+        super().__init__(module)
+        self._values = values
+        self._needed = needed(module.graph, set(values))
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        if n.name in self._values:
+            return self._values[n.name]
+        return super().run_node(n) if n.name in self._needed else None
 
 
 def _shape(tensor: torch.Tensor) -> jax.ShapeDtypeStruct:
