@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ numpy.savez("found.npz", *[numpy.asarray(output) for output in several])
 INT8 = Encoding(weight_bits=8)
 
 
+def xla() -> Runtime:
+    """Return the runtime XLA; skips the test where its extra is not installed."""
+    package = pytest.importorskip("objectives.runtimes.xla", reason="needs the extra [xla]")
+    runtime: Runtime = package.Xla()
+    return runtime
+
+
 @pytest.mark.parametrize("network", [Images, Mixed])
 @pytest.mark.parametrize(
     ("kind", "encoding"),
@@ -33,15 +41,17 @@ INT8 = Encoding(weight_bits=8)
         (Onnxruntime, INT8),
         (Openvino, Encoding()),
         pytest.param(Inductor, Encoding(), marks=pytest.mark.slow),
+        pytest.param(xla, Encoding(), marks=pytest.mark.slow),
     ],
 )
 def test_they_compute_what_the_model_does(
-    tmp_path: Path, kind: type[Runtime], encoding: Encoding, network: type[torch.nn.Module]
+    tmp_path: Path, kind: Callable[[], Runtime], encoding: Encoding, network: type[torch.nn.Module]
 ) -> None:
     task, target = Tiny(network), Target(batch_size=2)
     export = asked(task, tmp_path, encoding, target)
-    notes = kind().export(export)
-    lines = kind().standalone(export.signature, target, notes)
+    runtime = kind()
+    notes = runtime.export(export)
+    lines = runtime.standalone(export.signature, target, notes)
     assert lines is not None
     subprocess.run([sys.executable, "-c", lines + SAVE], cwd=tmp_path, check=True)
     stored = np.load(tmp_path / "found.npz")

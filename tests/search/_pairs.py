@@ -9,6 +9,7 @@ from typing import Any
 
 from objectives import Runtime
 from search import catalogue
+from search.errors import BadEnvironment
 from search.experiment.experiment import Experiment
 from search.experiment.feasibility import kinds_of, refusal
 from spaces import Point, Technique
@@ -91,9 +92,14 @@ def letters(names: list[str]) -> dict[str, str]:
     return chosen
 
 
-RUNTIMES = letters(
-    [n for n in catalogue.names("runtime") if catalogue.find("runtime", n, Runtime).usual]
-)
+def _usual(name: str) -> bool:
+    try:
+        return catalogue.find("runtime", name, Runtime).usual
+    except BadEnvironment:  # its packages are an extra
+        return False
+
+
+RUNTIMES = letters([name for name in catalogue.names("runtime") if _usual(name)])
 """With the letter that stands for each in the matrix."""
 HARDWARE = ("precision.compute", "precision.training", "placement.devices")
 """Techniques that some machines have no hardware for."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from objectives.exporting import quiet, torch_modules
+from objectives.exporting import CODED, quiet, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.xla.files import ANSWER, MODULE, TRACED, WEIGHTS
 from objectives.target import Target
@@ -48,7 +48,7 @@ class Xla(Runtime):
     2.3 ms with constants and 4.1 ms with arguments, whose layout is changed at every run.
     """
 
-    reads = frozenset({"activation_bits", "dtype", "weight_bits"})
+    reads = CODED | {"activation_bits", "calibration", "calibration_samples", "coding", "dtype"}
     packages = ("jax", "jaxlib", "torchax")
     usual = False
     devices = frozenset({"cpu"})
