@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from objectives.exporting import CODED, quiet, torch_modules
+from objectives.exporting import CODED, describe_weights, quiet, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.xla.files import ANSWER, MODULE, TRACED, WEIGHTS
 from objectives.target import Target
@@ -60,8 +60,8 @@ class Xla(Runtime):
         del kinds
         if encoding.quantized or encoding.packed:
             return (
-                "The xla runtime has floating-point layers only: XLA's integer convolutions take "
-                "up to twice the time of its float32 ones on CPUs."
+                f"The xla runtime has floating-point layers only, not {describe_weights(encoding)} "
+                f"with {encoding.activation_bits}-bit activations."
             )
         if encoding.dtype == "float32":
             return None
