@@ -116,7 +116,7 @@ def test_an_operator_that_torchax_lacks_is_named(tmp_path: Path) -> None:
     [
         (Encoding(weight_bits=8, activation_bits=8), "cpu", "has floating-point layers only"),
         (Encoding(weight_bits=8), "cpu", "has floating-point layers only"),
-        (Encoding(dtype="float16"), "cpu", "computes float16 in float32 on this CPU"),
+        (Encoding(dtype="float16"), "cpu", "computes in float32 and bfloat16, not in float16"),
         (Encoding(), "cuda", "run on cpu only, the target is cuda"),
     ],
 )
@@ -127,7 +127,7 @@ def test_what_has_no_kernels_is_refused(encoding: Encoding, device: str, reason:
 def test_bfloat16_is_for_processors_that_multiply_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     half = Encoding(dtype="bfloat16")
     monkeypatch.setattr(Cpu, "native_bfloat16", lambda self: False)
-    assert "bfloat16 in float32" in str(Xla().refuses(half, Target(), MIXED))
+    assert "multiplies bfloat16 in float32" in str(Xla().refuses(half, Target(), MIXED))
     monkeypatch.setattr(Cpu, "native_bfloat16", lambda self: True)
     assert Xla().refuses(half, Target(), MIXED) is None
 

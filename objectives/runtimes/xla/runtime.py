@@ -63,11 +63,11 @@ class Xla(Runtime):
                 f"The xla runtime has floating-point layers only, not {describe_weights(encoding)} "
                 f"with {encoding.activation_bits}-bit activations."
             )
-        if encoding.dtype == "float32":
-            return None
-        if encoding.dtype == "bfloat16" and device_of(target.device).native_bfloat16():
-            return None
-        return f"XLA computes {encoding.dtype} in float32 on this CPU, with conversions."
+        if encoding.dtype not in _TOLERANCE:
+            return f"The xla runtime computes in float32 and bfloat16, not in {encoding.dtype}."
+        if encoding.dtype == "bfloat16" and not device_of(target.device).native_bfloat16():
+            return "XLA multiplies bfloat16 in float32 on this CPU, after a conversion."
+        return None
 
     def export(self, export: Export) -> dict[str, Any]:
         """Trace the model and have a process of its own convert it; return notes.
