@@ -185,8 +185,7 @@ class MeasurementServer:
         measurements: dict[str, dict[str, Measurement]] = {}
         for answers in self._turns(experiment, artifacts, data):
             measurements = _interleaved(experiment, [str(a) for a in artifacts], answers, values)
-            every = [m for found in measurements.values() for m in found.values()]
-            if _precise(every, len(answers)):
+            if _settled([m for found in measurements.values() for m in found.values()], answers):
                 break
         return measurements, len(answers)
 
@@ -204,17 +203,20 @@ class MeasurementServer:
                 _interleaved(experiment, [str(before), str(after)], answers)[str(after)]
                 for before, after in itertools.pairwise(artifacts)
             ]
-            if _precise([m for ratio in ratios for m in ratio.values()], len(answers)):
+            if _settled([m for ratio in ratios for m in ratio.values()], answers):
                 break
         return ratios
 
     def _turns(
         self, experiment: Experiment, artifacts: Mapping[Path, str | None], data: Path
     ) -> Iterator[list[dict[str, Any]]]:
-        """Time artifacts in turns in one process after another; yield the answers so far."""
+        """Time artifacts in turns in one process after another; yield the answers so far.
+
+        There are more of them than planned if the caller goes on, where times are still coarse.
+        """
         answers: list[dict[str, Any]] = []
         planned_processes = None
-        while planned_processes is None or len(answers) < planned_processes:
+        while len(answers) < worker.PROCESSES:
             answers.append(
                 self._call(
                     job="interleave",
@@ -318,6 +320,17 @@ def _precise(times: Sequence[Measurement], processes: int) -> bool:
     """True if enough processes have timed, and each interval is within PRECISION of its value."""
     precise = all(m.half_width <= worker.PRECISION for m in times)
     return processes >= worker.ENOUGH and precise
+
+
+def _settled(times: Sequence[Measurement], answers: Sequence[Mapping[str, Any]]) -> bool:
+    """True if no further process is to time in turns.
+
+    Times are precise, or all planned processes have timed and none is coarse.
+    """
+    count = len(answers)
+    coarse = any(m.half_width > worker.COARSE for m in times)
+    planned = int(answers[0]["planned_processes"])
+    return _precise(times, count) or (count >= planned and not coarse)
 
 
 def _source(experiment: Experiment) -> dict[str, Any]:

@@ -34,6 +34,9 @@ from spaces.devices import device_of
 
 PROCESSES = 6
 """Most processes in which an artifact is timed: see `num_processes`."""
+COARSE = 0.1
+"""Half width of an interval, as a share of the value, beyond which more processes than planned time
+artifacts in turns: those of a front are compared by nothing else."""
 ENOUGH = 3
 """Processes that are enough if their times agree."""
 PROBING = 2
