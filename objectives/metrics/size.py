@@ -6,7 +6,6 @@ from objectives.examples import Examples
 from objectives.objective import Direction, Measurement, Objective
 from objectives.runtime import Program
 
-
 _BESIDE = ("manifest.json", "README.md")
 """Files that describe an artifact and are no part of it."""
 
