@@ -169,8 +169,8 @@ def test_names_lead_to_classes_and_back(kind: str) -> None:
     for name in catalogue.names(kind):
         try:
             found = catalogue.entry(kind, name)
-        except BadEnvironment as error:  # its library is an extra
-            assert "which is not installed: pip install" in str(error)
+        except BadEnvironment:  # its library is an extra: see test_extras.py
+            assert name in ("lightning", "timm", "torchvision", "xla")
             continue
         assert catalogue.name_of(kind, found) == name
 
