@@ -28,6 +28,7 @@ __all__ = [
     "compress_files",
     "decompressed_files",
     "describe_weights",
+    "expressions",
     "in_turns",
     "layout",
     "match_recurrent",

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from objectives.execution import Operation
 from objectives.exporting import torch_profile
 from objectives.runtime import Program, Signature
 from objectives.target import Target
-from spaces import Infeasible, Precision, first_line
+from spaces import Infeasible, Precision, Scope, first_line, untraced
 from spaces.devices import HOST
 from spaces.modules import call, flatten, plain, transform, unflatten
+
+EXPORT_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
+"""Errors of torch.export and of what compiles its programs, on models that they cannot process."""
 
 
 def dtype_of(name: Precision) -> torch.dtype:
@@ -98,6 +102,16 @@ def rehearse(model: nn.Module, inputs: Any) -> None:
         ) from error
     if not all(bool(t.isfinite().all()) for t in outputs if t.is_floating_point()):
         raise Infeasible("The model's outputs at this encoding are not finite.")
+
+
+def traced(model: nn.Module, tensors: Sequence[Tensor]) -> ExportedProgram:
+    """Trace a model; raises Infeasible, for all points of a runtime, if torch.export fails."""
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, tuple(tensors), strict=False)
+    except EXPORT_FAILURES as error:
+        reason = f"torch.export cannot trace the model: {untraced(error)}."
+        raise Infeasible(reason, scope=Scope.RUNTIME) from error
 
 
 def rows_of(inputs: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Artifacts as models of MLflow's pyfunc flavour: written as a folder, loaded and called.
 
-A folder holds the artifact, this package's code and the versions that it was measured with, so that
-it is served where neither is installed.
+A folder holds the artifact, this package's code and the versions of what both need.
 """
 
 import dataclasses

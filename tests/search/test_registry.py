@@ -166,7 +166,7 @@ def port() -> int:
 
 @pytest.fixture
 def server(run: Path, tracking: dict[str, str], port: int, tmp_path: Path) -> Iterator[str]:
-    """Serve the pick "knee" as MLflow does, in a folder where this project is not."""
+    """Serve the pick "knee" as MLflow does, from another folder."""
     registry.register({"knee": member(run, 3)}, "served", tracking)
     command = ["mlflow", "models", "serve", "-m", "models:/served@knee", "--env-manager", "local"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking["store"]}

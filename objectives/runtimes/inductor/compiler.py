@@ -15,9 +15,6 @@ from objectives.runtime import Export, Program, Signature
 from objectives.target import Target
 from spaces import Encoding
 
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
-"""Errors of torch.export, torchao and Inductor on models that they cannot process."""
-
 
 class Compiler(abc.ABC):
     """Interface of a compiler, which makes packages for one device type and loads them."""

@@ -15,7 +15,7 @@ from objectives.host import has_dot_products
 from objectives.kernels import kernels_of
 from objectives.runtime import Export, Program, Signature
 from objectives.runtimes.inductor import package, products
-from objectives.runtimes.inductor.compiler import FAILURES, Compiler, cxx
+from objectives.runtimes.inductor.compiler import Compiler, cxx
 from objectives.target import Target
 from spaces import Encoding, Infeasible, first_line
 from spaces.modules import flatten
@@ -91,7 +91,7 @@ class Cpu(Compiler):
                 for inputs in export.calibration:
                     observed(*flatten(inputs)[0])
                 integers: nn.Module = convert_pt2e(observed)
-        except FAILURES as error:
+        except torch_modules.EXPORT_FAILURES as error:
             raise Infeasible(f"torchao cannot quantize the model: {first_line(error)}.") from error
         return integers
 

@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from objectives.exporting import CODED, quiet, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.inductor import package
-from objectives.runtimes.inductor.compiler import FAILURES, Compiler, cxx
+from objectives.runtimes.inductor.compiler import Compiler, cxx
 from objectives.runtimes.inductor.cpu import Cpu
 from objectives.runtimes.inductor.cuda import Cuda
 from objectives.target import Target
-from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
+from spaces import Encoding, Infeasible, Task, first_line
 from spaces.modules import flatten
 
 _PACKAGE = "model.pt2"
 _ERROR = 0.25
-"""Largest difference between a package's outputs and its model's, as a share of their norm. Rounded
-types differ by some hundredths; what is wrong differs by about 1."""
+"""Largest difference between a package's outputs and its model's, as a share of their norm. It
+leaves room for rounding in deep networks of half types; unrelated outputs differ by more than 1."""
 _COMPILERS: dict[str, Compiler] = {compiler.device: compiler for compiler in (Cpu(), Cuda())}
 
 
@@ -109,23 +108,13 @@ def _exported(
     # a package expects the strides of the example, and `feed` lays inputs out likewise
     tensors = [torch_modules.laid_out(t, channels_last=channels_last) for t in strided]
     torch_modules.rehearse(model, inputs)
-    traced = program = _traced(torch_modules.TensorModule(model, structure), tensors)
+    traced = program = torch_modules.traced(torch_modules.TensorModule(model, structure), tensors)
     if (quantized := compiler.quantized(program, export)) is not None:
-        program = _traced(quantized, tensors)
+        program = torch_modules.traced(quantized, tensors)
     executed = _build(program, export, compiler, traced)
     about = {"dtype": export.encoding.dtype, "channels_last": channels_last, "executed": executed}
     error = package.error(export.folder / _PACKAGE, program.module(), tensors)
     return {**about, **notes}, error
-
-
-def _traced(model: nn.Module, tensors: list[Tensor]) -> ExportedProgram:
-    """Trace the model; raises Infeasible, for all points of the runtime, if that fails."""
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, tuple(tensors), strict=False)
-    except FAILURES as error:
-        reason = f"torch.export cannot trace the model: {untraced(error)}."
-        raise Infeasible(reason, scope=Scope.RUNTIME) from error
 
 
 def _build(
@@ -142,7 +131,7 @@ def _build(
             options = compiler.options(program, export, scratch)
             with compiler.circumstances(export.encoding):
                 files = package.compiled(module, example[0], options)
-        except FAILURES as error:
+        except torch_modules.EXPORT_FAILURES as error:
             raise Infeasible(f"Inductor cannot compile the model: {first_line(error)}.") from error
         needed = compiler.packed(files, export, Path(scratch))
         package.write(export.folder / _PACKAGE, needed)

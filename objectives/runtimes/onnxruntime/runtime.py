@@ -17,6 +17,7 @@ from objectives.exporting import (
     CODED,
     coded_weights,
     describe_weights,
+    expressions,
     in_turns,
     onnx_graphs,
     quiet,
@@ -157,7 +158,7 @@ class Onnxruntime(Runtime):
         lines += [
             f'session = onnxruntime.InferenceSession("{FILE}", options)',
             "read = {node.name for node in session.get_inputs()}  # the model may ignore some",
-            f"inputs = {_zeros(signature)}",
+            f"inputs = {expressions.zeros(signature)}",
             "outputs = session.run(None, {n: a for n, a in inputs.items() if n in read})",
         ]
         return "\n".join(lines)
@@ -166,17 +167,6 @@ class Onnxruntime(Runtime):
 def _folds(notes: Mapping[str, Any]) -> bool:
     """True if weights are unpacked while the session is opened."""
     return bool(notes.get("weights_dequantized_at_load", False))
-
-
-def _zeros(signature: Signature) -> str:
-    """Return the expression of a batch of zeros by input name."""
-    arrays = [
-        f"{name!r}: numpy.zeros({shape}, {kind!r})"
-        for name, shape, kind in zip(
-            signature.input_names, signature.input_shapes, signature.input_types, strict=True
-        )
-    ]
-    return "{" + ", ".join(arrays) + "}"
 
 
 def _quantize(

@@ -14,6 +14,7 @@ from objectives.exporting import (
     CODED,
     coded_weights,
     describe_weights,
+    expressions,
     onnx_graphs,
     readable,
     refuses_calibration,
@@ -153,19 +154,13 @@ class Openvino(Runtime):
 
     def standalone(self, signature: Signature, target: Target, notes: Mapping[str, Any]) -> str:
         """Return lines with the settings that the artifact was measured with."""
-        arrays = [
-            f"{name!r}: numpy.zeros({shape}, {kind!r})"
-            for name, shape, kind in zip(
-                signature.input_names, signature.input_shapes, signature.input_types, strict=True
-            )
-        ]
         return "\n".join(
             [
                 "import numpy, openvino",
                 f"settings = {_settings(target, notes)!r}",
                 f'model = openvino.Core().compile_model("{FILE}", "CPU", settings)',
                 "read = {n for port in model.inputs for n in port.names}  # it may ignore some",
-                f"inputs = {{{', '.join(arrays)}}}",
+                f"inputs = {expressions.zeros(signature)}",
                 "outputs = model({n: a for n, a in inputs.items() if n in read}).to_tuple()",
             ]
         )

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export import ExportedProgram
 
 from objectives.exporting import CODED, describe_weights, quiet, torch_modules
 from objectives.runtime import Export, Program, Runtime, Signature
 from objectives.runtimes.xla.files import ANSWER, MODULE, TRACED, WEIGHTS
 from objectives.target import Target
-from spaces import Encoding, Infeasible, Scope, Task, first_line, untraced
+from spaces import Encoding, Infeasible, Scope, Task, first_line
 from spaces.devices import device_of
 from spaces.modules import flatten
 
@@ -28,11 +27,9 @@ for _library in ("jax", "torchax", "flatbuffers"):
         raise ModuleNotFoundError(f"No module named {_library!r}", name=_library)
 
 _CONVERTER = "objectives.runtimes.xla.conversion"
-_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
-"""Errors of torch.export on models that it cannot trace."""
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 """Largest difference between the outputs of the module and of the model that it was made from, as
-a share of their norm. Rounded types differ by some hundredths; what is wrong differs by about 1."""
+a share of their norm."""
 _CONSTANT = 2**27
 """Bytes of weights up to which they are constants of the compiled program: XLA then lays them out
 once, at load, which takes 13 s for 256 MiB."""
@@ -81,7 +78,7 @@ class Xla(Runtime):
         torch_modules.rehearse(model, inputs)
         tensors, structure = flatten(inputs)
         with tempfile.TemporaryDirectory(prefix="xla-") as scratch, quiet(FutureWarning):
-            program = _traced(torch_modules.TensorModule(model, structure), tensors)
+            program = torch_modules.traced(torch_modules.TensorModule(model, structure), tensors)
             torch.export.save(program, Path(scratch, TRACED))
             answer = _convert(Path(scratch), export.folder, export.target.threads)
         if reason := answer.get("infeasible"):
@@ -129,16 +126,6 @@ def _stored(kind: str, notes: Mapping[str, Any]) -> str:
     if kind.startswith(("float", "bfloat")):
         return str(notes["dtype"])
     return "int32" if kind == "int64" else kind
-
-
-def _traced(model: torch.nn.Module, tensors: list[torch.Tensor]) -> ExportedProgram:
-    """Trace the model; raises Infeasible, for all points of the runtime, if that fails."""
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, tuple(tensors), strict=False)
-    except _FAILURES as error:
-        reason = f"torch.export cannot trace the model: {untraced(error)}."
-        raise Infeasible(reason, scope=Scope.RUNTIME) from error
 
 
 def _convert(scratch: Path, folder: Path, threads: int) -> dict[str, Any]:
